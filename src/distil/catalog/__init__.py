@@ -1,0 +1,34 @@
+"""The catalogue: which systems there are, how far each is proven, and what a name in an expression means.
+
+Everything is computed from files: cards, code, the golden plan and the evidence. Nothing here imports torch or the code
+of a system, so that ``distil list`` answers at once and answers even where torch is broken.
+
+>>> card("pld").title
+'PLD: A Choice-Theoretic List-Wise Knowledge Distillation'
+"""
+
+from __future__ import annotations
+
+from distil.catalog.cards import Card, Experiment, Needs, Proof, read_card
+from distil.catalog.names import Target, UnknownName, card, export, export_names, resolve, rivals, systems
+from distil.catalog.proof import State, evidence, evidence_hash, state
+
+__all__ = [
+    "Card",
+    "Experiment",
+    "Needs",
+    "Proof",
+    "State",
+    "Target",
+    "UnknownName",
+    "card",
+    "evidence",
+    "evidence_hash",
+    "export",
+    "export_names",
+    "read_card",
+    "resolve",
+    "rivals",
+    "state",
+    "systems",
+]

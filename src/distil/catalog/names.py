@@ -1,0 +1,171 @@
+"""Which systems there are, and what a name in an expression means.
+
+A third party adds a system with an entry point in the group ``distil.systems`` whose value is a package that holds a
+``card.toml``; the package is found without being imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module, metadata, util
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from distil.catalog.cards import Card, read_card
+from distil.errors import DistilError, nearest
+
+__all__ = ["Target", "UnknownName", "card", "export", "export_names", "resolve", "rivals", "systems"]
+
+PACKAGE = Path(__file__).resolve().parents[1]
+GROUP = "distil.systems"
+
+
+class UnknownName(DistilError, AttributeError):
+    """A name that nothing answers to; an AttributeError too, so that a module's lazy look-up may raise it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a name stands for: a ``rival``, a ``system`` (its ``published``) or an ``export`` (a bare class)."""
+
+    name: str
+    kind: str
+    module: str
+    attribute: str
+
+    def load(self) -> Any:
+        """Import it; only here does the catalogue touch code."""
+        found = getattr(import_module(self.module), self.attribute, None)
+        if found is None:
+            raise DistilError(f"'{self.name}' should be {self.attribute} in {self.module}, which has no such name.")
+        return found
+
+
+def systems() -> dict[str, Card]:
+    """Return every card by slug: this project's in the order of their numbers, then third parties'."""
+    return dict(_systems(PACKAGE, tuple(sys.path)))
+
+
+def card(slug: str) -> Card:
+    """Return one card; ``ff_g2m`` and ``FF-G2M`` are read as ``ff-g2m``."""
+    found = systems()
+    key = _slug(slug)
+    if key not in found:
+        raise UnknownName(f"There is no system '{slug}'; {nearest(key, found)}")
+    return found[key]
+
+
+def rivals() -> dict[str, str]:
+    """Return the standard methods that belong to no system, ``{"kd": "kd:KD", …}``, read without importing them."""
+    return dict(_rivals(PACKAGE))
+
+
+def export_names() -> list[str]:
+    """Return the class names that ``distil.methods`` gives: the rivals' and those of systems that have code."""
+    own = [home.partition(":")[2] for home in rivals().values()]
+    return sorted({*own, *(name for made in systems().values() if made.has_code for name in made.proof.exports)})
+
+
+def resolve(name: str) -> Target:
+    """Say what a name in an expression stands for.
+
+    A rival (``kd``), a system's slug (``pld``: the paper's whole weighted sum, its ``published``) or the lower-cased
+    name of a class that a system exports (``directnorm``: the bare method).
+
+    Raises:
+        DistilError: nothing has the name (the nearest are listed), or its system is planned or no method to train with.
+    """
+    key = name.strip().lower()
+    if key in rivals():
+        return _rival(key, rivals()[key])
+    found = systems()
+    if _slug(name) in found:
+        return _target(found[_slug(name)], _slug(name), "system", "published")
+    exports = {label.lower(): (made, label) for made in found.values() for label in made.proof.exports}
+    if key in exports:
+        made, label = exports[key]
+        return _target(made, key, "export", label)
+    raise UnknownName(f"'{name}' is no method; {nearest(key, [*rivals(), *found, *exports])}")
+
+
+def export(name: str) -> Any:
+    """Return the class that a rival or a system exports under ``name``; what ``distil.methods.NAME`` means."""
+    for key, home in rivals().items():
+        if home.partition(":")[2] == name:
+            return _rival(key, home).load()
+    for made in systems().values():
+        if name in made.proof.exports:
+            return _target(made, name, "export", name).load()
+    raise UnknownName(f"distil.methods has no '{name}'; {nearest(name, export_names())}")
+
+
+def _slug(name: str) -> str:
+    return name.strip().lower().replace("_", "-")
+
+
+def _rival(name: str, home: str) -> Target:
+    module, _, attribute = home.partition(":")
+    return Target(name, "rival", f"distil.methods.{module}", attribute)
+
+
+def _target(made: Card, name: str, kind: str, attribute: str) -> Target:
+    if not made.has_code:
+        raise DistilError(
+            f"'{made.slug}' ({made.name}) is planned: this version has its card but not its code yet; "
+            f"see `distil show {made.slug}`."
+        )
+    if kind == "system" and not made.has_method:
+        raise DistilError(f"'{made.slug}' ({made.name}) is a procedure, not a method to train with; run it by itself.")
+    return Target(name, kind, made.package, attribute)
+
+
+@lru_cache(maxsize=8)
+def _systems(package: Path, _path: tuple[str, ...]) -> Mapping[str, Card]:
+    files = sorted((package / "systems").glob("*/card.toml"))
+    own = [read_card(file, package=f"distil.systems.{file.parent.name}") for file in files]
+    cards = sorted(own, key=lambda c: (c.number, c.slug)) + sorted(_third_party(), key=lambda c: c.slug)
+    owners = {name: f"{name!r} of distil.methods" for name in _rivals(package)}
+    for made in cards:
+        names = {made.slug: "slug", **{label.lower(): f"export {label}" for label in made.proof.exports}}
+        for name, role in names.items():
+            mine = f"the {role} of {made.package} (from '{made.origin}')"
+            if name in owners:
+                raise DistilError(f"Two things are called '{name}': {owners[name]} and {mine}; rename one of them.")
+        owners.update({name: f"the {role} of {made.package} (from '{made.origin}')" for name, role in names.items()})
+    return MappingProxyType({made.slug: made for made in cards})
+
+
+def _third_party() -> Iterator[Card]:
+    for entry in metadata.entry_points(group=GROUP):
+        owner = entry.dist.name if entry.dist else "an unnamed distribution"
+        top, *rest = entry.value.partition(":")[0].strip().split(".")
+        # Only the top package is looked up, and a look-up does not import: the card is found without running code.
+        spec = util.find_spec(top) if top.isidentifier() else None
+        folders = [Path(root, *rest) for root in (spec.submodule_search_locations or ())] if spec else []
+        folder = next((f for f in folders if (f / "card.toml").is_file()), None)
+        if folder is None:
+            raise DistilError(
+                f"The entry point '{entry.name}' of '{owner}' names '{entry.value}', which is no package with a "
+                f"card.toml; mend or uninstall '{owner}'."
+            )
+        yield read_card(folder / "card.toml", package=".".join([top, *rest]), origin=owner)
+
+
+@lru_cache(maxsize=8)
+def _rivals(package: Path) -> Mapping[str, str]:
+    face = package / "methods" / "__init__.py"
+    for node in ast.parse(face.read_text(encoding="utf-8")).body if face.is_file() else ():
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        else:
+            continue
+        if node.value and any(isinstance(target, ast.Name) and target.id == "RIVALS" for target in targets):
+            return MappingProxyType(ast.literal_eval(node.value))
+    return MappingProxyType({})

@@ -1,0 +1,121 @@
+"""The application: it registers the verbs that exist, and turns every mistake of a user into one sentence.
+
+A verb is a module of this package with ``register(app)``; name it in ``VERBS`` and it appears. A module must not import
+torch when it is imported, only inside the function of a verb that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import typer
+
+import distil
+from distil.errors import DistilError, nearest
+
+__all__ = ["build", "run"]
+
+# In the order in which --help shows them; a module that is not there yet is skipped, one that is broken is not.
+VERBS = (
+    "list_show",
+    "run",
+    "train",
+    "compare",
+    "plan",
+    "cache",
+    "taps",
+    "report",
+    "export",
+    "predict",
+    "procedures",
+)
+
+# Typer carries its own copy of click, or imports click, depending on its version; these are whichever it uses.
+_ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def build() -> typer.Typer:
+    """Return the application with every verb that exists."""
+    app = typer.Typer(
+        name="distil",
+        help="Distillation you can check: published systems, on your own models and data.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def root(
+        version: bool = typer.Option(
+            False, "--version", help="Print the version and leave.", callback=_version, is_eager=True
+        ),
+    ) -> None:
+        pass
+
+    for name in VERBS:
+        if find_spec(f"distil.cli.{name}") is not None:
+            import_module(f"distil.cli.{name}").register(app)
+    return app
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the application on ``arguments`` and return its exit code; no mistake of a user ends in a traceback."""
+    command = typer.main.get_command(build())
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = command.main(args=words, prog_name="distil", standalone_mode=False)
+        sys.stdout.flush()
+    except DistilError as error:
+        return _complain(str(error))
+    except _ClickException as error:
+        return _complain(_usage(error, command))
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
+    except BrokenPipeError:
+        return _quiet()
+    except SystemExit as leaving:  # typer leaves so when the reader of a pipe went away
+        return _quiet() if isinstance(leaving.__context__, BrokenPipeError) else int(leaving.code or 0)
+    return _interrupted() if code == 130 else int(code or 0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"distil {distil.__version__}")
+        raise typer.Exit
+
+
+def _complain(sentence: str) -> int:
+    print(f"distil: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _interrupted() -> int:
+    print("distil: interrupted.", file=sys.stderr)
+    return 130
+
+
+def _quiet() -> int:
+    # Nothing may be written when the interpreter flushes at its end: the reader is gone.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _usage(error: Any, command: Any) -> str:
+    """Say what is wrong with the words typed, with the nearest verb or option."""
+    context = getattr(error, "ctx", None)
+    place = context.command_path if context is not None else "distil"
+    sentence = str(error.format_message()).strip().rstrip(".")
+    option = getattr(error, "option_name", None)
+    if type(error).__name__ == "NoSuchOption" and context is not None:
+        known = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
+        return f"'{place}' has no option '{option}'; {nearest(str(option), [*known, '--help'])}"
+    if sentence.startswith("No such command") and context is not None:
+        word = sentence.split("'")[1]
+        return f"There is no verb '{word}'; {nearest(word, command.commands)}"
+    return f"{sentence}; see '{place} --help'."

@@ -1,0 +1,67 @@
+"""``distil run``: the demo, or a system's experiment, arms side by side with paired seeds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from distil.cli.session import Display, command_line, open_out, resumable
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to ``app``."""
+    app.command("run")(run)
+
+
+def run(
+    slug: Annotated[str | None, typer.Argument(help="A system's short name, e.g. pld; without one, the demo.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of paired seeds (0, 1, …).")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: training.epochs=20. May be repeated.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file of settings, laid over the recipe's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; runs/NAME by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the settings and the arms; train no arm.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Run the demo, or a system's experiment on real data, and say whether distillation helped."""
+    from distil import demo
+    from distil.loops.lab import Lab
+    from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
+    from distil.loops.settings import to_yaml
+
+    recipe: Any = demo if slug is None else load_recipe(slug)
+    setup = prepare_setup(recipe, config=config, assignments=assign or (), seeds=seeds)
+    if dry_run:
+        typer.echo(json.dumps(asdict(setup)) if as_json else to_yaml(setup).rstrip())
+        return
+    name = "demo" if slug is None else slug
+    folder = open_out(out, name, resume=resume, overwrite=overwrite)
+    words = ["run", *([slug] if slug else []), *(["--seeds", str(seeds)] if seeds else [])]
+    words += [w for a in assign or () for w in ("--set", a)] + (["--config", str(config)] if config else [])
+    with Display(quiet=as_json) as display, resumable(folder, words):
+        lab = Lab(folder, progress=display, device=device)
+        report = run_recipe(recipe, setup, folder, lab, command=command_line(), system=slug)
+    show_report(report, folder, as_json=as_json)
+
+
+def show_report(report: dict[str, Any], folder: Path, *, as_json: bool) -> None:
+    """Print the verdict and where the page is."""
+    from distil.report import print_report
+
+    if as_json:
+        typer.echo(json.dumps(report, ensure_ascii=False, allow_nan=False))
+        return
+    screen = Console()
+    print_report(report, screen)
+    screen.print(f"\nReport: {(folder / 'report.html').resolve()}", markup=False, highlight=False, soft_wrap=True)

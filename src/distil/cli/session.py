@@ -1,0 +1,122 @@
+"""What the verbs that run something share: the output folder, the progress display, and how to go on after Ctrl-C."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from distil.errors import DistilError
+
+__all__ = ["Display", "command_line", "console", "open_out", "resumable"]
+
+console = Console(stderr=True)
+"""Progress and remarks go to standard error, so that ``--json`` on standard output stays clean."""
+
+
+def open_out(out: Path | None, default: str, *, resume: bool, overwrite: bool) -> Path:
+    """Return the folder to write to.
+
+    A named folder that holds something is refused unless the run is resumed or the folder may be overwritten; the default
+    is ``runs/NAME``, or the next free ``runs/NAME-2``.
+    """
+    if resume and overwrite:
+        raise DistilError("--resume and --overwrite exclude each other; choose one.")
+    if out is None:
+        folder, i = Path("runs") / default, 2
+        while not resume and folder.exists() and any(folder.iterdir()):
+            folder, i = Path("runs") / f"{default}-{i}", i + 1
+    else:
+        folder = out
+    if folder.exists() and not folder.is_dir():
+        raise DistilError(f"--out {folder} is a file; name a folder.")
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        if not overwrite:
+            raise DistilError(
+                f"--out {folder} already holds something; add --resume to go on with it, --overwrite to replace it, or name another folder."
+            )
+        if not ((folder / "settings.yaml").exists() or (folder / "stages").exists()):
+            raise DistilError(f"--overwrite would delete {folder}, which is no run of distil; name another folder.")
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise DistilError(f"--out {folder} cannot be written to ({error.strerror}); name another folder.") from None
+    return folder
+
+
+def command_line() -> str:
+    """Return the command as it was typed."""
+    return "distil " + shlex.join(sys.argv[1:])
+
+
+@contextmanager
+def resumable(folder: Path, words: list[str]) -> Iterator[None]:
+    """On Ctrl-C, say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(
+            f"\nStopped. What is done is kept; go on with:\n  distil {escape(shlex.join([*words, '--out', str(folder), '--resume']))}",
+            highlight=False,
+        )
+        raise
+
+
+class Display:
+    """A live line for what runs now, and a line that stays for each thing done."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=28), TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn(),
+            TimeRemainingColumn(), console=console, transient=True, disable=quiet or not console.is_terminal,
+        )  # fmt: skip
+        self._task: TaskID | None = None
+        self._name, self._began, self._quiet = "", 0.0, quiet
+        self._shown = 0.0
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._close()
+        self._bar.stop()
+
+    def begin(self, name: str, total: int | None = None) -> None:
+        """Name what runs now; what ran before leaves a line where it took a while."""
+        self._close()
+        self._name, self._began = name, time.perf_counter()
+        self._task = self._bar.add_task(escape(name), total=total or 1)
+
+    def step(self, done: int, total: int) -> None:
+        """Move the bar, at most ten times a second."""
+        now = time.perf_counter()
+        if self._task is not None and (now - self._shown > 0.1 or done >= total):
+            self._shown = now
+            self._bar.update(self._task, completed=done, total=total)
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        if not self._quiet:
+            self._bar.console.print(escape(text), highlight=False)
+
+    def _close(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+            seconds = time.perf_counter() - self._began
+            if not self._quiet and seconds > 0.05:
+                self._bar.console.print(f"  [green]✓[/] {escape(self._name)} [dim]{seconds:.1f} s[/]", highlight=False)

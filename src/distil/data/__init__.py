@@ -1,0 +1,64 @@
+"""Data: bundles of dict items with stable ids, deterministic loading, and readers for images, tables and graphs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from distil.data.bundle import NO_LABEL, Bundle, DictDataset, View, as_dict, collate, ids_of, indexed, labels_of
+from distil.data.fingerprint import fingerprint
+from distil.data.loading import (
+    Batches,
+    BatchSource,
+    FullBatch,
+    PlainBatches,
+    Streams,
+    as_batches,
+    epoch_order,
+    mix_seed,
+)
+
+# The readers come with their first use; they bring PIL, tables and graphs with them.
+_LATER = {
+    "GraphData": "graphs",
+    "hide_labels": "select",
+    "load": "sources",
+    "read_graph": "graph_files",
+    "read_images": "images",
+    "split": "select",
+    "take_per_class": "select",
+}
+
+__all__ = [
+    "NO_LABEL",
+    "BatchSource",
+    "Batches",
+    "Bundle",
+    "DictDataset",
+    "FullBatch",
+    "GraphData",
+    "PlainBatches",
+    "Streams",
+    "View",
+    "as_batches",
+    "as_dict",
+    "collate",
+    "epoch_order",
+    "fingerprint",
+    "hide_labels",
+    "ids_of",
+    "indexed",
+    "labels_of",
+    "load",
+    "mix_seed",
+    "read_graph",
+    "read_images",
+    "split",
+    "take_per_class",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'distil.data' has no attribute {name!r}")
+    return getattr(import_module(f"distil.data.{_LATER[name]}"), name)

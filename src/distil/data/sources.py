@@ -1,0 +1,263 @@
+"""Data sets by name or path. Named sets are read from the folder in DISTIL_DATA; nothing is ever downloaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distil.data.bundle import Bundle, DictDataset, View
+from distil.data.fingerprint import fingerprint
+from distil.errors import DistilError, nearest
+
+__all__ = ["ROOT_VARIABLE", "SOURCES", "data_root", "load"]
+
+ROOT_VARIABLE = "DISTIL_DATA"
+
+_IDX = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named data set: its reader, the files it needs below the data root, and where people get them."""
+
+    read: Callable[..., Bundle]
+    files: tuple[str, ...] = ()
+    where: str = ""
+    options: tuple[str, ...] = ()
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    root: str | Path | None = None,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    **options: Any,
+) -> Bundle:
+    """Return a data set by name or from the user's own files.
+
+    Args:
+        name_or_path: a name (``digits`` needs no files; ``fashion-mnist``, ``mnist10k``, ``cifar10``, ``cora``,
+            ``citeseer``, ``amazon-photo`` are read below ``root``), or a path: an image folder, a ``.parquet`` or
+            ``.csv`` of images, or a graph (``.npz``, ``.pt``, ``.safetensors``, a folder with nodes.csv and edges.csv).
+        root: the data root; default the environment variable DISTIL_DATA.
+        size, channels: the shape that images are brought to; default their own.
+        seed: decides splits that are made here.
+        limit: at most this many samples of each split, stratified; images only.
+        options: ``image``, ``label``, ``memory_limit`` for image files (see :func:`distil.data.read_images`);
+            ``normalise``, ``split`` for graphs (see :func:`distil.data.read_graph`).
+
+    Raises:
+        DistilError: for an unknown name, missing files (it says which, and where they are usually downloaded), or data
+            that cannot be used.
+
+    >>> bundle = load("digits")
+    >>> len(bundle.train), len(bundle.val), len(bundle.test), bundle.input_shape
+    (1258, 269, 270, (1, 8, 8))
+    """
+    shared = {"size": size, "channels": channels, "seed": seed, "limit": limit, **options}
+    name = str(name_or_path)
+    if name in SOURCES:
+        source = SOURCES[name]
+        folder = _folder(name, source, root)
+        return source.read(folder, **_accepted(name, shared, source.options))
+    path = Path(name_or_path).expanduser()
+    if not path.exists():
+        looks_like_path = len(path.parts) > 1 or path.suffix
+        hint = "correct the path" if looks_like_path else nearest(name, SOURCES)
+        raise DistilError(f"there is no data set or file called {name!r}; {hint.rstrip('.')}.")
+    if path.suffix.lower() in (".npz", ".pt", ".safetensors") or (path / "edges.csv").exists():
+        from distil.data.graph_files import read_graph
+
+        return read_graph(path, **_accepted(name, shared, _GRAPH)).bundle()
+    from distil.data.images import read_images
+
+    return read_images(path, **_accepted(name, shared, _IMAGES))
+
+
+_TENSORS = ("size", "channels", "seed", "limit")
+_IMAGES = (*_TENSORS, "image", "label", "memory_limit")
+_GRAPH = ("seed", "normalise", "split")
+
+
+def data_root(root: str | Path | None = None) -> Path | None:
+    """Return the folder that holds the named data sets: ``root``, else DISTIL_DATA, else ``None``."""
+    value = root if root is not None else os.environ.get(ROOT_VARIABLE)
+    return Path(value).expanduser() if value else None
+
+
+def _folder(name: str, source: Source, root: str | Path | None) -> Path:
+    folder = data_root(root)
+    if not source.files:
+        return folder or Path()
+    needs = f"{name!r} needs the files {', '.join(source.files)} below a data root ({source.where})"
+    if folder is None:
+        raise DistilError(f"{needs}; set {ROOT_VARIABLE} to that folder, or use 'digits', which needs no files.")
+    missing = [file for file in source.files if not (folder / file).exists()]
+    if missing:
+        raise DistilError(
+            f"{needs}; {str(folder)!r} lacks {', '.join(missing)}: put them there, or correct {ROOT_VARIABLE}."
+        )
+    return folder
+
+
+def _accepted(name: str, given: dict[str, Any], allowed: Sequence[str]) -> dict[str, Any]:
+    defaults = {"size": None, "channels": None, "seed": 0, "limit": None}
+    for option, value in given.items():
+        if option not in allowed and value != defaults.get(option, ...):
+            raise DistilError(f"{option}={value!r} means nothing for {name!r}; {nearest(option, allowed)}")
+    return {option: value for option, value in given.items() if option in allowed}
+
+
+def _digits(folder: Path, **options: Any) -> Bundle:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    # The 17 grey levels become bytes, so that all image sets are stored alike; 16 is white.
+    pixels = torch.from_numpy((found.images * 255 / 16).round().astype(np.uint8))[:, None]
+    return _in_memory("digits", pixels, torch.from_numpy(found.target).long(), [None] * len(pixels), **options)
+
+
+def _fashion(folder: Path, **options: Any) -> Bundle:
+    pixels, labels, given = [], [], []
+    for split, (images, targets) in _IDX.items():
+        raw = folder / "FashionMNIST" / "raw"
+        pixels.append(read_idx(raw / images)[:, None])
+        labels.append(read_idx(raw / targets).long())
+        given += [split] * len(labels[-1])
+    return _in_memory("fashion-mnist", torch.cat(pixels), torch.cat(labels), given, classes=_FASHION, **options)
+
+
+def read_idx(path: Path) -> Tensor:
+    """Read an idx file of bytes (the MNIST format) as a uint8 tensor."""
+    data = path.read_bytes()
+    if len(data) < 4 or data[:3] != b"\0\0\x08":
+        raise DistilError(f"{str(path)!r} is no idx file of bytes (it starts with {data[:4].hex()!r}); is it unpacked?")
+    shape = np.frombuffer(data, ">u4", count=data[3], offset=4).astype(int).tolist()
+    start = 4 + 4 * data[3]
+    if len(data) - start != int(np.prod(shape)):
+        raise DistilError(
+            f"{str(path)!r} holds {len(data) - start} values but announces {shape}; it is truncated, download it again."
+        )
+    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
+
+
+def _in_memory(
+    name: str,
+    pixels: Tensor,
+    labels: Tensor,
+    given: Sequence[str | None],
+    *,
+    classes: Sequence[str] | None = None,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+) -> Bundle:
+    from distil.data.images import make_splits
+
+    notes: list[str] = []
+    if channels is not None and channels != pixels.shape[1]:
+        pixels = pixels.expand(-1, channels, -1, -1)
+    if size is not None:
+        size = (size, size) if isinstance(size, int) else size
+        scaled = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
+        pixels = scaled.round_().clamp_(0, 255).to(torch.uint8)
+    parts = make_splits(name, given, labels, seed, limit, notes)
+    train, val, test = (View(DictDataset(pixels, labels), part) for part in parts)
+    content = {"inputs": pixels, "labels": labels, **{f"part{k}": part for k, part in enumerate(parts)}}
+    return Bundle(
+        name=name,
+        task="classification",
+        train=train,
+        val=val,
+        test=test,
+        classes=tuple(classes or map(str, range(int(labels.max()) + 1))),
+        input_shape=tuple(pixels.shape[1:]),
+        fingerprint=fingerprint(content),
+        notes=tuple(notes),
+    )
+
+
+def _tables(name: str, place: str, shape: tuple[int, int, int]) -> Callable[..., Bundle]:
+    def read(folder: Path, *, size: Any = None, channels: int | None = None, **options: Any) -> Bundle:
+        from distil.data.images import read_images
+
+        # The shape is known, so the images need not be opened twice.
+        images = read_images(folder / place, size=size or shape[1:], channels=channels or shape[0], **options)
+        return replace(images, name=name)
+
+    return read
+
+
+def _planetoid(name: str) -> Callable[..., Bundle]:
+    def read(folder: Path, *, normalise: bool = True, seed: int = 0) -> Bundle:
+        from distil.data.planetoid import read_planetoid
+
+        # The public split is fixed, so there is nothing for the seed to decide.
+        return read_planetoid(folder / "planetoid", name, normalise=normalise).bundle()
+
+    return read
+
+
+def _amazon(folder: Path, *, seed: int = 0, normalise: bool = False) -> Bundle:
+    from distil.data.graph_files import read_graph
+
+    path = folder / "amazon_photo" / "amazon_photo.npz"
+    return read_graph(path, name="amazon-photo", seed=seed, normalise=normalise, split=False).bundle()
+
+
+def _planetoid_source(name: str) -> Source:
+    from distil.data.planetoid import PLANETOID_PARTS
+
+    return Source(
+        _planetoid(name),
+        tuple(f"planetoid/ind.{name}.{part}" for part in PLANETOID_PARTS),
+        "usually from github.com/kimiyoung/planetoid, folder data/",
+        ("normalise", "seed"),
+    )
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source(_digits, options=_TENSORS),
+    "fashion-mnist": Source(
+        _fashion,
+        tuple(f"FashionMNIST/raw/{file}" for files in _IDX.values() for file in files),
+        "usually from torchvision.datasets.FashionMNIST(root, download=True), which unpacks them",
+        _TENSORS,
+    ),
+    "mnist10k": Source(
+        _tables("mnist10k", "mnist10k/all.parquet", (1, 28, 28)),
+        ("mnist10k/all.parquet",),
+        "the 10,000 MNIST test images as rows of image and label, usually from huggingface.co/datasets/ylecun/mnist",
+        (*_TENSORS, "memory_limit"),
+    ),
+    "cifar10": Source(
+        _tables("cifar10", "cifar10", (3, 32, 32)),
+        ("cifar10/train.parquet", "cifar10/test.parquet"),
+        "rows of image and label, usually from huggingface.co/datasets/uoft-cs/cifar10",
+        (*_TENSORS, "memory_limit"),
+    ),
+    "cora": _planetoid_source("cora"),
+    "citeseer": _planetoid_source("citeseer"),
+    "amazon-photo": Source(
+        _amazon,
+        ("amazon_photo/amazon_photo.npz",),
+        "usually from github.com/shchur/gnn-benchmark, data/npz/amazon_electronics_photo.npz",
+        ("seed", "normalise"),
+    ),
+}

@@ -1,0 +1,284 @@
+"""Find what a model computes on the way, by meaning or by path, from one dry run.
+
+A *tap* is a named intermediate output. Methods ask for meanings (``logits, emb, map, stages, tokens, head``); a user may
+name a path instead. The dry run watches every module once, so a wrong name is refused before training with the names
+and shapes that exist.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distil.errors import DistilError, nearest
+from distil.tasks.base import evaluating
+
+__all__ = ["MEANINGS", "Anatomy", "Location", "ModuleRecord", "Tap", "anatomy", "first_tensor", "unwrapped"]
+
+MEANINGS = {
+    "logits": "the class scores",
+    "emb": "the input of the last linear layer",
+    "map": "the last feature map before pooling",
+    "stages": "the last feature map at each resolution (or four depths of a transformer)",
+    "tokens": "the last token sequence",
+    "head": "the classifier itself",
+}
+
+
+@dataclass(frozen=True)
+class Location:
+    """One place in a model: a module's path and which side of it."""
+
+    path: str
+    side: str = "out"
+
+    def __str__(self) -> str:
+        return self.path + (":in" if self.side == "in" else "")
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A resolved tap: its places, and whether it yields a tuple."""
+
+    name: str
+    locations: tuple[Location, ...]
+    many: bool
+
+
+@dataclass(frozen=True)
+class ModuleRecord:
+    """What the dry run saw of one module."""
+
+    path: str
+    kind: str
+    calls: int
+    input_shape: tuple[int, ...] | None
+    output_shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a model computes on the way: every module called, and the places found by meaning."""
+
+    model: str
+    records: Mapping[str, ModuleRecord]
+    meanings: Mapping[str, tuple[Location, ...]]
+
+    def resolve(self, spec: str, *, role: str = "model", overrides: Mapping[str, str] | None = None) -> Tap:
+        """Turn ``spec`` into places.
+
+        Args:
+            spec: a meaning, ``stages.2`` (one of several), a module path, ``path:in``, or a wild-card such as ``layer*:in``.
+            role: how an error calls the model.
+            overrides: the user's paths for meanings, e.g. ``{"emb": "avgpool"}``.
+
+        Raises:
+            DistilError: nothing of that name was called; names the nearest paths.
+        """
+        base, _, index = spec.partition(".")
+        chosen = (overrides or {}).get(spec) or ((overrides or {}).get(base) if base in MEANINGS else None)
+        if chosen is not None and chosen != spec:
+            return Tap(spec, self._by_path(chosen, role), many="*" in chosen)
+        if base in MEANINGS:
+            return self._by_meaning(spec, base, index, role)
+        return Tap(spec, self._by_path(spec, role), many="*" in spec)
+
+    def _by_meaning(self, spec: str, base: str, index: str, role: str) -> Tap:
+        places = self.meanings.get(base, ())
+        if not places and base != "logits":
+            raise DistilError(
+                f"The {role} ({self.model}) has no tap '{base}' ({MEANINGS[base]}) that a dry run could find; "
+                f"name one with taps={{'{base}': 'path'}}. It calls: {self._sketch()}"
+            )
+        if not index:
+            return Tap(spec, places, many=base == "stages")
+        try:
+            return Tap(spec, (places[int(index)],), many=False)
+        except (ValueError, IndexError):
+            raise DistilError(
+                f"The {role} ({self.model}) has {len(places)} stages ({', '.join(map(str, places))}); "
+                f"'{spec}' is not one of them."
+            ) from None
+
+    def _by_path(self, spec: str, role: str) -> tuple[Location, ...]:
+        path, _, side = spec.partition(":")
+        if side not in ("", "in", "out"):
+            raise DistilError(f"Tap '{spec}': after the colon comes 'in' or nothing, not '{side}'.")
+        paths = [p for p in self.records if fnmatch.fnmatchcase(p, path)] if "*" in path else [path]
+        if not paths or paths[0] not in self.records:
+            raise DistilError(
+                f"Tap '{spec}' does not exist in the {role} ({self.model}), or is not called on this batch; "
+                f"{nearest(path, [*self.records, *MEANINGS])} It calls: {self._sketch()}"
+            )
+        return tuple(Location(p, side or "out") for p in paths)
+
+    def _sketch(self, limit: int = 10) -> str:
+        shapes = [f"{r.path} {list(r.output_shape or ())}" for r in self.records.values() if r.path]
+        return ", ".join(shapes[:limit]) + (
+            f", … ({len(shapes)} in all; `distil taps` lists them)" if len(shapes) > limit else ""
+        )
+
+
+def anatomy(
+    model: nn.Module, call: Callable[[nn.Module], Any], *, logits: Callable[[Any], Tensor] | None = None
+) -> Anatomy:
+    """Watch one forward pass of ``model`` and say what it computes where.
+
+    The pass runs in eval mode without gradient; training flags are restored and no hook stays.
+
+    Args:
+        model: any module; a compiled one is looked through.
+        call: runs the model on an example, e.g. ``lambda m: task.call(m, batch)``.
+        logits: picks the class scores out of the output (default: the first tensor in it).
+
+    Returns:
+        An :class:`Anatomy`.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> anatomy(net, lambda m: m(torch.zeros(1, 4))).meanings["emb"]
+    (Location(path='3', side='in'),)
+    """
+    model = unwrapped(model)
+    seen: list[tuple[str, nn.Module, Tensor | None, Tensor | None]] = []
+    with watched(model, seen), evaluating(model), torch.no_grad():
+        output = call(model)
+    scores = logits(output) if logits is not None else first_tensor(output)
+    calls: dict[str, int] = {}
+    for path, *_ in seen:
+        calls[path] = calls.get(path, 0) + 1
+    records = {
+        path: ModuleRecord(path, type(module).__name__, calls[path], _shape(before), _shape(after))
+        for path, module, before, after in seen
+    }
+    once = [entry for entry in seen if calls[entry[0]] == 1 and entry[0]]
+    return Anatomy(type(model).__name__, records, _meanings(once, scores))
+
+
+def _meanings(
+    seen: list[tuple[str, nn.Module, Tensor | None, Tensor | None]], scores: Tensor | None
+) -> dict[str, tuple[Location, ...]]:
+    found: dict[str, tuple[Location, ...]] = {}
+    head = _head(seen, scores)
+    if head is not None:
+        found["head"] = (Location(head),)
+        found["emb"] = (Location(head, "in"),)
+    maps = [
+        e
+        for e in seen
+        if e[3] is not None and e[3].ndim == 4 and e[3].shape[2] * e[3].shape[3] > 1 and not _same(e[3], scores)
+    ]
+    tokens = [e for e in seen if e[3] is not None and e[3].ndim == 3 and e[3].shape[1] > 1 and not _same(e[3], scores)]
+    if maps:
+        found["map"] = (Location(_outermost(maps, len(maps) - 1)[0]),)
+        found["stages"] = tuple(Location(path) for path in _stages(maps))
+    if tokens:
+        found["tokens"] = (Location(_outermost(tokens, len(tokens) - 1)[0]),)
+        if not maps or len(found["stages"]) < 2:
+            found["stages"] = tuple(Location(path) for path in _depths(tokens)) or found["tokens"]
+    return found
+
+
+def _head(seen: list[tuple[str, nn.Module, Tensor | None, Tensor | None]], scores: Tensor | None) -> str | None:
+    """The last leaf with a weight matrix that made the scores, else the last linear layer of that many outputs."""
+    leaves = [e for e in seen if next(e[1].children(), None) is None and getattr(e[1], "weight", None) is not None]
+    for path, module, _, after in reversed(leaves):
+        if _same(after, scores) and module.weight.ndim >= 2:
+            return path
+    for path, module, _, after in reversed(leaves):
+        if (
+            isinstance(module, nn.Linear)
+            and scores is not None
+            and after is not None
+            and after.shape[-1] == scores.shape[-1]
+        ):
+            return path
+    return None
+
+
+def _stages(maps: list[tuple[str, nn.Module, Tensor | None, Tensor | None]]) -> list[str]:
+    """The last map of each run of equal resolution; a stem made of single layers is left out where blocks exist."""
+    ends = []
+    for i, (_, _, _, after) in enumerate(maps):
+        assert after is not None
+        following = maps[i + 1][3] if i + 1 < len(maps) else None
+        if following is None or following.shape[2:] != after.shape[2:]:
+            ends.append(_outermost(maps, i))
+    blocks = [entry for entry in ends if next(entry[1].children(), None) is not None]
+    return [entry[0] for entry in (blocks if len(blocks) >= 2 else ends)]
+
+
+def _depths(tokens: list[tuple[str, nn.Module, Tensor | None, Tensor | None]]) -> list[str]:
+    """Four evenly spaced members of the longest row of sibling blocks (``blocks.0 … blocks.11``)."""
+    rows: dict[str, list[str]] = {}
+    for path, module, _, _ in tokens:
+        parent, _, last = path.rpartition(".")
+        if last.isdigit() and next(module.children(), None) is not None:
+            rows.setdefault(parent, []).append(path)
+    if not rows:
+        return []
+    row = max(rows.values(), key=len)
+    picks = sorted({max(0, round(len(row) * quarter / 4) - 1) for quarter in (1, 2, 3, 4)})
+    return [row[i] for i in picks]
+
+
+def _outermost(
+    entries: list[tuple[str, nn.Module, Tensor | None, Tensor | None]], i: int
+) -> tuple[str, nn.Module, Tensor | None, Tensor | None]:
+    """The enclosing module that hands on the very same tensor: children finish before their parents."""
+    best = entries[i]
+    for entry in entries[i + 1 :]:
+        if _same(entry[3], best[3]) and best[0].startswith(entry[0] + "."):
+            best = entry
+    return best
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is not None and b is not None and a.shape == b.shape and a.data_ptr() == b.data_ptr()
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """Return the first tensor in a module's input or output, whatever its container."""
+    if isinstance(value, Tensor):
+        return value
+    members = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    return next((t for t in map(first_tensor, members) if t is not None), None)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module that the user wrote, under ``torch.compile`` or a parallel wrapper."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+@contextmanager
+def watched(model: nn.Module, seen: list[tuple[str, nn.Module, Tensor | None, Tensor | None]]) -> Iterator[None]:
+    """Note every module call of ``model`` in ``seen``, in the order in which calls finish."""
+
+    def note(path: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            before = first_tensor(args)
+            seen.append((path, module, before if before is not None else first_tensor(kwargs), first_tensor(output)))
+
+        return hook
+
+    hooks = [m.register_forward_hook(note(path), with_kwargs=True) for path, m in model.named_modules()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,202 @@
+"""Who plays in a run: students and frozen teachers, where their taps are, and the handles that methods call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from distil.engine.anatomy import Tap, anatomy, unwrapped
+from distil.engine.method import Batch, Handles, is_streams
+from distil.engine.trace import ModelHandle, Spec, Trace, side_of
+from distil.errors import DistilError
+from distil.tasks import Task
+from distil.tasks.base import evaluating
+
+__all__ = ["ONE", "Cast", "Models", "same_classes"]
+
+Models = nn.Module | Mapping[str, nn.Module]
+ONE = "model"
+"""The name of an only student or teacher."""
+
+
+class Cast:
+    """The models of a run by role and name.
+
+    A plain object, not a module, so that what it holds of teachers stays out of ``parameters()`` and ``state_dict()``.
+    """
+
+    def __init__(
+        self,
+        student: Models,
+        teacher: Models | None,
+        task: Task,
+        *,
+        taps: Mapping[str, str | tuple[str, str]],
+        teacher_device: torch.device | None,
+    ) -> None:
+        self.task, self.overrides, self.teacher_device = task, dict(taps), teacher_device
+        self.several = {"student": isinstance(student, Mapping), "teacher": isinstance(teacher, Mapping)}
+        self.models = {
+            "student": _named(student, "student"),
+            "teacher": {} if teacher is None else _named(teacher, "teacher"),
+        }
+        self.taps: dict[tuple[str, str], dict[str, Tap]] = {}
+        self._handles: dict[str, dict[str, ModelHandle]] = {}
+        self._check()
+
+    def _check(self) -> None:
+        mine = {id(p): name for model in self.students.values() for name, p in model.named_parameters()}
+        for model in self.teachers.values():
+            shared = [mine[id(p)] for p in model.parameters() if id(p) in mine]
+            if shared:
+                raise DistilError(
+                    f"Teacher and student share {len(shared)} parameters ({shared[0]}, …): freezing the teacher would freeze "
+                    "the student. Give the teacher its own copy: copy.deepcopy(model)."
+                )
+            model.requires_grad_(False).eval()
+        if not any(p.requires_grad for model in self.students.values() for p in model.parameters()):
+            raise DistilError("No parameter of the student requires grad; unfreeze what should learn.")
+
+    @property
+    def students(self) -> dict[str, nn.Module]:
+        """The students by name, as the user wrote them (under any compile)."""
+        return self.models["student"]
+
+    @property
+    def teachers(self) -> dict[str, nn.Module]:
+        """The frozen teachers by name."""
+        return self.models["teacher"]
+
+    def resolve(self, specs: Iterable[Spec], batch: Batch) -> None:
+        """Find every tap that a method asks for, on each model, from one watched pass."""
+        wanted = list(specs)
+        for role, models in self.models.items():
+            own = {k: v if isinstance(v, str) else v[0 if role == "student" else 1] for k, v in self.overrides.items()}
+            names = sorted({side for spec in wanted if (side := side_of(spec, role)) is not None})
+            for name, model in models.items():
+                self.taps[role, name] = self._resolve(role, model, names, own, _first_stream(batch))
+
+    def _resolve(
+        self, role: str, model: nn.Module, names: list[str], own: Mapping[str, str], batch: Batch
+    ) -> dict[str, Tap]:
+        plain = {"logits": Tap("logits", (), many=False)}
+        hooked = [name for name in names if name != "logits" or "logits" in own]
+        if not hooked:
+            return plain
+        found = anatomy(model, lambda m: self.task.call(m, batch, role=role), logits=self.task.logits)
+        return plain | {name: found.resolve(name, role=role, overrides=own) for name in hooked}
+
+    def dry_run(self, batch: Batch) -> tuple[Any, Any]:
+        """Return the traces of one pass of every student and every teacher, in eval mode and without gradient."""
+        inner, seen = _first_stream(batch), []
+        with torch.no_grad(), ExitStack() as stack:
+            for models in self.models.values():
+                for model in models.values():
+                    stack.enter_context(evaluating(model))
+            for role in ("student", "teacher"):
+                traces = {name: handle(inner) for name, handle in self.by_role(role).items()}
+                seen.append(traces if self.several[role] else traces.get(ONE))
+        self.forget()
+        return seen[0], seen[1]
+
+    def by_role(self, role: str) -> dict[str, ModelHandle]:
+        """Return the handles of one role by name; made on first use, in this process."""
+        if role not in self._handles:
+            self._handles[role] = {
+                name: ModelHandle(
+                    role,
+                    name,
+                    model,
+                    self.task,
+                    self.taps[role, name],
+                    frozen=role == "teacher",
+                    device=self._place(role),
+                )
+                for name, model in self.models[role].items()
+            }
+        return self._handles[role]
+
+    def handles(self) -> tuple[Handles, Handles]:
+        """Return what hooks of methods receive: a handle, a mapping of handles, or ``None`` for each role."""
+        student, teacher = self.by_role("student"), self.by_role("teacher")
+        return (
+            student if self.several["student"] else student[ONE],
+            teacher if self.several["teacher"] else teacher.get(ONE),
+        )
+
+    def each(self) -> list[ModelHandle]:
+        """Return every handle."""
+        return [*self.by_role("student").values(), *self.by_role("teacher").values()]
+
+    def forget(self) -> None:
+        """Drop every handle's memo."""
+        for handle in self.each():
+            handle.forget()
+
+    def move_teachers(self, device: torch.device) -> None:
+        """Bring the teachers to ``device`` (or to their own), never changing their dtype."""
+        for model in self.teachers.values():
+            model.to(self.teacher_device or device)
+
+    def wake(self) -> None:
+        """Check the modes before a training call: students in train mode, teachers in eval."""
+        for name, model in self.students.items():
+            if not model.training:
+                which = "The student" if name == ONE else f"The student '{name}'"
+                raise DistilError(
+                    f"{which} is in eval mode, so dropout and BatchNorm would not train: call distiller.train() (or student.train())."
+                )
+        for model in self.teachers.values():
+            if model.training:
+                model.eval()
+
+    def output(self, batch: Batch) -> Any:
+        """Return the student's own output of the plain pass on ``batch``, where a method made one (nearly always)."""
+        inner = _first_stream(batch)
+        found = {
+            name: trace.output
+            for name, h in self.by_role("student").items()
+            if (trace := h.remembered(inner)) is not None
+        }
+        return found if self.several["student"] else found.get(ONE)
+
+    def _place(self, role: str) -> torch.device | None:
+        return self.teacher_device if role == "teacher" else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handles": {}}
+
+
+def same_classes(student: Any, teacher: Any) -> None:
+    """Refuse logits that do not score the same classes."""
+    if isinstance(student, Trace) and isinstance(teacher, Trace) and student.logits.shape != teacher.logits.shape:
+        raise DistilError(
+            f"The student gives logits {list(student.logits.shape)} and the teacher {list(teacher.logits.shape)}: both must score "
+            "the same classes in the same order. Build both with the class count of the data, or fine-tune the teacher's head on them."
+        )
+
+
+def _first_stream(batch: Batch) -> Batch:
+    return next(iter(batch.values())) if is_streams(batch) else batch
+
+
+def _named(models: Models, role: str) -> dict[str, nn.Module]:
+    named = dict(models) if isinstance(models, Mapping) else {ONE: models}
+    if not named:
+        raise DistilError(f"The mapping of {role}s is empty; pass None for the teacher where there is none.")
+    for name, model in named.items():
+        if not isinstance(model, nn.Module):
+            raise DistilError(
+                f"The {role} '{name}' is a {type(model).__name__}; a torch.nn.Module (or a mapping of names to modules) is expected."
+            )
+        if role == "student" and hasattr(model, "_orig_mod"):
+            warnings.warn(
+                "The student was compiled before; the Distiller runs the module under it. Use distiller.compile_models().",
+                stacklevel=5,
+            )
+    return {name: unwrapped(model) for name, model in named.items()}

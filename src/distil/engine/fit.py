@@ -1,0 +1,146 @@
+"""One training run, from a Distiller and data to a Result; resumable to the bit, on whatever accelerate finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distil.engine.distiller import Distiller
+from distil.engine.loop import Loop, Plan
+from distil.engine.optim import Factory
+from distil.errors import DistilError
+
+__all__ = ["Result", "fit"]
+
+
+@dataclass
+class Result:
+    """What a run gives.
+
+    Attributes:
+        model: what ships (``distiller.deployed()``), holding the weights that ``keep`` chose.
+        last: validation metrics after the last epoch.
+        best: validation metrics of the best epoch, with ``"epoch"``.
+        test: ``{"last": metrics, "best": metrics}`` on the test data, where those were given.
+        history: one record per epoch: ``epoch, step, loss, terms, shares, cosines, val, lr``.
+        cost: ``seconds, teacher_seconds, updates, samples, batch_size, labels``.
+        artifacts: paths of what was written.
+    """
+
+    model: nn.Module
+    last: dict[str, float]
+    best: dict[str, float]
+    test: dict[str, dict[str, float]]
+    history: list[dict[str, Any]]
+    cost: dict[str, float]
+    artifacts: dict[str, str] = field(default_factory=dict)
+
+
+def fit(
+    distiller: Distiller,
+    train: Any,
+    val: Any = None,
+    *,
+    test: Any = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 64,
+    optimizer: str | Factory | Mapping[str, str | Factory] = "adamw",
+    lr: float | Mapping[str, float] = 1e-3,
+    weight_decay: float | Mapping[str, float] = 0.0,
+    schedule: str | Callable[[float], float] = "cosine",
+    warmup: float = 0.0,
+    accumulate: int = 1,
+    precision: str = "fp32",
+    clip: float | None = None,
+    ema: float | None = None,
+    patience: int | None = None,
+    keep: str = "best",
+    select: Callable[[int, Any, Distiller], Tensor | Sequence[int]] | None = None,
+    eval_every: int = 1,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    save_every: int | None = None,
+    device: str | None = None,
+    workers: int = 0,
+    check_teacher: bool = True,
+    prepare: Any = None,
+    trackers: Sequence[str] = (),
+    diagnose: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Train ``distiller`` on ``train`` and choose on ``val``.
+
+    Args:
+        distiller: the student, teacher and method.
+        train: a dataset, batches, a dict of datasets (streams), or an iterable of batches.
+        val: what decides the best epoch and early stopping; without it the last epoch counts.
+        test: scored once at the end, with the last and with the best weights.
+        epochs: passes over ``train``; or ``steps``: optimizer steps. Exactly one of the two.
+        batch_size: samples of one micro-batch on one device.
+        optimizer: "adamw", "adam", "sgd" (momentum 0.9), a torch.optim class, or one for each group of ``distiller.groups()``.
+        lr, weight_decay: numbers, or one for each group.
+        schedule: "cosine", "constant", "linear", or a function of the share of the run that is done.
+        warmup: the share of the run over which the learning rate rises.
+        accumulate: micro-batches per step; the loss is exact under any split.
+        precision: "fp32", "bf16" or "fp16".
+        clip: largest norm of the gradient over all trained parameters.
+        ema: decay of an average of the weights; the average is what is scored and shipped.
+        patience: stop after this many evaluations without a better one.
+        keep: "best" (on ``val``) or "last": which weights the result holds.
+        select: ``select(epoch, dataset, distiller) -> ids`` chooses what an epoch trains on.
+        eval_every: epochs between evaluations.
+        seed: order and draws; the distiller's by default.
+        out: a folder for checkpoints; with ``resume=True`` the run goes on from the newest.
+        save_every: steps between checkpoints; by default at ends of epochs, not more often than every 20 s.
+        device: "cpu", "cuda", …; accelerate's choice by default.
+        workers: processes that load data.
+        check_teacher: stop where the teacher is not above chance on ``val``.
+        prepare: the data that methods go over before training (class means); ``train`` by default.
+        trackers: names that accelerate knows ("tensorboard", …).
+        diagnose: measure each term's share of the gradient on the first step and once an epoch.
+        progress: called with (step, steps) as the run goes on.
+
+    Returns:
+        A :class:`Result`.
+
+    Raises:
+        DistilError: impossible settings, a teacher at chance, NaN, a checkpoint of another run, …
+        KeyboardInterrupt: after Ctrl-C; with ``out`` a checkpoint of the last whole step was written first.
+    """
+    if (epochs is None) == (steps is None):
+        raise DistilError(f"fit takes either epochs= or steps=; got epochs={epochs}, steps={steps}.")
+    for name, value in (
+        ("epochs", epochs),
+        ("steps", steps),
+        ("batch_size", batch_size),
+        ("accumulate", accumulate),
+        ("eval_every", eval_every),
+    ):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise DistilError(f"{name}={value} must be a whole number of at least 1.")
+    if keep not in ("best", "last"):
+        raise DistilError(f"keep='{keep}' is unknown; use 'best' or 'last'.")
+    if resume and out is None:
+        raise DistilError("resume=True needs out=, the folder of the run to go on with.")
+    plan = Plan(
+        epochs=epochs, steps=steps, batch_size=batch_size, optimizer=optimizer, lr=lr, weight_decay=weight_decay, schedule=schedule,
+        warmup=warmup, accumulate=accumulate, precision=precision, clip=clip, ema=ema, patience=patience, keep=keep, select=select,
+        eval_every=eval_every, seed=distiller.seed if seed is None else seed, out=Path(out) if out is not None else None, resume=resume,
+        save_every=save_every, device=device, workers=workers, check_teacher=check_teacher, trackers=tuple(trackers), diagnose=diagnose,
+        progress=progress,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        loop = Loop(distiller, train, val, plan, train if prepare is None else prepare)
+        loop.run()
+        scored = loop.finish(test)
+    return Result(
+        model=distiller.deployed(), last=loop.last, best=loop.best, test=scored, history=loop.history, cost=loop.cost(),
+        artifacts={} if plan.out is None else {"checkpoints": str(plan.out)},
+    )  # fmt: skip

@@ -1,0 +1,175 @@
+"""Coefficients that move: numbers, ramps and the arithmetic between them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from distil.errors import DistilError
+
+__all__ = ["Schedule", "as_schedule", "cosine", "ramp", "step_decay"]
+
+
+class Schedule(ABC):
+    """A coefficient as a function of the context. Multiply it by a number, or by a method to make a sum's component."""
+
+    needs_steps: bool = False
+    needs_epochs: bool = False
+
+    @abstractmethod
+    def __call__(self, ctx: Any) -> float:
+        """Return the coefficient at ``ctx`` (reads ``step, steps, epoch, epochs``)."""
+
+    @property
+    def constant(self) -> float | None:
+        """The value, where it never moves; ``None`` otherwise."""
+        return None
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, (int, float)):
+            return Scaled(self, float(other))
+        return NotImplemented
+
+    __rmul__ = __mul__
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """A number."""
+
+    value: float
+
+    def __call__(self, ctx: Any) -> float:
+        return self.value
+
+    @property
+    def constant(self) -> float | None:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:g}"
+
+
+@dataclass(frozen=True)
+class Scaled(Schedule):
+    """A schedule times a number."""
+
+    inner: Schedule
+    factor: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "needs_steps", self.inner.needs_steps)
+        object.__setattr__(self, "needs_epochs", self.inner.needs_epochs)
+
+    def __call__(self, ctx: Any) -> float:
+        return self.factor * self.inner(ctx)
+
+    @property
+    def constant(self) -> float | None:
+        if self.factor == 0:
+            return 0.0
+        return None if self.inner.constant is None else self.factor * self.inner.constant
+
+    def __str__(self) -> str:
+        return f"{self.factor:g}*{self.inner}"
+
+
+@dataclass(frozen=True)
+class Curve(Schedule):
+    """A named curve over the epochs done, or over the share of the run that is done.
+
+    ``shape`` is "linear" or "cosine" from ``first`` to ``last`` over ``length``, or "steps": ``first`` times ``last`` for
+    every ``length`` epochs done.
+    """
+
+    name: str
+    shape: str
+    by: str  # "epochs" or "fraction"
+    length: float
+    first: float
+    last: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "needs_steps", self.by == "fraction")
+        object.__setattr__(self, "needs_epochs", self.by == "epochs")
+
+    def __call__(self, ctx: Any) -> float:
+        if self.by == "fraction" and not ctx.steps:
+            raise DistilError(f"{self} needs the length of the run: pass steps= to Distiller, or use distil.fit.")
+        x = float(ctx.epoch) if self.by == "epochs" else ctx.step / ctx.steps
+        if self.shape == "steps":
+            return float(self.first * self.last ** (x // self.length))
+        done = min(1.0, x / self.length)
+        if self.shape == "cosine":
+            done = 0.5 * (1 - math.cos(math.pi * done))
+        return self.first + (self.last - self.first) * done
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.by}={self.length:g})"
+
+
+def ramp(
+    *, epochs: float | None = None, fraction: float | None = None, first: float = 0.0, last: float = 1.0
+) -> Schedule:
+    """Return a linear warm-up from ``first`` to ``last``.
+
+    Args:
+        epochs: moves by whole epochs: ``first`` in epoch 0, ``last`` from epoch ``epochs`` on (KD++ uses 20).
+        fraction: moves smoothly with the steps, and ends after this share of the run (0 < fraction <= 1).
+        first: the value at the start.
+        last: the value from the end of the ramp on.
+
+    >>> from types import SimpleNamespace
+    >>> [ramp(epochs=20)(SimpleNamespace(epoch=e)) for e in (0, 10, 20, 30)]
+    [0.0, 0.5, 1.0, 1.0]
+    """
+    by, length = _one_length("ramp", epochs, fraction)
+    return Curve("ramp", "linear", by, length, first, last)
+
+
+def cosine(
+    *, epochs: float | None = None, fraction: float | None = None, first: float = 1.0, last: float = 0.0
+) -> Schedule:
+    """Return a half cosine from ``first`` to ``last``; arguments as in :func:`ramp`.
+
+    >>> from types import SimpleNamespace
+    >>> round(cosine(fraction=1.0)(SimpleNamespace(step=5, steps=10)), 3)
+    0.5
+    """
+    by, length = _one_length("cosine", epochs, fraction)
+    return Curve("cosine", "cosine", by, length, first, last)
+
+
+def step_decay(*, every: int, factor: float, first: float = 1.0) -> Schedule:
+    """Return ``first * factor ** (epoch // every)``.
+
+    >>> from types import SimpleNamespace
+    >>> step_decay(every=10, factor=0.5)(SimpleNamespace(epoch=25))
+    0.25
+    """
+    if every < 1:
+        raise DistilError(f"step_decay(every={every}) must be at least 1 epoch.")
+    return Curve("step_decay", "steps", "epochs", every, first, factor)
+
+
+def as_schedule(value: float | Schedule) -> Schedule:
+    """Return ``value`` as a schedule; a coefficient must be a finite number."""
+    if isinstance(value, Schedule):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise DistilError(
+            f"A coefficient must be a finite number or a schedule such as ramp(epochs=20); got {value!r}."
+        )
+    return Constant(float(value))
+
+
+def _one_length(name: str, epochs: float | None, fraction: float | None) -> tuple[str, float]:
+    if (epochs is None) == (fraction is None):
+        raise DistilError(f"{name} takes either epochs= or fraction=; got epochs={epochs}, fraction={fraction}.")
+    length = epochs if epochs is not None else fraction
+    assert length is not None
+    if length <= 0 or (fraction is not None and fraction > 1):
+        raise DistilError(f"{name}: epochs must be above 0, and fraction in (0, 1]; got {length}.")
+    return "epochs" if epochs is not None else "fraction", float(length)

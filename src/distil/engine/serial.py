@@ -1,0 +1,138 @@
+"""Trees of tensors and plain values as safetensors + JSON: no pickle, checksummed, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from distil.errors import DistilError
+
+__all__ = ["atomic_folder", "load_tree", "save_tree", "write_text"]
+
+TENSORS, TREE = "tensors.safetensors", "tree.json"
+
+
+def save_tree(tree: Any, folder: str | Path) -> Path:
+    """Write ``tree`` (dicts, lists, tuples, numbers, strings, None, tensors) to ``folder``, atomically.
+
+    An existing folder of that name is replaced; whoever reads sees the old tree or the new one, never a part.
+    """
+
+    def fill(target: Path) -> None:
+        tensors: dict[str, Tensor] = {}
+        document = {"format": "distil-tree", "version": 1, "tree": _pack(tree, tensors)}
+        save_file(tensors, target / TENSORS)
+        document["sha256"] = _digest(target / TENSORS)
+        (target / TREE).write_text(json.dumps(document, allow_nan=False))
+
+    return atomic_folder(Path(folder), fill)
+
+
+def load_tree(folder: str | Path, *, device: str = "cpu") -> Any:
+    """Read what :func:`save_tree` wrote; a truncated or changed file is named, never half used."""
+    folder = Path(folder)
+    if not (folder / TREE).is_file() or not (folder / TENSORS).is_file():
+        raise DistilError(f"{folder} is no complete checkpoint: {TREE} and {TENSORS} are expected in it.")
+    try:
+        document = json.loads((folder / TREE).read_text())
+        if document["format"] != "distil-tree" or document["version"] != 1:
+            raise DistilError(f"{folder / TREE} was written by another version of distil; this one reads version 1.")
+        if _digest(folder / TENSORS) != document["sha256"]:
+            raise DistilError(
+                f"{folder / TENSORS} is truncated or was changed (its checksum differs); delete {folder} and resume from an earlier one."
+            )
+        return _unpack(document["tree"], load_file(folder / TENSORS, device=device))
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
+        raise DistilError(
+            f"{folder} is truncated or no checkpoint of distil ({type(error).__name__}); delete it and resume from an earlier one."
+        ) from None
+
+
+def atomic_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Let ``fill`` write into a fresh folder, then put it in the place of ``folder`` by renaming."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    fresh.mkdir()
+    try:
+        fill(fresh)
+        for file in fresh.iterdir():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        if folder.exists():
+            old = folder.parent / f".{folder.name}.old.{uuid.uuid4().hex[:8]}"
+            folder.rename(old)
+            fresh.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            fresh.rename(folder)
+    except OSError as error:
+        raise DistilError(
+            f"{folder} could not be written ({error.strerror or error}); nothing of it was kept."
+        ) from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file by renaming, so that a reader never sees half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    except OSError as error:
+        raise DistilError(f"{path} could not be written ({error.strerror or error}).") from None
+    finally:
+        fresh.unlink(missing_ok=True)
+    return path
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        key = f"t{len(tensors)}"
+        # A copy where needed: safetensors refuses tensors that share memory (tied weights).
+        tensors[key] = value.detach().cpu().contiguous().clone()
+        return {"tensor": key}
+    if isinstance(value, Mapping):
+        return {"dict": [[_pack(k, tensors), _pack(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {"tuple" if isinstance(value, tuple) else "list": [_pack(v, tensors) for v in value]}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise DistilError(
+        f"A {type(value).__name__} cannot be stored; only tensors, numbers, strings, None, lists and dicts can."
+    )
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    (kind, inner), *rest = value.items()
+    if kind == "tensor":
+        return tensors[inner]
+    if kind == "float":
+        return float(inner)
+    if kind == "dict":
+        return {_unpack(k, tensors): _unpack(v, tensors) for k, v in inner}
+    members = [_unpack(v, tensors) for v in inner]
+    return tuple(members) if kind == "tuple" else members
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

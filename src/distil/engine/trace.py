@@ -1,0 +1,306 @@
+"""Model handles: a method calls models, it does not receive tensors.
+
+A handle runs its model on a batch and returns a :class:`Trace`: the output and the taps. Within a step the plain pass is
+made once and shared by every method of a sum. Hooks live only while a pass runs, so nothing stays on the user's modules
+and a pass recomputed by activation checkpointing records nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from distil.engine.anatomy import Location, Tap, first_tensor
+from distil.errors import DistilError, nearest
+from distil.tasks.base import Task
+
+__all__ = ["ModelHandle", "Spec", "Trace", "side_of"]
+
+Spec = str | tuple[str | None, str | None]
+"""A tap as a method asks for it: one name for both models, or ``(student, teacher)`` with ``None`` for a side unused."""
+
+
+def side_of(spec: Spec, role: str) -> str | None:
+    """Return the part of ``spec`` that concerns ``role`` ("student" or "teacher")."""
+    return spec if isinstance(spec, str) else spec[0 if role == "student" else 1]
+
+
+class Trace:
+    """What one forward pass left: ``output``, ``logits`` and the taps by name (``trace["emb"]``)."""
+
+    def __init__(
+        self,
+        role: str,
+        output: Any,
+        values: Mapping[Location, Tensor],
+        taps: Mapping[str, Tap],
+        task: Task,
+        home: torch.device | None = None,
+    ) -> None:
+        self.role, self.output = role, output
+        self.values = values
+        self._taps, self._task, self._home = taps, task, home
+        self._logits: Tensor | None = None
+
+    @property
+    def logits(self) -> Tensor:
+        """The class scores, ``[N, C]`` (or as the task shapes them)."""
+        if self._logits is None:
+            tap = self._taps.get("logits")
+            found = self._read(tap, 0) if tap is not None and tap.locations else self._task.logits(self.output)
+            self._logits = found if self._home is None else found.to(self._home)
+        return self._logits
+
+    def __getitem__(self, spec: Spec) -> Any:
+        name = side_of(spec, self.role)
+        if name is None:
+            raise DistilError(f"Tap {spec!r} names nothing on the {self.role}'s side.")
+        if name == "logits":
+            return self.logits
+        tap = self._taps.get(name)
+        if tap is None:
+            raise DistilError(
+                f"Tap '{name}' was not asked for: add it to the method's `taps`; {nearest(name, self._taps)}"
+            )
+        found = tuple(self._read(tap, i) for i in range(len(tap.locations)))
+        return found if tap.many else found[0]
+
+    def _read(self, tap: Tap, i: int) -> Tensor:
+        location = tap.locations[i]
+        if location not in self.values:
+            raise DistilError(
+                f"Tap '{tap.name}' ({location}) of the {self.role} did not fire in this pass: the module was not called. "
+                "Name another path, or check the branch that skips it."
+            )
+        value = self.values[location]
+        return value if self._home is None else value.to(self._home)
+
+
+class ModelHandle:
+    """A model as a method sees it.
+
+    ``handle(batch)`` returns a :class:`Trace`, memoised within the step. A teacher's plain pass runs without gradient.
+
+    Args of a call:
+        batch: the dict to run on (of one stream, where there are several).
+        replace: ``{tap: module}``: the tapped output is passed through ``module`` and the rest of the model runs on it;
+            gradient is on, weights of a teacher stay frozen.
+        params: ``{name: tensor}``: run the model functionally with these parameters and cloned buffers, in float32 and
+            with plain attention, for unrolled updates.
+        grad: make the graph even where the handle would not (synthesis needs pixel gradients), or cut it.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        name: str,
+        module: nn.Module,
+        task: Task,
+        taps: Mapping[str, Tap],
+        *,
+        frozen: bool,
+        device: torch.device | None = None,
+    ) -> None:
+        self.role, self.name, self.module, self.task = role, name, module, task
+        self.seconds = 0.0
+        self._taps, self._frozen, self._device = taps, frozen, device
+        self._locations = {location for tap in taps.values() for location in tap.locations}
+        self._paths = dict(module.named_modules())
+        self._memo: dict[tuple[int, bool], tuple[Any, Trace]] = {}
+        self._detached = False
+        self._runner: Callable[[Mapping[str, Any]], tuple[Any, dict[Location, Tensor]]] = self._run
+
+    def __call__(
+        self,
+        batch: Mapping[str, Any],
+        *,
+        replace: Mapping[Spec, nn.Module] | None = None,
+        params: Mapping[str, Tensor] | None = None,
+        grad: bool | None = None,
+    ) -> Trace:
+        wants_grad = (
+            (replace is not None or params is not None or not (self._frozen or self._detached))
+            if grad is None
+            else grad
+        )
+        key = (id(batch), wants_grad)
+        plain = replace is None and params is None
+        if plain and key in self._memo:
+            return self._memo[key][1]
+        start = time.perf_counter()
+        with nullcontext() if wants_grad else torch.no_grad():
+            moved, home = self._to_device(batch)
+            if params is not None:
+                output, values = self._functional(moved, params, replace)
+            elif replace is not None:
+                output, values = self._run(moved, self._replacements(replace))
+            else:
+                output, values = self._runner(moved)
+        self.seconds += time.perf_counter() - start
+        trace = Trace(self.role, output, values, self._taps, self.task, home)
+        if plain:
+            self._memo[key] = (batch, trace)
+        return trace
+
+    def part(self, spec: Spec) -> nn.Module:
+        """Return a piece of the model ("head", "stages.1" or a path), to be called on a tensor of one's own.
+
+        Gradient flows through it to its input; a teacher's weights stay frozen.
+        """
+        name = side_of(spec, self.role)
+        tap = self._taps.get(name or "")
+        path = tap.locations[0].path if tap is not None and tap.locations else name
+        if path not in self._paths:
+            raise DistilError(
+                f"The {self.role} has no part '{name}'; {nearest(str(name), [*self._taps, *self._paths])}"
+            )
+        return self._paths[path]
+
+    def compile(self, **options: Any) -> None:
+        """Run plain passes through ``torch.compile``; the compiled function returns the taps instead of stashing them."""
+        self._runner = torch.compile(self._run, **options)
+
+    def remembered(self, batch: Mapping[str, Any]) -> Trace | None:
+        """Return the plain pass on ``batch`` that this call already made."""
+        for grad in (True, False):
+            if (id(batch), grad) in self._memo:
+                return self._memo[id(batch), grad][1]
+        return None
+
+    @property
+    def passes(self) -> list[Trace]:
+        """The plain passes that this call made."""
+        return [trace for _, trace in self._memo.values()]
+
+    def forget(self) -> None:
+        """Drop the memo of this call."""
+        self._memo.clear()
+
+    @contextmanager
+    def detached(self) -> Iterator[None]:
+        """Give ``before_step`` its own memo, without gradient."""
+        kept, self._memo, self._detached = self._memo, {}, True
+        try:
+            yield
+        finally:
+            self._memo, self._detached = kept, False
+
+    def _run(
+        self, batch: Mapping[str, Any], replacements: Mapping[Location, nn.Module] | None = None
+    ) -> tuple[Any, dict[Location, Tensor]]:
+        values: dict[Location, Tensor] = {}
+        with self._recording(self._paths, values, replacements or {}):
+            output = self.task.call(self.module, batch, role=self.role)
+        return output, values
+
+    def _functional(
+        self, batch: Mapping[str, Any], params: Mapping[str, Tensor], replace: Mapping[Spec, nn.Module] | None
+    ) -> tuple[Any, dict[Location, Tensor]]:
+        values: dict[Location, Tensor] = {}
+        runner = _TaskCall(self.module, self.task, self.role)
+        # Cloned buffers: otherwise BatchNorm's running statistics would move once for every functional pass.
+        state = {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
+        state |= {f"module.{name}": tensor for name, tensor in params.items()}
+        replacements = self._replacements(replace) if replace else {}
+        kind = next(self.module.parameters()).device.type
+        with (
+            self._recording(self._paths, values, replacements),
+            torch.autocast(kind, enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+        ):
+            output = torch.func.functional_call(runner, state, (batch,))
+        return output, values
+
+    def _replacements(self, replace: Mapping[Spec, nn.Module]) -> dict[Location, nn.Module]:
+        found: dict[Location, nn.Module] = {}
+        for spec, module in replace.items():
+            name = side_of(spec, self.role)
+            tap = self._taps.get(name or "")
+            if tap is None or not tap.locations:
+                raise DistilError(f"replace= names tap '{name}', which the method does not list in `taps`.")
+            found.update(dict.fromkeys(tap.locations, module))
+        return found
+
+    @contextmanager
+    def _recording(
+        self, paths: Mapping[str, nn.Module], values: dict[Location, Tensor], replacements: Mapping[Location, nn.Module]
+    ) -> Iterator[None]:
+        with ExitStack() as stack:
+            for location in self._locations:
+                hook = _hook(location, values, replacements.get(location))
+                module = paths[location.path]
+                handle = (
+                    module.register_forward_pre_hook(hook, with_kwargs=True)
+                    if location.side == "in"
+                    else module.register_forward_hook(hook)
+                )
+                stack.callback(handle.remove)
+            yield
+
+    def _to_device(self, batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], torch.device | None]:
+        """Bring the batch to a teacher that lives elsewhere; what it leaves comes back to where the batch was."""
+        found = first_tensor(batch)
+        if self._device is None or found is None or found.device == self._device:
+            return batch, None
+        moved = {k: v.to(self._device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        return moved, found.device
+
+
+class _TaskCall(nn.Module):
+    """The task's call as a module, so that a functional pass covers whatever the task does with the model."""
+
+    def __init__(self, module: nn.Module, task: Task, role: str) -> None:
+        super().__init__()
+        self.module = module
+        self._task, self._role = task, role
+
+    def forward(self, batch: Mapping[str, Any]) -> Any:
+        return self._task.call(self.module, batch, role=self._role)
+
+
+def _hook(location: Location, values: dict[Location, Tensor], replacement: nn.Module | None) -> Callable[..., Any]:
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        tensor = first_tensor(output)
+        if tensor is None:
+            return None
+        if replacement is not None:
+            tensor = replacement(tensor)
+        values[location] = tensor
+        return _swap(output, tensor) if replacement is not None else None
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensor = first_tensor(args)
+        if tensor is None:
+            tensor = first_tensor(kwargs)
+        if tensor is None:
+            return None
+        if replacement is not None:
+            tensor = replacement(tensor)
+        values[location] = tensor
+        return (_swap(args, tensor), kwargs) if replacement is not None else None
+
+    return before if location.side == "in" else after
+
+
+def _swap(value: Any, tensor: Tensor) -> Any:
+    """Return ``value`` with its first tensor replaced."""
+    if isinstance(value, Tensor):
+        return tensor
+    if isinstance(value, Mapping):
+        done, out = False, dict(value)
+        for key, member in value.items():
+            if not done and first_tensor(member) is not None:
+                out[key], done = _swap(member, tensor), True
+        return type(value)(**out) if hasattr(value, "to_tuple") else type(value)(out)
+    members = list(value)
+    for i, member in enumerate(members):
+        if first_tensor(member) is not None:
+            members[i] = _swap(member, tensor)
+            break
+    return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)

@@ -1,0 +1,131 @@
+"""The optimizer step as a window of micro-batches: what its terms count, what they came to, and when it is over."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from distil.engine.method import Batch, Component, Sum
+from distil.errors import DistilError
+from distil.functional.reduction import Term
+
+__all__ = ["Count", "Totals", "Window", "counts_of", "rank", "reduced", "summed", "world_size"]
+
+Count = float | Tensor
+TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What each term counts over a window of micro-batches and all ranks, and the batches that made it."""
+
+    counts: Mapping[str, Tensor]
+    world: int
+    raws: Sequence[Any] = field(repr=False)
+    batches: Sequence[Batch] = field(repr=False)
+
+    @property
+    def micro(self) -> int:
+        """The number of micro-batches of the window on this rank."""
+        return len(self.raws)
+
+    def batch(self, raw: Any, position: int) -> Batch:
+        """Return the ready batch made of ``raw``; of the next in order where ``raw`` is ``None``."""
+        if raw is None and position < self.micro:
+            return self.batches[position]
+        for known, ready in zip(self.raws, self.batches, strict=True):
+            if raw is known and raw is not None:
+                return ready
+        raise DistilError(
+            f"This batch is not one of the {self.micro} that totals() was given; pass the very same objects, or call "
+            "distiller(totals=totals) once for each, in order."
+        )
+
+
+def counts_of(component: Component, batch: Batch) -> dict[str, Count]:
+    """Return what every term of ``component`` counts on ``batch``, by its full name."""
+    return {component.term(key): count for key, count in component.method.counts(batch).items()}
+
+
+def summed(method: Sum, batches: Sequence[Batch], device: torch.device) -> dict[str, Tensor]:
+    """Add the counts of all terms over micro-batches and over ranks."""
+    totals: dict[str, Tensor] = {}
+    for batch in batches:
+        for component in method:
+            for name, count in counts_of(component, batch).items():
+                one = torch.as_tensor(count, dtype=torch.float32, device=device)
+                totals[name] = totals[name] + one if name in totals else one
+    if world_size() > 1 and totals:
+        names = sorted(totals)
+        packed = torch.stack([totals[name] for name in names])
+        dist.all_reduce(packed)
+        totals = dict(zip(names, packed.unbind()))
+    return totals
+
+
+def reduced(term: Term, count: Count | None, share: int) -> Tensor:
+    """Return a term's part of the step's value: its sum over the total, or its mean over micro-batches where coupled."""
+    if term.coupled or count is None:
+        value = term.mean()
+        return value / share if share != 1 else value
+    return term.sum() / (count.clamp(min=TINY) if isinstance(count, Tensor) else max(count, TINY))
+
+
+class Window:
+    """What has happened since the last optimizer step."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.joint = False  # totals were given: sums are over the step, not per micro-batch
+        self._counts: dict[str, float] = {}
+        self._told = False
+
+    def add(self, values: Mapping[str, Tensor], *, joint: bool) -> None:
+        """Add one micro-batch's terms."""
+        self.joint = joint
+        sums = self.sums
+        for name, value in values.items():
+            sums[name] = sums[name] + value if name in sums else value
+
+    def close(self, calls: int) -> dict[str, Tensor]:
+        """Return each term's value over the whole step and all ranks, and begin anew."""
+        terms, self.sums = self.sums, {}
+        if not self.joint and calls > 1:
+            terms = {name: value / calls for name, value in terms.items()}
+        if world_size() > 1 and terms:
+            names = sorted(terms)
+            packed = torch.stack([terms[name] for name in names])
+            dist.all_reduce(packed)
+            terms = dict(zip(names, (packed if self.joint else packed / world_size()).unbind()))
+        return terms
+
+    def compare(self, counts: Mapping[str, Count], micro: int) -> None:
+        """Say once where micro-batches without totals count unequal numbers, since their mean is then not the step's."""
+        if self._told:
+            return
+        host = {n: float(c) for n, c in counts.items() if not isinstance(c, Tensor) or c.device.type == "cpu"}
+        if micro == 0:
+            self._counts = host
+        elif any(abs(count - self._counts.get(name, count)) > 1e-6 for name, count in host.items()):
+            self._told = True
+            warnings.warn(
+                "Micro-batches of one step count unequal numbers of elements, and no totals were given: each is averaged "
+                "by itself. Pass totals=distiller.totals(window) for the exact loss.",
+                stacklevel=5,
+            )
+
+
+def world_size() -> int:
+    """Return the number of processes of this run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

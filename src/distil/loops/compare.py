@@ -1,0 +1,155 @@
+"""Arms side by side: equal budgets asserted, seeds paired, one report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distil.errors import DistilError
+from distil.loops.lab import Arm, Lab, Outcome
+from distil.report import document
+from distil.tasks import Task
+
+__all__ = ["compare", "equal_budgets", "run_arms"]
+
+
+def run_arms(arms: Mapping[str, Arm], seeds: Sequence[int], lab: Lab, **inputs: Any) -> dict[str, list[Outcome]]:
+    """Run every arm for every seed, seed by seed, so that an early stop leaves whole rows; stored runs are reused.
+
+    Args:
+        inputs: what all arms depend on (settings, fingerprints); part of the key under which a run is stored.
+    """
+    if not any(arm.role == "reference" for arm in arms.values()):
+        raise DistilError("A comparison needs a reference arm: the same budget without the method.")
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise DistilError(f"seeds={list(seeds)} must be distinct, and at least one.")
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in arms}
+    for i, seed in enumerate(seeds):
+        for name, arm in arms.items():
+            lab.progress.begin(f"{arm.label or name} · seed {i + 1}/{len(seeds)}")
+            outcomes[name].append(lab.run(name, arm, seed, **inputs))
+    equal_budgets(arms, outcomes)
+    return outcomes
+
+
+def equal_budgets(arms: Mapping[str, Arm], outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+    """Refuse a comparison in which an arm that is no bound was allowed more than the reference.
+
+    Updates, batch size, labels and tuning trials must be equal; a rival with fewer trials is refused as well.
+    """
+    reference = next(name for name, arm in arms.items() if arm.role == "reference")
+    expected = outcomes[reference][0].budget
+    for name, arm in arms.items():
+        for outcome in outcomes[name] if arm.role != "bound" else ():
+            for key, value in expected.items():
+                if outcome.budget.get(key) != value:
+                    raise DistilError(
+                        f"The arms '{reference}' and '{name}' have unequal budgets: {key} {value:g} against {outcome.budget.get(key, 0):g}. "
+                        "Give both the same, or mark the arm as a bound."
+                    )
+
+
+def compare(
+    arms: Mapping[str, Arm],
+    seeds: Sequence[int],
+    lab: Lab,
+    *,
+    title: str,
+    task: Task,
+    command: str = "",
+    system: str | None = None,
+    setting: Mapping[str, str] | None = None,
+    data: Mapping[str, Any] | None = None,
+    teacher: Mapping[str, Any] | None = None,
+    adjust: bool = False,
+    **inputs: Any,
+) -> dict[str, Any]:
+    """Run the arms and return the report.
+
+    Args:
+        arms: by name; one has the role "reference".
+        seeds: shared by all arms: same initial weights, same order of the data.
+        lab: where runs are stored.
+        title, command, system, setting, data, teacher: what the report says about the run.
+        adjust: widen the intervals so that all verdicts against the reference hold together.
+        inputs: what all arms depend on; part of the key of stored runs.
+    """
+    outcomes = run_arms(arms, seeds, lab, **inputs)
+    described = [_described(name, arm, outcomes[name]) for name, arm in arms.items()]
+    unit = "%" if task.metric == "accuracy" else ""
+    report = document.build(
+        title=title,
+        metric={"name": task.metric, "higher_is_better": task.higher_is_better, "unit": unit, "score": "best"},
+        seeds=list(seeds),
+        arms=described,
+        command=command,
+        system=system,
+        task=task.name,
+        adjust=adjust,
+        setting=dict(setting or {}),
+        data=data,
+        teacher=teacher,
+    )
+    for name, arm in arms.items():
+        if arm.role == "method":
+            rivals = [other for other, rival in arms.items() if rival.role == "rival"]
+            for rival in rivals:
+                document.judge(report, [name], against=rival)
+    return report
+
+
+def _described(name: str, arm: Arm, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    first = outcomes[0]
+    names = sorted({metric for o in outcomes for metric in o.metrics["last"]})
+    seconds = [o.cost["seconds"] for o in outcomes]
+    taught = [o.cost["teacher_seconds"] for o in outcomes]
+    return {
+        "name": name,
+        "role": arm.role,
+        "label": arm.label or name,
+        "phrase": arm.phrase or arm.label or name,
+        "expression": arm.expression,
+        "metrics": {
+            m: {score: [o.metrics[score].get(m) for o in outcomes] for score in ("last", "best")} for m in names
+        },
+        **first.model,
+        "curves": [_curve(o.history) for o in outcomes],
+        "terms": [_terms(o.history) for o in outcomes],
+        "agreement": None if first.agreement is None else [o.agreement for o in outcomes],
+        "reliability": first.reliability,
+        "cost": {
+            "seconds": seconds,
+            "teacher_seconds": taught,
+            "teacher_share": sum(taught) / sum(seconds) if sum(seconds) else 0.0,
+        },
+        "budget": first.budget,
+        "diagnostics": {key: [o.diagnostics[key] for o in outcomes] for key in first.diagnostics},
+    }
+
+
+def _curve(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The learning curve: whole epochs with a validation score, thinned to at most 100 points."""
+    rows = [r for r in history if r["epoch"] > 0 and r.get("val")]
+    rows = _thinned(rows)
+    metrics = rows[0]["val"] if rows else {}
+    return {
+        "epoch": [r["epoch"] for r in rows],
+        "train_loss": [r["loss"] for r in rows],
+        "val": {m: [r["val"].get(m) for r in rows] for m in metrics},
+    }
+
+
+def _terms(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    rows = _thinned([r for r in history if r.get("shares")])
+    names = sorted({name for r in rows for name in r["terms"]})
+    pick = {"loss": "terms", "share": "shares", "cosine": "cosines"}
+    return {"epoch": [r["epoch"] for r in rows]} | {
+        shown: {n: [r[key].get(n) for r in rows] for n in names} for shown, key in pick.items()
+    }
+
+
+def _thinned(rows: Sequence[Mapping[str, Any]], most: int = 100) -> list[Mapping[str, Any]]:
+    if len(rows) <= most:
+        return list(rows)
+    picks = sorted({round(i * (len(rows) - 1) / (most - 1)) for i in range(most)})
+    return [rows[i] for i in picks]

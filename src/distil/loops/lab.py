@@ -1,0 +1,250 @@
+"""The lab: stages stored by what went into them, arms that give an outcome for a seed, and tuning that is counted."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import itertools
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from distil.data.fingerprint import fingerprint
+from distil.data.loading import mix_seed
+from distil.engine.serial import load_tree, save_tree
+from distil.errors import DistilError
+
+__all__ = ["Arm", "Lab", "Outcome", "Progress", "Role", "Stage"]
+
+Role = Literal["reference", "rival", "method", "ablation", "bound"]
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class Progress(Protocol):
+    """Where a run shows how far it is."""
+
+    def begin(self, name: str, total: int | None = None) -> None:
+        """Name what runs now."""
+
+    def step(self, done: int, total: int) -> None:
+        """Say how far it is."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+
+
+class Quiet:
+    """A progress that shows nothing."""
+
+    def begin(self, name: str, total: int | None = None) -> None:
+        """Do nothing."""
+
+    def step(self, done: int, total: int) -> None:
+        """Do nothing."""
+
+    def say(self, text: str) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one arm gave for one seed: plain data, so that it can be stored.
+
+    Attributes:
+        metrics: ``{"last": {...}, "best": {...}}`` on the test data; "best" is the epoch that was best on validation.
+        history: the run's records, epoch by epoch.
+        cost: seconds, the teacher's part of them, updates made.
+        budget: what must be equal between arms: ``updates`` (allowed), ``batch_size``, ``labels``, ``trials``.
+        model: ``parameters``, ``bytes`` and ``latency`` of what ships.
+        agreement: share of test samples, in %, on which it answers as the teacher does.
+        reliability: confidence, accuracy and count by bin.
+        diagnostics: further numbers that the recipe wants shown.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    history: list[dict[str, Any]]
+    cost: dict[str, float]
+    budget: dict[str, float]
+    model: dict[str, Any]
+    agreement: float | None = None
+    reliability: dict[str, list[float]] | None = None
+    diagnostics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of getting a model: ``run(seed)`` gives an :class:`Outcome`.
+
+    ``role`` says what it is compared as: the reference (same budget without the system), a rival, the method, one of its
+    ablations, or a bound (other budget, for orientation).
+    """
+
+    role: Role
+    run: Callable[[int], Outcome]
+    label: str = ""
+    expression: str = ""
+    phrase: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stored result and what it cost when it was made."""
+
+    value: Any
+    seconds: float
+    reused: bool
+
+
+class Lab:
+    """A folder of results, each under the hash of what went into it, and the progress display of a run.
+
+    Args:
+        out: where this run keeps its arms; a killed run goes on from there.
+        shared: where results that many runs share (teachers) are kept; by default ``DISTIL_CACHE``, or a folder in the
+            user's cache.
+        progress: what shows how far the run is.
+        device: passed on to every ``fit``.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,
+        *,
+        shared: str | Path | None = None,
+        progress: Progress | None = None,
+        device: str | None = None,
+    ) -> None:
+        self.out = Path(out)
+        self.shared = Path(shared or os.environ.get("DISTIL_CACHE") or Path.home() / ".cache" / "distil")
+        self.progress: Progress = progress or Quiet()
+        self.device = device
+        self.costs: dict[str, float] = {}
+
+    def stage(self, name: str, fn: Callable[[], Any], *, shared: bool = False, **inputs: Any) -> Stage:
+        """Return ``fn()``, or what it gave when it was last run on the same inputs by the same code.
+
+        Args:
+            name: what it is; part of the folder's name.
+            fn: makes a tree of tensors, numbers, strings, lists and dicts (``module.state_dict()`` is one).
+            shared: keep it where other runs find it.
+            inputs: everything that the result depends on: settings, seeds, tensors, modules, data sets.
+        """
+        key = _key({"name": name, "code": _code_hash(), **inputs})
+        folder = (self.shared if shared else self.out) / "stages" / f"{name}-{key}"
+        if folder.is_dir():
+            try:
+                stored = load_tree(folder)
+                self.costs[name] = stored["seconds"]
+                return Stage(stored["value"], stored["seconds"], reused=True)
+            except DistilError as error:
+                self.progress.say(f"{error} It is made anew.")
+        began = time.perf_counter()
+        value = fn()
+        seconds = time.perf_counter() - began
+        save_tree({"value": value, "seconds": seconds}, folder)
+        self.costs[name] = seconds
+        # Read back, so that a first run and a resumed one continue from the very same values.
+        return Stage(load_tree(folder)["value"], seconds, reused=False)
+
+    def run(self, name: str, arm: Arm, seed: int, **inputs: Any) -> Outcome:
+        """Return the outcome of ``arm`` for ``seed``, stored in the run's own folder."""
+        stage = self.stage(
+            f"arm-{name}-{seed}",
+            lambda: asdict(arm.run(seed)),
+            arm=name,
+            expression=arm.expression,
+            seed=seed,
+            **inputs,
+        )
+        return Outcome(**stage.value)
+
+    def tune(
+        self, name: str, arm: Callable[[Mapping[str, Any]], Callable[[int], Outcome]], grid: Mapping[str, Sequence[Any]], *, trials: int, seed: int,
+        metric: str, higher_is_better: bool = True, **inputs: Any,
+    ) -> tuple[dict[str, Any], int]:  # fmt: skip
+        """Choose among the points of ``grid`` by the best validation ``metric`` of one run each.
+
+        Args:
+            arm: from a point of the grid to a run ``seed → Outcome`` (its history holds the validation metrics).
+            trials: how many points are tried at most, drawn by ``seed`` where the grid has more.
+            seed: of the tuning runs; not one of those reported.
+
+        Returns:
+            The chosen point, and the number of trials, which counts in the arm's budget.
+        """
+        points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+        if not points:
+            raise DistilError(f"The grid of '{name}' is empty; give at least one value for each key.")
+        if len(points) > trials:
+            points = random.Random(mix_seed("tune", name, seed)).sample(points, trials)
+        sign = 1 if higher_is_better else -1
+        scores = []
+        for point in points:
+            outcome = self.run(
+                f"{name}-tune", Arm("method", arm(point), expression=json.dumps(point)), seed, point=point, **inputs
+            )
+            seen = [r["val"][metric] for r in outcome.history if r.get("val")]
+            if not seen:
+                raise DistilError(
+                    f"'{name}' cannot be tuned: its runs have no validation '{metric}'. Give fit() validation data."
+                )
+            scores.append(max(sign * value for value in seen))
+        return points[scores.index(max(scores))], len(points)
+
+
+def _key(inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(_canonical(inputs), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _canonical(value: Any) -> Any:
+    """Return ``value`` as JSON that is equal where the content is."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return {str(k): _canonical(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(v) for v in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return _canonical({"type": type(value).__name__, **asdict(value)})
+    if isinstance(value, (Tensor, nn.Module)):
+        return fingerprint(value)
+    raise DistilError(
+        f"A stage cannot depend on a {type(value).__name__}; give numbers, strings, tensors, modules or dataclasses."
+    )
+
+
+@lru_cache(maxsize=1)
+def _code_hash() -> str:
+    """Hash the code that results depend on, without its docstrings and comments."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    for file in _sources(("functional", "tasks", "data", "models", "engine", "methods", "systems", "loops")):
+        digest.update(file.name.encode() + ast.dump(_bare(ast.parse(file.read_text(encoding="utf-8")))).encode())
+    return digest.hexdigest()[:16]
+
+
+def _sources(folders: Iterable[str]) -> list[Path]:
+    return sorted(file for folder in folders for file in (PACKAGE / folder).rglob("*.py"))
+
+
+def _bare(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            node.body = body[1:]
+    return tree

@@ -1,0 +1,116 @@
+"""A recipe: a system's experiment as named arms, run from one command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from distil import catalog
+from distil.data.bundle import Bundle
+from distil.engine.serial import write_text
+from distil.errors import DistilError
+from distil.loops.compare import compare
+from distil.loops.lab import Arm, Lab
+from distil.loops.settings import from_yaml, override, to_yaml
+from distil.loops.training import Teacher, teacher_report
+from distil.report import write
+from distil.tasks import get_task
+
+__all__ = ["Experiment", "Recipe", "data_report", "load_recipe", "prepare_setup", "run_recipe"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a recipe gives to be compared.
+
+    Attributes:
+        title: of the report.
+        bundle: the data.
+        arms: by name, the reference first.
+        teacher: the one teacher of the arms, where there is one.
+        setting: what a reader must know, label → text.
+    """
+
+    title: str
+    bundle: Bundle
+    arms: Mapping[str, Arm]
+    teacher: Teacher | None
+    setting: Mapping[str, str]
+
+
+class Recipe(Protocol):
+    """A system's ``recipe.py``: a frozen ``Setup`` with ``seeds``, and ``experiment(setup, lab)``."""
+
+    Setup: Callable[[], Any]
+    EVIDENCE: Iterable[Mapping[str, Any]]
+
+    def experiment(self, setup: Any, lab: Lab) -> Experiment:
+        """Make teacher and arms; arms run only when they are called."""
+
+
+def load_recipe(slug: str) -> ModuleType:
+    """Return the recipe of a system; one that is planned, or has none, is refused."""
+    card = catalog.card(slug)
+    if not (card.folder / "recipe.py").is_file():
+        ready = [s for s, c in catalog.systems().items() if (c.folder / "recipe.py").is_file()]
+        raise DistilError(
+            f"'{card.slug}' is planned and has no experiment to run in this version; these have: {', '.join(ready)}."
+        )
+    return import_module(f"{card.package}.recipe")
+
+
+def prepare_setup(
+    recipe: Any, *, config: str | Path | None = None, assignments: Iterable[str] = (), seeds: int | None = None
+) -> Any:
+    """Return the recipe's settings with a YAML file, then ``key=value`` assignments, laid over them."""
+    setup = recipe.Setup()
+    if config is not None:
+        setup = from_yaml(setup, config)
+    setup = override(setup, assignments)
+    if seeds is not None:
+        setup = override(setup, [f"seeds={list(range(seeds))}"])
+    return setup
+
+
+def run_recipe(
+    recipe: Any, setup: Any, out: Path, lab: Lab, *, command: str, system: str | None = None
+) -> dict[str, Any]:
+    """Run a recipe and write ``report.json``, ``report.html`` and ``settings.yaml`` into ``out``; returns the report."""
+    made: Experiment = recipe.experiment(setup, lab)
+    task = get_task(made.bundle.task)
+    write_text(out / "settings.yaml", to_yaml(setup))
+    report = compare(
+        made.arms,
+        setup.seeds,
+        lab,
+        title=made.title,
+        task=task,
+        command=command,
+        system=system,
+        setting=made.setting,
+        data=data_report(made.bundle),
+        teacher=teacher_report(made.teacher, task, made.bundle) if made.teacher is not None else None,
+        settings={k: v for k, v in asdict(setup).items() if k != "seeds"},
+        data_fingerprint=made.bundle.fingerprint,
+        teacher_fingerprint=made.teacher.fingerprint if made.teacher is not None else None,
+    )
+    write(report, out)
+    return report
+
+
+def data_report(bundle: Bundle) -> dict[str, Any]:
+    """Return what a report says of the data."""
+    return {
+        "name": bundle.name, "fingerprint": bundle.fingerprint, "train": _size(bundle.train), "val": _size(bundle.val), "test": _size(bundle.test),
+        "classes": list(bundle.classes), "notes": list(bundle.notes),
+    }  # fmt: skip
+
+
+def _size(part: Any) -> int:
+    """The number of samples, or of the nodes that count."""
+    labels = getattr(part, "labels", None)
+    return len(labels) if labels is not None else len(part)

@@ -1,0 +1,99 @@
+"""FitNets: regress the student's hidden map onto the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+from torch import Tensor, nn
+
+from distil.engine.context import Context
+from distil.engine.method import Batch, Handles, Method, Traces
+from distil.engine.trace import Spec
+from distil.errors import DistilError
+from distil.functional.features import mse
+from distil.functional.reduction import Term
+
+__all__ = ["FitNets", "Regressor"]
+
+
+@final
+class Regressor(nn.Module):
+    """Convolution, BatchNorm, ReLU from the student's map to the shape of the teacher's.
+
+    A student map twice as large is convolved with stride 2, one half as large is transposed-convolved, and one a little
+    larger gets a kernel that cuts it down to size.
+
+    Args:
+        student_shape: ``(N, C_s, H_s, W_s)``; the batch size is not read.
+        teacher_shape: ``(N, C_t, H_t, W_t)``.
+
+    >>> import torch
+    >>> Regressor((1, 4, 8, 8), (1, 6, 4, 4))(torch.zeros(2, 4, 8, 8)).shape
+    torch.Size([2, 6, 4, 4])
+    """
+
+    def __init__(self, student_shape: Sequence[int], teacher_shape: Sequence[int]) -> None:
+        super().__init__()
+        if len(student_shape) != 4 or len(teacher_shape) != 4:
+            raise DistilError(
+                f"FitNets matches feature maps [N, C, H, W]; the taps give {list(student_shape)} (student) and {list(teacher_shape)} (teacher). "
+                "Name a convolutional stage with FitNets(tap='path')."
+            )
+        (_, s_channels, s_height, s_width), (_, t_channels, t_height, t_width) = student_shape, teacher_shape
+        self.conv: nn.Module
+        if (s_height, s_width) == (2 * t_height, 2 * t_width):
+            self.conv = nn.Conv2d(s_channels, t_channels, 3, stride=2, padding=1)
+        elif (2 * s_height, 2 * s_width) == (t_height, t_width):
+            self.conv = nn.ConvTranspose2d(s_channels, t_channels, 4, stride=2, padding=1)
+        elif s_height >= t_height and s_width >= t_width:
+            self.conv = nn.Conv2d(s_channels, t_channels, (1 + s_height - t_height, 1 + s_width - t_width))
+        else:
+            raise DistilError(
+                f"FitNets has no regressor from a {s_height}x{s_width} student map to a {t_height}x{t_width} teacher map; "
+                "tap a stage of the student that is larger, or exactly half as large."
+            )
+        self.bn = nn.BatchNorm2d(t_channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the regressed map."""
+        regressed: Tensor = self.bn(self.conv(features)).relu()
+        return regressed
+
+
+@final
+class FitNets(Method):
+    """Mean squared error between a regressed student map and the teacher's at one middle stage.
+
+    Args:
+        tap: the stage, by default the middle one of both nets ("stages.1"); a path, or ``(student, teacher)``.
+
+    Relations:
+        AT compares where maps look rather than what they hold, and needs no regressor.
+
+    Example:
+        >>> from distil.methods import FitNets
+        >>> FitNets(tap="layer2").taps
+        ('layer2',)
+
+    Paper: Romero, Ballas, Kahou, Chassang, Gatta, Bengio, FitNets: Hints for Thin Deep Nets, ICLR 2015, arXiv 1412.6550.
+    Differs from official code: follows the later practice of adding the hint to the loss (weight 100 in mdistiller)
+    rather than a separate first stage; the regressor is mdistiller's. Its BatchNorm couples the batch while training.
+    """
+
+    at_equality = {"hint": "zero"}  # noqa: RUF012
+
+    def __init__(self, *, tap: Spec = "stages.1", name: str | None = None) -> None:
+        super().__init__(name=name)
+        self.tap = tuple(tap) if isinstance(tap, (list, tuple)) else tap
+        self.taps = (self.tap,)
+
+    def setup(self, student: Traces, teacher: Traces) -> None:
+        """Make the regressor from the shapes of the dry run."""
+        self.regressor: nn.Module = Regressor(student[self.tap].shape, teacher[self.tap].shape)
+
+    def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
+        """Return the term ``hint``, one value per sample."""
+        regressed = self.regressor(student(batch)[self.tap])
+        # In training the BatchNorm of the regressor makes each value depend on the batch.
+        return {"hint": Term(mse(regressed, teacher(batch)[self.tap], reduction="none"), coupled=self.training)}

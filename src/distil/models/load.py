@@ -1,0 +1,329 @@
+"""Models by name (timm, torchvision, the reference nets, a user's own function), and weights from files."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distil.errors import DistilError, nearest
+
+__all__ = ["Summary", "load_model", "load_weights", "read_state", "summary"]
+
+_NETS: dict[str, tuple[str, str]] = {
+    "mlp": ("mlp", "MLP"),
+    "cnn": ("cnn", "SmallCNN"),
+    "resnet": ("resnet", "CifarResNet"),
+    "gcn": ("gnn", "GCN"),
+    "gat": ("gnn", "GAT"),
+    "sage": ("gnn", "SAGE"),
+}
+_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+_NESTING = ("state_dict", "model_state_dict", "model", "module", "net")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The size of a model: parameters, those that are trained, and the bytes of parameters and buffers."""
+
+    parameters: int
+    trainable: int
+    bytes: int
+
+
+def load_model(
+    spec: str,
+    *,
+    classes: int | None = None,
+    channels: int = 3,
+    weights: str | Path | None = None,
+    pretrained: bool = False,
+    input_shape: Sequence[int] | None = None,
+) -> nn.Module:
+    """Return a model from a specification; its text is parsed, never evaluated.
+
+    Args:
+        spec: ``timm:NAME``, ``torchvision:NAME``, ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, gcn, gat, sage), or
+            the user's own factory as ``package.module:function`` or ``path/to/file.py:function``; each optionally with
+            ``(key=value, …)``. A factory gets ``classes``, ``channels`` and ``input_shape`` if it names them.
+        classes: the number of outputs; default the library's own.
+        channels: input channels.
+        weights: a ``.safetensors`` file or a torch file with a state dict; see :func:`load_weights`.
+        pretrained: let the library load its published weights, which may need a download.
+        input_shape: the shape of one sample; it gives ``mlp`` and the graph networks their ``in_features``.
+
+    >>> load_model("distil:mlp(hidden=32, layers=3)", classes=10, input_shape=(1, 8, 8)).in_features
+    64
+    """
+    head, parenthesis, arguments = spec.partition("(")
+    kind, _, name = head.rpartition(":")
+    options = _options(spec, parenthesis + arguments)
+    context = {"classes": classes, "channels": channels, "input_shape": input_shape}
+    if input_shape is not None and len(input_shape) == 3:
+        context["channels"] = channels = int(input_shape[0])
+    if kind == "timm":
+        model = _timm(name, options, classes, channels, pretrained)
+    elif kind == "torchvision":
+        model = _torchvision(name, options, classes, channels, pretrained)
+    elif pretrained:
+        raise DistilError(f"{spec!r} has no published weights; give weights=FILE, or pretrained=False.")
+    elif kind == "distil":
+        model = _reference(name, options, context)
+    elif kind:
+        model = _own(spec, kind, name, options, context)
+    else:
+        raise DistilError(
+            f"the model {spec!r} names no library; write timm:{spec}, torchvision:{spec}, distil:mlp(hidden=64), or "
+            "your own module:function."
+        )
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def _options(spec: str, text: str) -> dict[str, Any]:
+    """Return the keyword arguments in ``(key=value, …)``; values are literals."""
+    if not text:
+        return {}
+    try:
+        node = ast.parse("f" + text, mode="eval").body
+        if not isinstance(node, ast.Call) or node.args or any(word.arg is None for word in node.keywords):
+            raise ValueError("only key=value arguments are allowed")
+        return {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise DistilError(
+            f"the arguments of {spec!r} cannot be read ({error}); write name(key=value, …) with plain numbers, strings "
+            "and tuples."
+        ) from error
+
+
+def _timm(name: str, options: dict[str, Any], classes: int | None, channels: int, pretrained: bool) -> nn.Module:
+    timm = _library("timm", "vision")
+    if not timm.is_model(name.partition(".")[0]):
+        raise DistilError(f"timm has no model {name!r}; {nearest(name, timm.list_models())}")
+    if classes is not None:
+        options = {"num_classes": classes, **options}
+    return _make(
+        f"timm:{name}", pretrained, timm.create_model, name, pretrained=pretrained, in_chans=channels, **options
+    )
+
+
+def _torchvision(name: str, options: dict[str, Any], classes: int | None, channels: int, pretrained: bool) -> nn.Module:
+    zoo = _library("torchvision", "vision").models
+    if name not in zoo.list_models():
+        raise DistilError(f"torchvision has no model {name!r}; {nearest(name, zoo.list_models())}")
+    if channels != 3:
+        raise DistilError(
+            f"torchvision:{name} takes 3 channels, not {channels}; read the images with channels=3, or use timm:."
+        )
+    weights = "DEFAULT" if pretrained else None
+    if classes is not None and not pretrained:
+        options = {"num_classes": classes, **options}
+    model = _make(f"torchvision:{name}", pretrained, zoo.get_model, name, weights=weights, **options)
+    if classes is not None and pretrained:
+        from distil.models.heads import find_head, replaced
+
+        path = find_head(model)
+        old: Any = model.get_submodule(path)
+        if old.out_features != classes:
+            model = replaced(model, path, nn.Linear(old.in_features, classes))
+    return model
+
+
+def _library(name: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise DistilError(f"{name} is not installed; install it with pip install 'distil[{extra}]'.") from error
+
+
+def _make(what: str, published: bool, function: Callable[..., nn.Module], *args: Any, **options: Any) -> nn.Module:
+    try:
+        return function(*args, **options)
+    except Exception as error:
+        reason = _reason(error)
+        if published:
+            raise DistilError(
+                f"the pretrained weights of {what} could not be loaded ({reason}); check the connection, or give "
+                "weights=FILE instead of pretrained."
+            ) from error
+        raise DistilError(f"{what} could not be made ({reason}); check its arguments {options}.") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+
+
+def _reference(name: str, options: dict[str, Any], context: Mapping[str, Any]) -> nn.Module:
+    key = name
+    if name.startswith("resnet") and name[6:].isdecimal():
+        key, options = "resnet", {"depth": int(name[6:]), **options}
+    if key not in _NETS:
+        known = [*_NETS, *(f"resnet{depth}" for depth in _DEPTHS)]
+        raise DistilError(f"distil has no reference net {name!r}; {nearest(name, known)}")
+    module, attribute = _NETS[key]
+    cls = getattr(importlib.import_module(f"distil.models.{module}"), attribute)
+    accepted = inspect.signature(cls).parameters
+    unknown = [option for option in options if option not in accepted]
+    if unknown:
+        raise DistilError(f"distil:{name} has no argument {unknown[0]!r}; {nearest(unknown[0], accepted)}")
+    shape = context["input_shape"]
+    given = {"classes": context["classes"], "channels": context["channels"], "hidden": 64}
+    given["in_features"] = None if shape is None else prod(shape)
+    filled = {key: value for key, value in given.items() if key in accepted and value is not None} | options
+    missing = [
+        parameter
+        for parameter, kind in accepted.items()
+        if kind.default is inspect.Parameter.empty and parameter not in filled
+    ]
+    if missing:
+        raise DistilError(
+            f"distil:{name} needs {' and '.join(missing)}; write distil:{name}({missing[0]}=…), or give classes= and "
+            "input_shape=."
+        )
+    return cls(**filled)
+
+
+def _own(spec: str, kind: str, name: str, options: dict[str, Any], context: Mapping[str, Any]) -> nn.Module:
+    module = _module_of(spec, kind)
+    function = getattr(module, name, None)
+    if not callable(function):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise DistilError(f"{kind!r} has no function {name!r}; {nearest(name, public)}")
+    accepted = inspect.signature(function).parameters
+    passed = {key: value for key, value in context.items() if key in accepted and value is not None}
+    try:
+        model = function(**(passed | options))
+    except TypeError as error:
+        raise DistilError(f"{spec!r} cannot be called with {passed | options}: {error}.") from error
+    if not isinstance(model, nn.Module):
+        raise DistilError(f"{spec!r} returned {type(model).__name__}; it must return a torch.nn.Module.")
+    return model
+
+
+def _module_of(spec: str, kind: str) -> Any:
+    try:
+        if not kind.endswith(".py"):
+            return importlib.import_module(kind)
+        file = Path(kind).expanduser().resolve()
+        if not file.exists():
+            raise DistilError(f"there is no file {kind!r} for the model {spec!r}; correct the path.")
+        found = importlib.util.spec_from_file_location(file.stem, file)
+        assert found is not None
+        assert found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        sys.modules.setdefault(file.stem, module)  # so that its classes can be pickled for workers
+        found.loader.exec_module(module)
+        return module
+    except ModuleNotFoundError as error:
+        if error.name and kind.partition(".")[0] == error.name:
+            hint = nearest(kind, ["timm", "torchvision", "distil"])
+            raise DistilError(
+                f"the model {spec!r} names neither a library nor a module that can be imported; {hint}"
+            ) from error
+        raise DistilError(f"importing {kind!r} for the model {spec!r} fails: {error}.") from error
+
+
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load a state dict from a file into ``model``, all of it, and return the model.
+
+    Args:
+        model: the model; its parameters and buffers are overwritten.
+        path: ``.safetensors``, or a torch file that holds tensors only (read with ``weights_only=True``), possibly
+            nested under ``state_dict`` or ``model`` and with ``module.`` or ``_orig_mod.`` before every name.
+
+    Raises:
+        DistilError: with every missing, unexpected and misshapen tensor, or if the file is damaged.
+    """
+    state = _unprefixed(read_state(path), set(model.state_dict()))
+    own = model.state_dict()
+    # Counters of batch norm are absent from old files and change nothing at inference.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    extra = [key for key in state if key not in own]
+    wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or extra or wrong:
+        problems = [
+            *_listed("missing", [f"{key} {tuple(own[key].shape)}" for key in missing]),
+            *_listed("unexpected", [f"{key} {tuple(state[key].shape)}" for key in extra]),
+            *_listed(
+                "of another shape",
+                [f"{key} {tuple(own[key].shape)} in the model, {tuple(state[key].shape)} in the file" for key in wrong],
+            ),
+        ]
+        raise DistilError(
+            f"the weights in {str(path)!r} do not fit {type(model).__name__}: {'; '.join(problems)}. Make the model as "
+            "it was when they were saved (classes=, channels=, its arguments)."
+        )
+    model.load_state_dict(state, strict=False)
+    return model
+
+
+def _listed(what: str, items: Sequence[str]) -> list[str]:
+    if not items:
+        return []
+    more = f", … {len(items) - 6} more" if len(items) > 6 else ""
+    return [f"{len(items)} {what}: {', '.join(items[:6])}{more}"]
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a ``.safetensors`` or torch file; nothing in it is executed."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DistilError(f"there is no weights file {str(path)!r}; correct the path.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = _reason(error)
+        raise DistilError(
+            f"the weights file {str(path)!r} ({path.stat().st_size} bytes) cannot be read ({reason}); it is "
+            "truncated, or holds more than tensors: save model.state_dict() again, best as .safetensors."
+        ) from error
+    while isinstance(loaded, Mapping) and not any(isinstance(value, Tensor) for value in loaded.values()):
+        inner = next((loaded[key] for key in _NESTING if isinstance(loaded.get(key), Mapping)), None)
+        if inner is None:
+            break
+        loaded = inner
+    if not isinstance(loaded, Mapping):
+        raise DistilError(f"{str(path)!r} holds {type(loaded).__name__}; expected a state dict (names and tensors).")
+    state = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
+    if not state:
+        raise DistilError(f"{str(path)!r} holds no tensors but {sorted(map(str, loaded))[:8]}; expected a state dict.")
+    return state
+
+
+def _unprefixed(state: dict[str, Tensor], own: set[str]) -> dict[str, Tensor]:
+    """Remove what wrappers put before every name, as long as that is not how the model itself names things."""
+    while True:
+        prefix = next((each for each in _PREFIXES if all(key.startswith(each) for key in state)), None)
+        if prefix is None or any(key.startswith(prefix) for key in own):
+            return state
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+
+
+def summary(module: nn.Module) -> Summary:
+    """Return the size of a model; tensors that are shared count once.
+
+    >>> summary(nn.Linear(3, 2))
+    Summary(parameters=8, trainable=8, bytes=32)
+    """
+    parameters = list(module.parameters())
+    return Summary(
+        parameters=sum(each.numel() for each in parameters),
+        trainable=sum(each.numel() for each in parameters if each.requires_grad),
+        bytes=sum(each.numel() * each.element_size() for each in [*parameters, *module.buffers()]),
+    )

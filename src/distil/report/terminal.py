@@ -1,0 +1,55 @@
+"""The report in a terminal: the verdicts in words and a compact leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from distil.report.check import clean, validate
+from distil.report.text import heading
+from distil.report.verdict import HELPED, HURT
+from distil.report.view import View
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["print_report"]
+
+_MARKS = {HELPED: ("✓", "bold green"), HURT: ("✗", "bold red")}
+
+
+def print_report(report: Mapping[str, Any], console: Console) -> None:
+    """Print the verdicts and the leaderboard; text from data is never read as markup.
+
+    Args:
+        report: what `distil.report.build` returned or `distil.report.load` read.
+        console: where to.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    report = clean(report)
+    validate(report)
+    view = View(report)
+    console.print(Text(report["title"], style="bold"))
+    for entry in view.verdicts:
+        mark, color = _MARKS.get(entry["outcome"], ("=", "bold"))
+        console.print(Text.assemble((f"{mark} ", color), entry["text"]))
+    if not view.verdicts:
+        console.print(Text("No verdict: a verdict needs two arms with the same seeds."))
+    for warning in report.get("warnings") or []:
+        console.print(Text.assemble(("warning: ", "yellow"), str(warning)))
+    if not view.arms:
+        return
+    unit = f", {view.unit}" if view.unit else ""
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("arm", overflow="fold")
+    table.add_column("role", style="dim")
+    for name in (f"{heading(view.metric)}{unit} ({view.score})", "difference", "parameters", "p50 ms", "time"):
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    for row in view.rows():
+        shown = row.last if view.score == "last" else row.best
+        gap = f"{row.difference[0]} ({row.difference[1]})" if row.difference[1] else row.difference[0]
+        cells = (row.label, row.role, " ".join(shown).strip(), gap, row.parameters, row.p50, row.seconds)
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)

@@ -1,0 +1,1 @@
+"""LELP (arXiv 2024): ``distil show lelp`` tells what it is and how far it is built."""

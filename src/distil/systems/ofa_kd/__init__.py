@@ -1,0 +1,1 @@
+"""OFA-KD (NeurIPS 2023): ``distil show ofa-kd`` tells what it is and how far it is built."""

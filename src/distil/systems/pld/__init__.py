@@ -1,0 +1,5 @@
+"""PLD: one ranking loss in place of cross-entropy and distillation."""
+
+from distil.systems.pld.method import PLD, published
+
+__all__ = ["PLD", "published"]

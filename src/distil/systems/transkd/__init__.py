@@ -1,0 +1,1 @@
+"""TransKD (IEEE T-ITS 2024): ``distil show transkd`` tells what it is and how far it is built."""

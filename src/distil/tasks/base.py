@@ -1,0 +1,178 @@
+"""What a task is: how a model is called on a batch, what its labels cost, and how it is scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NotRequired, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from distil.data.bundle import NO_LABEL, as_dict, integer_labels
+from distil.data.loading import as_batches
+from distil.errors import DistilError
+from distil.functional.reduction import Term
+
+__all__ = ["Prediction", "Task", "evaluating", "to_device"]
+
+
+class Prediction(TypedDict):
+    """What a model said about a data set, on the CPU: ``logits`` float32 ``[N, C]``, ``labels`` and ``id`` int64.
+
+    ``mask`` is there where only some rows are to be scored (nodes of a graph).
+    """
+
+    logits: Tensor
+    labels: Tensor
+    id: Tensor
+    mask: NotRequired[Tensor]
+
+
+class Task(ABC):
+    """How to call a model on a batch, the loss of its labels, and its scores.
+
+    Attributes:
+        name: the task's name, as written in a configuration.
+        metric: the score that decides which model is better.
+        higher_is_better: the direction of ``metric``.
+    """
+
+    name: str
+    metric: str
+    higher_is_better: bool = True
+
+    def unpack(self, raw: Any) -> dict[str, Any]:
+        """Return a batch dict with ``inputs`` and int64 ``labels`` (-100 where absent), from whatever a loader yields.
+
+        Args:
+            raw: a dict under the usual names (Hugging Face's among them), an ``(x, y)`` pair or list, or inputs alone.
+        """
+        batch = as_dict(raw)
+        if batch.get("labels") is None:
+            batch["labels"] = torch.full((_batch_size(batch["inputs"]),), NO_LABEL)
+        batch["labels"] = integer_labels(torch.as_tensor(batch["labels"]))
+        if "id" in batch:
+            batch["id"] = torch.as_tensor(batch["id"]).long()
+        return batch
+
+    def prepare(self, batch: dict[str, Any], rng: torch.Generator) -> dict[str, Any]:
+        """Return the batch after batch-level preparation; by default as it is."""
+        return batch
+
+    @abstractmethod
+    def call(self, module: Any, batch: Mapping[str, Any], role: str = "student") -> Any:
+        """Run ``module`` on a batch as ``role`` ("student" or "teacher") and return its own output."""
+
+    def logits(self, output: Any) -> Tensor:
+        """Return the logits in a model's output: a tensor, ``.logits``, ``["logits"]``, or the first of a tuple."""
+        found = output
+        if isinstance(output, Mapping):
+            found = output.get("logits")
+        elif hasattr(output, "logits"):
+            found = output.logits
+        elif isinstance(output, tuple | list) and output:
+            found = output[0]
+        if not isinstance(found, Tensor):
+            keys = f" with the keys {sorted(map(str, output))}" if isinstance(output, Mapping) else ""
+            raise DistilError(
+                f"the model's output is {type(output).__name__}{keys} and holds no logits; return a tensor, a tuple "
+                "with the logits first, or something with .logits or ['logits']."
+            )
+        return found
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Mapping[str, Any]) -> Term:
+        """Return the unreduced loss of the labels; an element without a label (-100) weighs 0."""
+
+    def predict(
+        self,
+        module: Any,
+        data: Any,
+        *,
+        role: str = "student",
+        batch_size: int = 256,
+        device: torch.device | str | None = None,
+    ) -> Prediction:
+        """Run a model over a data set in eval mode, without gradients; every module's mode is restored afterwards.
+
+        Args:
+            module: the model, or any callable that ``call`` can run.
+            data: a dataset, a source of batches, or an iterable of them.
+            role: whose preparation of the inputs is used.
+            batch_size: for datasets.
+            device: where the model is; default the device of its first parameter.
+        """
+        if hasattr(data, "__len__"):  # a small set is no mistake here, so it must not be warned about
+            batch_size = max(1, min(batch_size, len(data)))
+        where = torch.device(device) if device is not None else device_of(module)
+        parts: dict[str, list[Tensor]] = {"logits": [], "labels": [], "id": [], "mask": []}
+        seen = 0
+        with evaluating(module), torch.inference_mode():
+            for raw in as_batches(data, batch_size):
+                batch = self.unpack(raw)
+                output = self.logits(self.call(module, to_device(batch, where), role))
+                parts["logits"].append(output.float().cpu())
+                parts["labels"].append(batch["labels"].cpu())
+                count = len(batch["labels"])
+                parts["id"].append(batch["id"].cpu() if "id" in batch else torch.arange(seen, seen + count))
+                if "mask" in batch:
+                    parts["mask"].append(batch["mask"].cpu())
+                seen += count
+        if not seen:
+            raise DistilError(f"{self.name}: there is nothing to predict; the data hold no batch.")
+        # Tensors made under inference_mode cannot take part in autograd later; a copy can.
+        joined = {name: torch.cat(tensors).clone() for name, tensors in parts.items() if tensors}
+        return Prediction(**joined)  # type: ignore[typeddict-item]
+
+    @abstractmethod
+    def score(self, prediction: Prediction) -> dict[str, float]:
+        """Return the scores of a prediction, ``metric`` among them."""
+
+    def evaluate(self, module: Any, data: Any, **options: Any) -> dict[str, float]:
+        """Return ``score(predict(module, data, **options))``."""
+        return self.score(self.predict(module, data, **options))
+
+    @abstractmethod
+    def chance(self, data: Any) -> float:
+        """Return what ``metric`` would be without looking at the inputs, in the same unit."""
+
+
+@contextmanager
+def evaluating(module: Any) -> Iterator[None]:
+    """Put a model into eval mode and give every one of its modules its own mode back."""
+    modes = [(part, part.training) for part in module.modules()] if isinstance(module, nn.Module) else []
+    for part, _ in modes:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def device_of(module: Any) -> torch.device:
+    """Return the device of a model's first parameter or buffer; the CPU for anything else."""
+    if isinstance(module, nn.Module):
+        for tensors in (module.parameters(), module.buffers()):
+            for tensor in tensors:
+                return tensor.device
+    return torch.device("cpu")
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return a batch with every tensor on ``device``, through nested dicts and lists."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch
+
+
+def _batch_size(inputs: Any) -> int:
+    if isinstance(inputs, Mapping):
+        inputs = next(iter(inputs.values()))
+    return len(inputs)

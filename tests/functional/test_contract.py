@@ -1,0 +1,215 @@
+"""What every loss of the package owes: gradients, precision, reductions, refusals, and its value at equality."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+import distil.functional as D
+from distil.errors import DistilError
+
+from .oracles import gradient, normal
+
+LABELS = torch.tensor([0, 2, 1, 3])
+EDGES = torch.tensor([[0, 1, 2, 3, 0], [1, 0, 3, 2, 2]])
+MEANS = normal(4, 5, seed=9)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss with everything but the two tensors filled in."""
+
+    call: Callable[..., Tensor]
+    student: tuple[int, ...] = (4, 5)
+    teacher: tuple[int, ...] = (4, 5)
+    zero: bool = True  # value and gradient vanish at student = teacher
+    detached: bool = False  # the teacher never receives a gradient
+    rows: bool = True  # has reduction= and weight=, one weight per first axis of the values
+
+
+def labelled(function: Callable[..., Tensor], labels: Tensor = LABELS, **options: object) -> Callable[..., Tensor]:
+    return lambda s, t, **kw: function(s, t, labels[: len(s)], **options, **kw)
+
+
+def on_edges(function: Callable[..., Tensor], **options: object) -> Callable[..., Tensor]:
+    def call(s: Tensor, t: Tensor, **kw: object) -> Tensor:
+        return function(s, t, EDGES if len(s) > 1 else EDGES[:, :0], **options, **kw)
+
+    return call
+
+
+def to_means(**options: object) -> Callable[..., Tensor]:
+    def call(s: Tensor, t: Tensor, **kw: object) -> Tensor:
+        means = MEANS if s.dtype == torch.float64 else MEANS.float()
+        return D.directional_norm(s, t, means, LABELS[: len(s)], **options, **kw)
+
+    return call
+
+
+MAPS = {"student": (3, 2, 4, 4), "teacher": (3, 5, 4, 4)}
+LOSSES = {
+    "kl": Loss(partial(D.kl, temperature=2.0)),
+    "reverse_kl": Loss(partial(D.reverse_kl, temperature=2.0)),
+    "soft_cross_entropy": Loss(partial(D.soft_cross_entropy, temperature=2.0), zero=False),
+    **{f"kd-{name}": Loss(partial(D.kd, convention=name), zero=name != "textbrewer") for name in D.CONVENTIONS},
+    "tckd": Loss(labelled(D.tckd, temperature=2.0)),
+    "nckd": Loss(labelled(D.nckd, temperature=2.0)),
+    "dkd": Loss(labelled(D.dkd)),
+    "standardised kl": Loss(lambda s, t, **kw: D.kl(D.standardise(s), D.standardise(t), **kw)),
+    "mse": Loss(D.mse),
+    "attention code": Loss(D.attention_transfer, **MAPS),
+    "attention paper": Loss(partial(D.attention_transfer, variant="paper"), **MAPS),
+    "attention pooled": Loss(D.attention_transfer, student=(3, 2, 6, 8), teacher=(3, 2, 3, 4)),
+    "rkd_distance": Loss(D.rkd_distance, teacher=(4, 7)),
+    "rkd_angle": Loss(D.rkd_angle, teacher=(4, 7)),
+    "rkd": Loss(D.rkd, teacher=(4, 7), rows=False),
+    "dist_inter": Loss(D.dist_inter),
+    "dist": Loss(partial(D.dist, temperature=2.0), rows=False),
+    "dist torchdistill": Loss(partial(D.dist, variant="torchdistill"), rows=False),
+    **{
+        f"plackett_luce {weights}": Loss(labelled(D.plackett_luce, weights=weights), zero=False, detached=True)
+        for weights in ("teacher", "uniform", "position", "first-only")
+    },
+    "plackett_luce both": Loss(labelled(D.plackett_luce, standardise="both"), zero=False, detached=True),
+    "directional_norm": Loss(to_means(), zero=False, detached=True),
+    "directional_norm cosine": Loss(to_means(part="cosine"), zero=False, detached=True),
+    "low_frequency": Loss(on_edges(D.low_frequency), zero=False, detached=True),
+    "high_frequency": Loss(on_edges(D.high_frequency, temperature=1.5), detached=True),
+}
+EVERY = pytest.mark.parametrize("name", LOSSES)
+
+
+def pair(name: str, *, dtype: torch.dtype = torch.float64, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    loss = LOSSES[name]
+    return normal(*loss.student, scale=scale, dtype=dtype), normal(*loss.teacher, seed=1, scale=scale, dtype=dtype)
+
+
+@EVERY
+def test_gradient_equals_finite_differences(name: str) -> None:
+    student, teacher = pair(name)
+    assert torch.autograd.gradcheck(lambda s: LOSSES[name].call(s, teacher), student.requires_grad_())
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype, autocast: bool) -> None:
+    student, teacher = pair(name, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        half = LOSSES[name].call(student, teacher)
+        full = LOSSES[name].call(student.float(), teacher.float())
+    assert half.dtype == torch.float32
+    assert torch.equal(half, full)
+    exact = LOSSES[name].call(student.double(), teacher.double())
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(full.double(), exact, rtol=2e-5, atol=1e-6)
+
+
+@EVERY
+def test_reductions_and_weights_agree_with_the_unreduced_values(name: str) -> None:
+    loss = LOSSES[name]
+    if not loss.rows:
+        with pytest.raises(TypeError):
+            loss.call(*pair(name), reduction="none")
+        return
+    student, teacher = pair(name)
+    values = loss.call(student, teacher, reduction="none")
+    weight = torch.linspace(0, 1, len(values), dtype=torch.float64).reshape(-1, *[1] * (values.ndim - 1))
+    torch.testing.assert_close(loss.call(student, teacher), values.mean())
+    torch.testing.assert_close(loss.call(student, teacher, reduction="sum"), values.sum())
+    torch.testing.assert_close(loss.call(student, teacher, weight=weight, reduction="none"), values * weight)
+    expected = (values * weight).sum() / weight.expand_as(values).sum()
+    torch.testing.assert_close(loss.call(student, teacher, weight=weight), expected)
+    with pytest.raises(DistilError, match="reduction='median' is unknown"):
+        loss.call(student, teacher, reduction="median")
+
+
+@EVERY
+def test_value_and_gradient_vanish_at_equality_where_they_should(name: str) -> None:
+    loss, (student, _) = LOSSES[name], pair(name)
+    slope = gradient(lambda s: loss.call(s, student), student)
+    value = loss.call(student, student)
+    # DIST's authors add 1e-8 to the product of the lengths, which costs about 1e-5 on flat predictions.
+    assert (bool(value.abs() < 1e-4) and bool(slope.abs().max() < 1e-4)) is loss.zero
+
+
+@EVERY
+@pytest.mark.parametrize("scale", [60.0, 1e4])
+def test_extreme_inputs_stay_finite(name: str, scale: float) -> None:
+    student, teacher = pair(name, dtype=torch.float32, scale=scale)
+    student, teacher = student.clamp(-scale, scale), teacher.clamp(-scale, scale)
+    assert LOSSES[name].call(student, teacher).isfinite()
+    assert gradient(lambda s: LOSSES[name].call(s, teacher), student).isfinite().all()
+
+
+@EVERY
+def test_constant_inputs_stay_finite(name: str) -> None:
+    student, teacher = pair(name)
+    for s, t in ((0 * student, teacher), (student, 0 * teacher), (0 * student, 0 * teacher)):
+        assert LOSSES[name].call(s, t).isfinite()
+        assert gradient(lambda x, t=t: LOSSES[name].call(x, t), s).isfinite().all()
+
+
+@EVERY
+def test_a_batch_of_one_gives_a_finite_value_and_gradient(name: str) -> None:
+    student, teacher = pair(name)
+    value = LOSSES[name].call(student[:1].requires_grad_(), teacher[:1])
+    assert value.isfinite()
+    assert gradient(lambda s: LOSSES[name].call(s, teacher[:1]), student[:1]).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, loss in LOSSES.items() if loss.rows and n[:4] not in ("rkd_", "low_", "high")]
+)
+def test_rows_of_weight_zero_are_as_good_as_absent(name: str) -> None:
+    loss, (student, teacher) = LOSSES[name], pair(name)
+    keep = torch.ones(len(student), dtype=torch.float64)
+    keep[-1] = 0
+    torch.testing.assert_close(loss.call(student, teacher, weight=keep), loss.call(student[:-1], teacher[:-1]))
+
+
+@EVERY
+def test_mismatched_shapes_are_refused_by_both_shapes(name: str) -> None:
+    student, teacher = pair(name)
+    with pytest.raises(DistilError) as refused:
+        LOSSES[name].call(student, teacher[:-1])
+    assert str(tuple(teacher[:-1].shape)) in str(refused.value)
+    assert str(len(student)) in str(refused.value)
+
+
+@EVERY
+def test_the_teacher_gets_a_gradient_only_where_the_caller_decides(name: str) -> None:
+    student, teacher = pair(name)
+    (slope,) = torch.autograd.grad(
+        LOSSES[name].call(student.requires_grad_(), teacher.requires_grad_()),
+        teacher,
+        allow_unused=True,
+    )
+    assert (slope is None) is LOSSES[name].detached
+
+
+@pytest.mark.parametrize("name", ["kl", "dkd", "dist", "plackett_luce teacher", "low_frequency"])
+def test_a_temperature_that_is_not_above_zero_is_refused(name: str) -> None:
+    option = "teacher_temperature" if name.startswith("plackett") else "temperature"
+    call = {"dkd": labelled(D.dkd), "dist": D.dist}.get(name, LOSSES[name].call)
+    call = D.kl if name == "kl" else call
+    with pytest.raises(DistilError, match="must be above 0"):
+        call(*pair(name), **{option: 0.0})
+
+
+def test_every_public_name_is_exported_once_and_sorted() -> None:
+    assert sorted(D.__all__) == sorted(set(D.__all__))
+    assert all(hasattr(D, name) for name in D.__all__)
+
+
+@pytest.mark.parametrize("module", sorted(m.name for m in pkgutil.iter_modules(D.__path__)))
+def test_the_examples_in_the_docstrings_run(module: str) -> None:
+    assert doctest.testmod(importlib.import_module(f"distil.functional.{module}")).failed == 0

@@ -1,0 +1,88 @@
+"""The report in a terminal, and numbers as people read them."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from distil.report import print_report
+from distil.report.text import count, decimals_for, duration, fixed, heading, shorten, signed, size
+from report.sample import sample_report
+
+
+def printed(report: dict, width: int = 140) -> str:  # type: ignore[type-arg]
+    stream = io.StringIO()
+    print_report(report, Console(file=stream, width=width, color_system=None))
+    return stream.getvalue()
+
+
+def test_verdicts_and_leaderboard() -> None:
+    report = sample_report(epochs=2)
+    text = printed(report, 200)
+    for entry in report["verdicts"]:
+        assert entry["text"] in text
+    rows = [line for line in text.splitlines() if "269 k" in line]
+    assert [row.split("  ")[0] for row in rows] == ["PLD", "KD", "Student alone", "PLD, teacher's order shuffled"]
+    assert "warning: Two images" in text
+    assert "+4.5 (+3.8 to +5.1)" in rows[0]
+
+
+def test_markup_in_names_is_text() -> None:
+    report = sample_report(arms=2, epochs=2)
+    report["title"] = "[bold red]title[/]"
+    report["arms"][0]["label"] = "[link=https://example.org]name[/link]"
+    report["verdicts"][0]["text"] = "[blink]text[/nothing]"
+    report["metric"]["unit"] = "[i]"
+    report["warnings"] = ["[red]warned"]
+    text = printed(report)
+    for part in (
+        "[bold red]title[/]",
+        "[link=https://example.org]name[/link]",
+        "[blink]text[/nothing]",
+        "[red]warned",
+        "[i]",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(("arms", "seeds"), [(0, 0), (1, 1), (12, 2)])
+def test_sizes(arms: int, seeds: int) -> None:
+    text = printed(sample_report(arms=arms, seeds=seeds, epochs=1))
+    assert ("No verdict" in text) == (arms < 2)
+
+
+def test_numbers() -> None:
+    assert fixed(-0.04, 1) == "0.0"
+    assert fixed(-1234.5, 1) == "−1,234.5"
+    assert fixed(math.nan) == fixed("3") == fixed(True) == "—"
+    assert signed(-0.0) == "0.0"
+    assert (count(9_999), count(1.5), count(12_345), count(7e9)) == ("9,999", "1.5", "12.3 k", "7.00 B")
+    assert (size(0), size(1_500), size(123e6)) == ("0 B", "1.50 kB", "123 MB")
+    assert (duration(0), duration(0.031), duration(119.9), duration(3600)) == ("0 s", "0.03 s", "119.9 s", "60.0 min")
+    assert (heading("nll"), heading("f1"), heading("mIoU"), heading("accuracy")) == ("NLL", "F1", "mIoU", "Accuracy")
+
+
+@pytest.mark.parametrize(
+    ("half", "unit", "expected"),
+    [(1.3, "%", 1), (0.04, "%", 2), (0.0125, "", 3), (0.004, "", 3), (12.0, "", 0), (None, "%", 1), (1e-12, "", 6)],
+)
+def test_decimals_follow_the_interval(half: float | None, unit: str, expected: int) -> None:
+    assert decimals_for(half=half, unit=unit) == expected
+
+
+def test_decimals_keep_small_values_from_zero() -> None:
+    assert decimals_for(0.004, half=1.0, unit="%") == 3
+    assert decimals_for(0.0, half=1.0, unit="%") == 1
+    assert decimals_for(0.1234, half=None) == 4
+
+
+@pytest.mark.parametrize("width", [3, 5, 12, 30])
+def test_shorten_fits_and_keeps_both_ends(width: int) -> None:
+    name = "teacher order shuffled (T = 11)"
+    cut = shorten(name, width)
+    assert len(cut) <= width
+    assert (cut[0], cut[-1]) == (name[0], name[-1])
+    assert shorten("知識蒸留知識蒸留", 7).count("…") == 1
