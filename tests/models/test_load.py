@@ -75,8 +75,8 @@ def test_own_factories_from_a_file_and_a_module(tmp_path: Path, monkeypatch: pyt
     assert model(torch.zeros(1, 9)).shape == (1, 2)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert load_model("nets_here:tiny", classes=5)(torch.zeros(1, 4)).shape == (1, 5)
-    with pytest.raises(DistilError, match="no function 'tyni'; did you mean 'tiny'"):
-        load_model("nets_here:tyni")
+    with pytest.raises(DistilError, match="no function 'tinny'; did you mean 'tiny'"):
+        load_model("nets_here:tinny")
     with pytest.raises(DistilError, match="returned int"):
         load_model(f"{file}:wrong")
     with pytest.raises(DistilError, match=r"cannot be called with \{\}"):

@@ -82,7 +82,8 @@ def test_resnet_has_the_published_size_and_stages() -> None:
     seen = {}
     for name in ("layer1", "layer2", "layer3", "avgpool"):
         getattr(model, name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
-    model.eval()(torch.randn(2, 3, 32, 32))
+    with torch.no_grad():
+        model.eval()(torch.randn(2, 3, 32, 32))
     assert [tuple(seen[f"layer{k}"].shape[1:]) for k in (1, 2, 3)] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
     assert all(float(out.min()) >= 0 for out in seen.values())
     assert isinstance(model.fc, nn.Linear)

@@ -211,8 +211,9 @@ def test_values_that_are_missing() -> None:
 
 
 def test_all_values_missing() -> None:
-    arms = [{"name": name, "role": role, "metrics": {"accuracy": {"last": [math.nan] * 3}}} for name, role in
-            (("a", "reference"), ("b", "method"))]  # fmt: skip
+    roles = {"a": "reference", "b": "method"}
+    missing = {"accuracy": {"last": [math.nan] * 3}}
+    arms = [{"name": name, "role": role, "metrics": missing} for name, role in roles.items()]
     metric = {"name": "accuracy", "higher_is_better": True, "unit": "%"}
     words = visible(render(build(title="t", metric=metric, seeds=[0, 1, 2], arms=arms)))
     assert "No arm could be judged; the warnings say why." in words
@@ -242,6 +243,12 @@ def test_long_and_foreign_names_stay_inside() -> None:
     assert "x" * 400 in text
 
 
+def test_adjusted_intervals_say_their_level() -> None:
+    words = visible(render(sample_report(adjust=True, epochs=2)))
+    assert "Difference 98.33 % interval" in words
+    assert "to the right of 0; 98.33 % intervals." in words
+
+
 def test_unequal_budgets_are_said() -> None:
     report = sample_report(arms=2, epochs=2)
     assert "Every arm had the same budget: 4,680 updates, 128 per batch" in visible(render(report))
@@ -261,30 +268,39 @@ def paths(value: Any, *, depth: int, start: tuple[Any, ...] = ()) -> Iterator[tu
         yield from paths(item, depth=depth - 1, start=(*start, key))
 
 
+def changed(whole: dict[str, Any], place: tuple[Any, ...], value: object) -> dict[str, Any]:
+    report = copy.deepcopy(whole)
+    holder: Any = report
+    for key in place[:-1]:
+        holder = holder[key]
+    if value == "gone" and isinstance(holder, dict):
+        del holder[place[-1]]
+    else:
+        holder[place[-1]] = value
+    return report
+
+
 def test_any_part_may_be_missing_or_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Saving is the slow half of a drawing and has its own tests; everything before it runs.
-    monkeypatch.setattr(
-        "distil.report.figures.finish", lambda figure, name, title, text: f"<svg><title>{name}</title></svg>"
-    )
+    for name in ("dots", "curves", "shares", "reliability", "times"):  # drawn in the next test
+        monkeypatch.setattr(f"distil.report.figures.{name}", lambda name, title, *_, **__: "<svg></svg>")
     whole = sample_report(arms=2, seeds=3, epochs=2)
     places = list(paths(whole, depth=6))
     assert len(places) > 80
     refused = 0
     for place in places:
         for value in (None, "word", [], {}, "gone"):
-            report = copy.deepcopy(whole)
-            holder: Any = report
-            for key in place[:-1]:
-                holder = holder[key]
-            if value == "gone" and isinstance(holder, dict):
-                del holder[place[-1]]
-            else:
-                holder[place[-1]] = value
             try:
-                Page(render(report))
+                Page(render(changed(whole, place, value)))
             except DistilError:
                 refused += 1
     assert 0 < refused < len(places) * 5 / 2
+
+
+@pytest.mark.parametrize("part", ["metrics", "curves", "terms", "agreement", "reliability", "cost"])
+def test_drawings_live_with_missing_values(part: str) -> None:
+    whole = sample_report(arms=2, seeds=2, epochs=2)
+    for place in paths(whole["arms"][1][part], depth=4):
+        Page(render(changed(whole, ("arms", 1, part, *place), None)))
 
 
 def test_write_makes_both_files(tmp_path: Path, report: dict[str, Any], page: str) -> None:

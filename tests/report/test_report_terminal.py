@@ -20,7 +20,7 @@ def printed(report: dict, width: int = 140) -> str:  # type: ignore[type-arg]
 
 
 def test_verdicts_and_leaderboard() -> None:
-    report = sample_report(epochs=2)
+    report = sample_report()
     text = printed(report, 200)
     for entry in report["verdicts"]:
         assert entry["text"] in text

@@ -71,7 +71,7 @@ def test_too_few_seeds_claim_nothing(n: int) -> None:
     assert result.outcome == NONE
     assert result.too_few
     text = sentence(result, metric="accuracy", unit="%")
-    assert text.startswith("Too few seeds to say whether Distillation helped: accuracy 90.0 % against 10.0 %")
+    assert text.startswith("Too few seeds to say whether distillation helped: accuracy 90.0 % against 10.0 %")
     assert "interval" not in text
 
 
@@ -91,7 +91,7 @@ def test_rounding_of_the_arithmetic_is_no_difference() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, None])
 def test_missing_value_names_the_seed(bad: float | None) -> None:
-    with pytest.raises(DistilError, match="other arm's value is .* for seed 12"):
+    with pytest.raises(DistilError, match=r"other arm's value is .* for seed 12"):
         verdict([1.0, 2.0, 3.0], [1.0, bad, 3.0], higher_is_better=True, seeds=[11, 12, 13])
 
 
@@ -132,17 +132,17 @@ GOOD, BASE = [83.0, 83.6, 82.7, 83.3, 82.9], [78.1, 79.0, 77.6, 78.6, 77.7]
         ),
         (
             *([0.50, 0.52, 0.51], [0.60, 0.61, 0.61], False, "nll", ""),
-            "Distillation helped: nll 0.51 against 0.61 for the student alone, −0.10 "
-            "(lower is better; 95 % interval −0.11 to −0.08, 3 seeds paired).",
+            "Distillation helped: nll 0.510 against 0.607 for the student alone, −0.097 "
+            "(lower is better; 95 % interval −0.111 to −0.082, 3 seeds paired).",
         ),
         (
             *([31.0, 33.0, 30.0], [30.0, 30.5, 29.6], False, "error", "ms"),
-            "No difference seen between Distillation and the student alone: error 31.3 ms against 30.0 ms, +1.3 ms "
+            "No difference seen between distillation and the student alone: error 31.3 ms against 30.0 ms, +1.3 ms "
             "(lower is better; 95 % interval −1.4 to +4.0, 3 seeds paired).",
         ),
         (
             *([70.0, 71.0, 72.0], [70.0, 71.0, 72.0], True, "accuracy", "%"),
-            "No difference seen between Distillation and the student alone: accuracy 71.0 % against 71.0 %, 0.0 points "
+            "No difference seen between distillation and the student alone: accuracy 71.0 % against 71.0 %, 0.0 points "
             "(95 % interval 0.0 to 0.0, 3 seeds paired).",
         ),
     ],

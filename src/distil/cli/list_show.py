@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.panel import Panel
@@ -110,10 +109,10 @@ def _plain(value: Any) -> Any:
 
 def _systems(rows: list[tuple[Card, State]]) -> RenderableType:
     title = f"{len(rows)} systems" if len(rows) != 1 else "1 system"
-    table = Table(box=box.HORIZONTALS, show_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title=title, title_justify="left")
     table.add_column("no", no_wrap=True, justify="right")
     table.add_column("slug", no_wrap=True)
-    for name, width in (("name", 9), ("field", 14), ("state", 7), ("needs", 9), ("paper", 8)):
+    for name, width in (("name", 7), ("field", 14), ("state", 7), ("needs", 7), ("paper", 7)):
         table.add_column(name, min_width=width, overflow="fold")
     for made, at in rows:
         labels = {"all": "labels", "some": "some labels", "none": "no labels"}[made.needs.labels]
@@ -127,7 +126,9 @@ def _systems(rows: list[tuple[Card, State]]) -> RenderableType:
 
 
 def _rivals(rivals: Mapping[str, str]) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Standard methods beside them", title_justify="left")
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), header_style="bold", title="Standard methods beside them", title_justify="left"
+    )
     table.add_column("name in an expression", no_wrap=True)
     table.add_column("class", no_wrap=True)
     for name, home in sorted(rivals.items()):
@@ -178,9 +179,17 @@ def _page(made: Card, at: State, stored: Mapping[str, Any] | None) -> Renderable
     )
     parts += _pairs("Not at rest at student = teacher", proof.at_equality)
     if stored is not None:
-        seen = {key: value for key, value in stored.items() if isinstance(value, (str, int, float)) and key != "hash"}
-        parts += _pairs("Evidence of its recipe" + (" (stale)" if at.stale else ""), seen)
+        parts += _evidence(stored, stale=at.stale)
     return Group(*parts)
+
+
+def _evidence(stored: Mapping[str, Any], *, stale: bool) -> list[RenderableType]:
+    """What a stored report says in words: its verdicts, when it was made and how to repeat it."""
+    title = "What was seen here" + (" (the code has changed since)" if stale else "")
+    verdicts = stored.get("verdicts") or []
+    texts = [str(entry["text"]) for entry in verdicts if isinstance(entry, Mapping) and entry.get("text")]
+    facts = {key: stored.get(key) for key in ("created", "seeds", "command")}
+    return _section(title, texts or ["A stored run without a verdict."], bullet=True) + _pairs("The stored run", facts)
 
 
 def _section(title: str, texts: Iterable[str], *, bullet: bool = False) -> list[RenderableType]:

@@ -26,8 +26,8 @@ console = Console(stderr=True)
 def open_out(out: Path | None, default: str, *, resume: bool, overwrite: bool) -> Path:
     """Return the folder to write to.
 
-    A named folder that holds something is refused unless the run is resumed or the folder may be overwritten; the default
-    is ``runs/NAME``, or the next free ``runs/NAME-2``.
+    A named folder that holds something is refused unless the run is resumed or the folder may be overwritten; the
+    default is ``runs/NAME``, or the next free ``runs/NAME-2``.
     """
     if resume and overwrite:
         raise DistilError("--resume and --overwrite exclude each other; choose one.")
@@ -42,7 +42,8 @@ def open_out(out: Path | None, default: str, *, resume: bool, overwrite: bool) -
     if folder.exists() and any(folder.iterdir()) and not resume:
         if not overwrite:
             raise DistilError(
-                f"--out {folder} already holds something; add --resume to go on with it, --overwrite to replace it, or name another folder."
+                f"--out {folder} already holds something; add --resume to go on with it, --overwrite to replace it, "
+                "or name another folder."
             )
         if not ((folder / "settings.yaml").exists() or (folder / "stages").exists()):
             raise DistilError(f"--overwrite would delete {folder}, which is no run of distil; name another folder.")
@@ -69,7 +70,8 @@ def resumable(folder: Path, words: list[str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         console.print(
-            f"\nStopped. What is done is kept; go on with:\n  distil {escape(shlex.join([*words, '--out', str(folder), '--resume']))}",
+            "\nStopped. What is done is kept; go on with:\n  distil "
+            f"{escape(shlex.join([*words, '--out', str(folder), '--resume']))}",
             highlight=False,
         )
         raise
@@ -80,9 +82,15 @@ class Display:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=28), TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn(),
-            TimeRemainingColumn(), console=console, transient=True, disable=quiet or not console.is_terminal,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
         self._task: TaskID | None = None
         self._name, self._began, self._quiet = "", 0.0, quiet
         self._shown = 0.0

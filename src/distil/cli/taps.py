@@ -49,7 +49,8 @@ def taps(
         found = anatomy(module, lambda m: m(sample))
     except (RuntimeError, ValueError, TypeError) as error:
         raise DistilError(
-            f"{model} cannot run on an input of shape {shape}: {str(error).splitlines()[0]} Give its shape with --input."
+            f"{model} cannot run on an input of shape {shape}: {str(error).splitlines()[0]} Give its shape with "
+            "--input."
         ) from None
     meanings = {name: [str(place) for place in found.meanings.get(name, ())] for name in MEANINGS if name != "logits"}
     records = [r for r in found.records.values() if r.path and r.path.count(".") < depth]

@@ -80,15 +80,21 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Distil your teacher into your student on your data, and say whether it helped."""
-    given = dict(
-        data=data, teacher=teacher, student=student, methods=[method] if method else None, teacher_weights=_text(teacher_weights),
-        pretrained=pretrained or None, train_teacher=train_teacher, baseline=baseline if not baseline else None,
-        seeds=[seed] if seed is not None else None,
-    )  # fmt: skip
+    given = {
+        "data": data,
+        "teacher": teacher,
+        "student": student,
+        "methods": [method] if method else None,
+        "teacher_weights": _text(teacher_weights),
+        "pretrained": pretrained or None,
+        "train_teacher": train_teacher,
+        "baseline": baseline if not baseline else None,
+        "seeds": [seed] if seed is not None else None,
+    }
     _go(
         "train",
         given,
-        dict(epochs=epochs, batch_size=batch_size, lr=lr, precision=precision),
+        {"epochs": epochs, "batch_size": batch_size, "lr": lr, "precision": precision},
         assign,
         config,
         out,
@@ -123,14 +129,20 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare methods on your teacher, student and data: a leaderboard with intervals over paired seeds."""
-    given = dict(
-        data=data, teacher=teacher, student=student, methods=split_methods(methods) if methods else None, teacher_weights=_text(teacher_weights),
-        pretrained=pretrained or None, train_teacher=train_teacher, seeds=list(range(seeds)) if seeds else None,
-    )  # fmt: skip
+    given = {
+        "data": data,
+        "teacher": teacher,
+        "student": student,
+        "methods": split_methods(methods) if methods else None,
+        "teacher_weights": _text(teacher_weights),
+        "pretrained": pretrained or None,
+        "train_teacher": train_teacher,
+        "seeds": list(range(seeds)) if seeds else None,
+    }
     _go(
         "compare",
         given,
-        dict(epochs=epochs, batch_size=batch_size, lr=lr, precision=precision),
+        {"epochs": epochs, "batch_size": batch_size, "lr": lr, "precision": precision},
         assign,
         config,
         out,
@@ -143,8 +155,8 @@ def compare(
 
 
 def _go(
-    verb: str, given: dict[str, Any], training: dict[str, Any], assign: list[str] | None, config: Path | None, out: Path | None, resume: bool,
-    overwrite: bool, device: str | None, dry_run: bool, as_json: bool,
+    verb: str, given: dict[str, Any], training: dict[str, Any], assign: list[str] | None, config: Path | None, out: Path
+    | None, resume: bool, overwrite: bool, device: str | None, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     from distil.cli.run import show_report
     from distil.engine.serial import write_text
@@ -165,7 +177,8 @@ def _go(
     settings = override(settings, assign or ())
     if verb == "train" and len(settings.methods) != 1:
         raise DistilError(
-            f"distil train takes one method and got {len(settings.methods)}; compare several with `distil compare --methods a,b`."
+            f"distil train takes one method and got {len(settings.methods)}; compare several with `distil compare "
+            "--methods a,b`."
         )
     if dry_run:
         with Display(quiet=as_json) as display:

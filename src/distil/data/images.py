@@ -103,16 +103,10 @@ def bundle_images(
     if not kept.any():
         raise DistilError(f"{name!r}: none of the {len(records)} images can be decoded; {notes[-1]}")
     ids = chosen[kept]
-    dataset: Any
-    if pixels is not None:
-        tensor = torch.from_numpy(pixels)
-        dataset = DictDataset(tensor if kept.all() else tensor[kept], labels[ids], ids)
-    else:
-        files = [record for record, good in zip(records, kept.tolist()) if good]
-        dataset = ImageFiles(files, labels[ids], ids, shape)
-        notes.append(
-            f"the images take more than {memory_limit / 2**20:.0f} MiB, so they are decoded when they are read."
-        )
+    dataset = _dataset(records, pixels, kept, labels[ids], ids, shape)
+    if pixels is None:
+        limit_mib = memory_limit / 2**20
+        notes.append(f"the images take more than {limit_mib:.0f} MiB, so they are decoded when they are read.")
     found = [digest for digest in digests if digest is not None]
     positions = [torch.isin(ids, part).nonzero().flatten() for part in parts]
     count_copies(found, labels[ids], positions, notes)
@@ -129,6 +123,20 @@ def bundle_images(
         fingerprint=_content(found, labels[ids], ids, positions, classes, shape),
         notes=tuple(notes),
     )
+
+
+def _dataset(
+    records: Sequence[Record],
+    pixels: np.ndarray[Any, Any] | None,
+    kept: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    shape: tuple[int, int, int],
+) -> Any:
+    if pixels is None:
+        return ImageFiles([record for record, good in zip(records, kept.tolist()) if good], labels, ids, shape)
+    tensor = torch.from_numpy(pixels)
+    return DictDataset(tensor if bool(kept.all()) else tensor[kept], labels, ids)
 
 
 class ImageFiles(Dataset[dict[str, Any]]):

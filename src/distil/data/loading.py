@@ -353,19 +353,12 @@ def as_batches(
     if isinstance(data, Batches | FullBatch | PlainBatches | Streams):
         return data
 
+    options: dict[str, Any] = {"shuffle": shuffle, "workers": workers, "drop_last": drop_last}
+
     def batched(dataset: Any, own_seed: int) -> BatchSource:
         if isinstance(dataset, Batches | FullBatch):
             return dataset
-        return Batches(
-            dataset,
-            batch_size,
-            seed=own_seed,
-            shuffle=shuffle,
-            workers=workers,
-            drop_last=drop_last,
-            rank=rank,
-            world=world,
-        )
+        return Batches(dataset, batch_size, seed=own_seed, rank=rank, world=world, **options)
 
     if isinstance(data, Mapping):
         if all(isinstance(value, Tensor) for value in data.values()):

@@ -188,7 +188,7 @@ def _head(seen: list[tuple[str, nn.Module, Tensor | None, Tensor | None]], score
     """The last leaf with a weight matrix that made the scores, else the last linear layer of that many outputs."""
     leaves = [e for e in seen if next(e[1].children(), None) is None and getattr(e[1], "weight", None) is not None]
     for path, module, _, after in reversed(leaves):
-        if _same(after, scores) and module.weight.ndim >= 2:
+        if _same(after, scores) and module.get_parameter("weight").ndim >= 2:
             return path
     for path, module, _, after in reversed(leaves):
         if (

@@ -47,7 +47,11 @@ class Cast:
         }
         self.taps: dict[tuple[str, str], dict[str, Tap]] = {}
         self._handles: dict[str, dict[str, ModelHandle]] = {}
+        self._given: tuple[Handles, Handles] | None = None
         self._check()
+        # Where a first parameter is held, looked up anew each time: moving or sharding a model may replace it.
+        parts = [part for model in self.students.values() for part in model.modules()]
+        self._anchor = next((m, n) for m in parts for n, p in m._parameters.items() if p is not None)
 
     def _check(self) -> None:
         mine = {id(p): name for model in self.students.values() for name, p in model.named_parameters()}
@@ -61,6 +65,14 @@ class Cast:
             model.requires_grad_(False).eval()
         if not any(p.requires_grad for model in self.students.values() for p in model.parameters()):
             raise DistilError("No parameter of the student requires grad; unfreeze what should learn.")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the students are, and batches go."""
+        module, name = self._anchor
+        parameter = module._parameters[name]
+        assert parameter is not None
+        return parameter.device
 
     @property
     def students(self) -> dict[str, nn.Module]:
@@ -123,11 +135,13 @@ class Cast:
 
     def handles(self) -> tuple[Handles, Handles]:
         """Return what hooks of methods receive: a handle, a mapping of handles, or ``None`` for each role."""
-        student, teacher = self.by_role("student"), self.by_role("teacher")
-        return (
-            student if self.several["student"] else student[ONE],
-            teacher if self.several["teacher"] else teacher.get(ONE),
-        )
+        if self._given is None:
+            student, teacher = self.by_role("student"), self.by_role("teacher")
+            self._given = (
+                Several("student", student) if self.several["student"] else student[ONE],
+                Several("teacher", teacher) if self.several["teacher"] else teacher.get(ONE),
+            )
+        return self._given
 
     def each(self) -> list[ModelHandle]:
         """Return every handle."""
@@ -169,7 +183,30 @@ class Cast:
         return self.teacher_device if role == "teacher" else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handles": {}}
+        return {**self.__dict__, "_handles": {}, "_given": None}
+
+
+class Several(dict[str, ModelHandle]):
+    """The handles of several models of one role; one that is called as if it were the only one says so."""
+
+    def __init__(self, role: str, handles: Mapping[str, ModelHandle]) -> None:
+        super().__init__(handles)
+        self._role = role
+
+    def __call__(self, *args: Any, **options: Any) -> Trace:
+        raise self._one_of_many()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise self._one_of_many()
+
+    def _one_of_many(self) -> DistilError:
+        names = ", ".join(self)
+        return DistilError(
+            f"There are several {self._role}s ({names}), and the method calls one; use a method that takes "
+            f"{self._role}['{next(iter(self))}'], or give one {self._role}."
+        )
 
 
 def same_classes(student: Any, teacher: Any) -> None:

@@ -24,17 +24,19 @@ def save_checkpoint(
     distiller: Distiller,
     optimizers: Mapping[str, Optimizer],
     *,
+    identity: Mapping[str, Any],
     loop: Mapping[str, Any],
     ema: Ema | None = None,
     keep: int = 2,
 ) -> Path:
     """Write ``folder/step-N`` atomically and drop all but the ``keep`` newest.
 
-    The teacher is stored by fingerprint only (in ``loop``); student, adapters, memories, own optimizers, optimizers,
+    The teacher is stored by fingerprint only (in ``identity``); student, adapters, memories, own optimizers, optimizers,
     counters and the loop's own state are stored whole.
     """
     ctx = distiller.ctx
     tree = {
+        "identity": dict(identity),
         "model": distiller.state_dict(),
         "own": {c.name: [own.state_dict() for own in own_optimizers(c.method)] for c in distiller.method},
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
@@ -43,39 +45,65 @@ def save_checkpoint(
         "loop": dict(loop),
     }
     written = save_tree(tree, folder / f"step-{ctx.step:09d}")
-    for old in _all(folder)[:-keep]:
+    # What a kill in the middle of a write left behind goes too; a run has one writer.
+    for old in [*_all(folder)[:-keep], *folder.glob(".step-*")]:
         shutil.rmtree(old, ignore_errors=True)
     return written
 
 
 def load_checkpoint(
-    path: Path, distiller: Distiller, optimizers: Mapping[str, Optimizer], *, ema: Ema | None = None
+    path: Path,
+    distiller: Distiller,
+    optimizers: Mapping[str, Optimizer],
+    *,
+    identity: Mapping[str, Any],
+    ema: Ema | None = None,
 ) -> dict[str, Any]:
-    """Restore what :func:`save_checkpoint` wrote and return the loop's state."""
+    """Restore what :func:`save_checkpoint` wrote and return the loop's state; nothing is touched where it does not fit.
+
+    Args:
+        path: one checkpoint.
+        distiller, optimizers, ema: what is restored.
+        identity: what must be equal for the checkpoint to belong to this run.
+    """
     tree = load_tree(path)
+    _check_identity(path, tree, identity)
+    if set(optimizers) != set(tree["optimizers"]):
+        raise DistilError(
+            f"{path} has the optimizers {sorted(tree['optimizers'])} and this run {sorted(optimizers)}; resume with those "
+            "that began the run."
+        )
     try:
         distiller.load_state_dict(tree["model"])
     except RuntimeError as error:
         first = str(error).splitlines()[1:2]
         raise DistilError(
-            f"{path} belongs to another student or method:{' '.join(first).strip()} Resume with the command that began the run."
+            f"{path} belongs to another student or method:{' '.join(first).strip()} Resume with the command that began "
+            "the run."
         ) from None
     for component in distiller.method:
-        for own, state in zip(own_optimizers(component.method), tree["own"].get(component.name, []), strict=True):
+        for own, state in zip(own_optimizers(component.method), tree["own"][component.name], strict=True):
             own.load_state_dict(state)
     for name, optimizer in optimizers.items():
-        if name not in tree["optimizers"]:
-            raise DistilError(f"{path} has no optimizer '{name}'; resume with the optimizers that began the run.")
         optimizer.load_state_dict(tree["optimizers"][name])
-    ctx = distiller.ctx
-    ctx.step, ctx.epoch = tree["context"]["step"], tree["context"]["epoch"]
-    ctx.metrics, ctx.terms = tree["context"]["metrics"], tree["context"]["terms"]
-    distiller.prepared = True
-    if ema is not None and tree["ema"] is not None:
+    for name, value in tree["context"].items():
+        setattr(distiller.ctx, name, value)
+    distiller.ctx.micro, distiller.prepared = 0, True
+    if ema is not None:
         for mine, stored in zip(ema.average, tree["ema"], strict=True):
             mine.copy_(stored)
     loop: dict[str, Any] = tree["loop"]
     return loop
+
+
+def _check_identity(path: Path, tree: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    stored = tree.get("identity", {}) if isinstance(tree, Mapping) else {}
+    for key, value in identity.items():
+        if key not in stored or stored[key] != value:
+            raise DistilError(
+                f"{path} belongs to a run with {key} = {stored.get(key)}; this one has {value}. Resume with the settings "
+                "that began it, or give another folder."
+            )
 
 
 def latest(folder: Path) -> Path | None:

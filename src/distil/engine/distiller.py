@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from distil.data.loading import as_batches, mix_seed
+from distil.data.loading import mix_seed
 from distil.engine.anatomy import first_tensor
 from distil.engine.cast import Cast, Models, same_classes
 from distil.engine.context import Context
-from distil.engine.guards import NanSentinel, check_count, check_teaches, lone_sample
-from distil.engine.method import Batch, Component, Method, Sum, as_sum, is_streams, overrides, own_optimizers
+from distil.engine.guards import NanSentinel, check_first, check_ready, check_sum, is_alone, lone_sample
+from distil.engine.intake import Intake, ReadThrough
+from distil.engine.method import Batch, Component, Method, Sum, as_sum, is_streams, own_optimizers
 from distil.engine.trace import Trace
-from distil.engine.window import Totals, Window, counts_of, rank, summed, term_name, world_size
+from distil.engine.watch import Watch
+from distil.engine.window import Totals, Window, counts_of, rank, reduced, summed, world_size
 from distil.errors import DistilError
 from distil.functional.reduction import Term
-from distil.tasks import Task, check_labels, get_task
-from distil.tasks.base import to_device
+from distil.tasks import Task, get_task
 
 __all__ = ["Distiller", "Step", "Totals"]
 
@@ -53,10 +53,6 @@ class Distiller(nn.Module):
         seed: seeds adapters and everything a method draws.
         teacher_device: keep the teacher elsewhere; by default it follows the student.
 
-    Raises:
-        DistilError: a tap that does not exist, other class counts, a teacher that shares parameters with the student,
-            two methods that both change the batch, …
-
     >>> import torch
     >>> from distil.methods import KD, Supervised
     >>> student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
@@ -68,6 +64,9 @@ class Distiller(nn.Module):
     >>> sorted(step.terms)
     ['kd', 'supervised']
     """
+
+    # A Hugging Face Trainer that sees **inputs would otherwise believe that the loss needs no division by micro-batches.
+    accepts_loss_kwargs = False
 
     def __init__(
         self,
@@ -86,45 +85,30 @@ class Distiller(nn.Module):
         super().__init__()
         self.task, self.seed = get_task(task), seed
         self.method = as_sum(method)
-        self._check_method()
+        check_sum(self.method)
         place = torch.device(teacher_device) if teacher_device is not None else None
         self.cast = Cast(student, teacher, self.task, taps=taps or {}, teacher_device=place)
         self.student = nn.ModuleDict(dict(student)) if isinstance(student, Mapping) else student
         self.ctx = Context(steps=steps, epochs=epochs)
-        self.prepared = not any(overrides(c.method, "prepare") for c in self.method)
+        self.prepared = not self.method.having("prepare")
+        self.untied: frozenset[str] = frozenset()
+        self._guarded: set[str] = set()
+        self._intake = Intake(self.task, self.method, self.cast)
         self._begin()
-        self.classes = self._dry_run(example)
+        self._dry_run(example)
 
     def _begin(self) -> None:
         """Set up what lives in one process only: hooks on optimizers, the open window, flags."""
-        self._watched: list[torch.optim.Optimizer] | None = None
-        self._stepped: set[int] = set()
+        self._watch: Watch | None = None
+        self._ready = self._every = self._keep_live = False
         self._window = Window()
         self._sentinel = NanSentinel()
-        self._guarded: set[str] = set()
-        self._labels_seen = False
-        self._keep_live = False
         self.live: dict[str, Tensor] = {}
 
-    def _check_method(self) -> None:
-        if not self.method.components:
-            raise DistilError("The method is empty: every coefficient is 0, so there is nothing to learn.")
-        ships = [c.name for c in self.method if overrides(c.method, "deployed")]
-        if len(ships) > 1:
-            raise DistilError(f"Both '{ships[0]}' and '{ships[1]}' say what ships; a sum may hold one such method.")
-        tied = [c.name for c in self.method if c.method.contains_task]
-        if tied and any(c.name == "supervised" for c in self.method):
-            warnings.warn(
-                f"'{tied[0]}' already holds the task loss its paper ties in; Supervised() counts it twice.",
-                stacklevel=4,
-            )
-
-    def _dry_run(self, example: Any) -> int | None:
-        """Find taps, make adapters, check that both sides score the same classes; returns the number of classes."""
-        batch = to_device(
-            self.task.prepare(self.task.unpack(example), torch.Generator().manual_seed(self.seed)), self._device()
-        )
-        self.cast.move_teachers(self._device())
+    def _dry_run(self, example: Any) -> None:
+        """Find taps, make adapters, check that both sides score the same classes, and note how many there are."""
+        batch = self._intake.opened(example, torch.Generator().manual_seed(self.seed))
+        self.cast.move_teachers(self.cast.device)
         specs = [spec for c in self.method for spec in c.method.taps]
         self.cast.resolve(specs, batch)
         student, teacher = self.cast.dry_run(batch)
@@ -134,76 +118,93 @@ class Distiller(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mix_seed(self.seed, "setup", component.name))
                 component.method.setup(student, teacher)
-        self.method.to(self._device())
-        self._norms = [
-            m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
-        ]
-        reads_logits = isinstance(student, Trace) and any(
-            s == "logits" or (isinstance(s, tuple) and s[0] == "logits") for s in specs
-        )
-        return int(student.logits.shape[1]) if reads_logits and student.logits.ndim > 1 else None
+        self.method.to(self.cast.device)
+        norms = nn.modules.batchnorm._BatchNorm
+        self._norms: list[nn.Module] = [m for m in self.modules() if isinstance(m, norms) and m.track_running_stats]
+        self._told_alone = False
+        reads = any(s == "logits" or (isinstance(s, tuple) and s[0] == "logits") for s in specs)
+        if reads and isinstance(student, Trace) and student.logits.ndim > 1:
+            self._intake.classes = int(student.logits.shape[1])
 
-    # --- the call -----------------------------------------------------------------------------------------------
+    # --- the call ---------------------------------------------------------------------------------------------------
 
     def forward(self, batch: Any = None, *, totals: Totals | None = None, divides: bool = True, **inputs: Any) -> Step:
         """Return the loss of one (micro-)batch.
 
         Args:
             batch: what the loader gave, or keyword inputs as a Hugging Face model takes them.
-            totals: ``distiller.totals(window)`` where this batch is one of several micro-batches of a step.
+            totals: ``distiller.totals(window)`` where this batch is one of several micro-batches of a step; without a
+                batch, or with keyword inputs, the next of the window is meant.
             divides: the host divides the loss by the number of micro-batches, as accelerate, Trainer and Lightning do.
         """
-        raw = inputs if batch is None else batch
         self.ctx.training = self.training
         if self.training:
             self.cast.wake()
-            self._check_ready()
-        self.ctx.reseed(self.seed, rank())
-        if totals is not None and id(raw) not in totals.batches:
-            raise DistilError("This batch is not in the window that totals() was given; pass the very same objects.")
-        ready = self._transformed(raw) if totals is None else totals.batches[id(raw)]
+            if not self._ready:
+                check_ready(self.method, self.ctx, watched=self._watch is not None, prepared=self.prepared)
+                self._ready = True
+        if totals is not None:
+            ready = totals.batch(batch, self.ctx.micro)
+        else:
+            ready = self._transformed(inputs if batch is None else batch)
         try:
-            with lone_sample(self._norms if self.training else [], ready):
-                return self._step(ready, totals, divides)
+            if self.training and self._norms and is_alone(ready):
+                with lone_sample(self._norms):
+                    self._tell_alone()
+                    return self._step(ready, totals, divides)
+            return self._step(ready, totals, divides)
         finally:
             self.cast.forget()
 
     def _step(self, batch: Batch, totals: Totals | None, divides: bool) -> Step:
+        active = self._active()
+        if self.training and self.ctx.micro == 0:
+            self._before_step(batch, [c for c, _ in active])
+        self.ctx.reseed("forward", self.seed, rank())
+        counts = self._counts(batch) if totals is None else totals.counts
+        share = 1 if totals is None else totals.micro * totals.world
+        values: dict[str, Tensor] = {}
+        unreduced: dict[str, Tensor] = {}
+        self.live = {}
+        loss: Tensor | None = None
+        for component, weight in active:
+            terms = component.method(*self.cast.handles(), batch, self.ctx)
+            if component.name not in self._guarded:
+                self._guard(component, terms, batch)
+            for key, term in terms.items():
+                name = component.term(key)
+                value = reduced(term, counts.get(name), share)
+                values[name], unreduced[name] = value.detach(), term.values
+                weighted = value if weight == 1 else value * weight
+                loss = weighted if loss is None else loss + weighted
+                if self._keep_live:
+                    self.live[name] = weighted
+        if loss is None:
+            raise DistilError(f"The method {self.method.expression} returned no term on this batch.")
+        loss = self._tied(loss)
+        output = self.cast.output(batch)
+        if self.training:
+            self._window.add(values, joint=totals is not None)
+            self._sentinel.watch(self.ctx.step, batch, loss, lambda: self._seen(batch, unreduced))
+            self.ctx.micro += 1
+        scale = 1 if totals is None else (totals.micro if divides else 1) * totals.world
+        shown = values if share == 1 else {name: value * share for name, value in values.items()}
+        return Step(loss if scale == 1 else loss * scale, output, shown)
+
+    def _active(self) -> list[tuple[Component, float]]:
         active = [(c, weight) for c in self.method if (weight := c.coefficient(self.ctx))]
+        if self._every:
+            return [(c, c.coefficient(self.ctx) or 1.0) for c in self.method]
         if not active:
             raise DistilError(
                 "Every coefficient is 0 at this step, so there is nothing to learn: give one component a constant share."
             )
-        if self.training and self.ctx.micro == 0:
-            self._before_step(batch, [c for c, _ in active])
-        counts = self._counts(batch) if totals is None else totals.counts
-        micro, world = (totals.micro, totals.world) if totals is not None else (1, 1)
-        parts: list[Tensor] = []
-        values: dict[str, Tensor] = {}
-        unreduced: dict[str, Tensor] = {}
-        self.live = {}
-        for component, weight in active:
-            terms = component.method(*self.cast.handles(), batch, self.ctx)
-            self._guard(component, terms, counts, alone=totals is None)
-            for key, term in terms.items():
-                name = term_name(component, key)
-                part = term.mean() / (micro * world) if term.coupled else term.mean(counts[name])
-                values[name], unreduced[f"term '{name}'"] = part.detach(), term.values
-                parts.append(part * weight)
-                if self._keep_live:
-                    self.live[name] = parts[-1]
-        loss = self._tied(torch.stack(parts).sum() if len(parts) > 1 else parts[0])
-        output = self.cast.output(batch)
-        if self.training:
-            self._window.add(values, joint=totals is not None)
-            self._watch_numbers(batch, unreduced)
-            self.ctx.micro += 1
-        scale = (micro if divides else 1) * world
-        return Step(loss * scale if scale != 1 else loss, output, {n: v * micro * world for n, v in values.items()})
+        return active
 
     def _before_step(self, batch: Batch, components: list[Component]) -> None:
         for component in components:
-            if overrides(component.method, "before_step"):
+            if component in self.method.having("before_step"):
+                self.ctx.reseed("before_step", self.seed, rank())
                 with ExitStack() as stack:
                     for own in own_optimizers(component.method):
                         stack.enter_context(own.active())
@@ -211,186 +212,119 @@ class Distiller(nn.Module):
                         stack.enter_context(handle.detached())
                     component.method.before_step(*self.cast.handles(), batch, self.ctx)
 
-    def _guard(
-        self, component: Component, terms: Mapping[str, Term], counts: Mapping[str, Tensor], *, alone: bool
-    ) -> None:
-        """Check, once per component on its first step: its terms are those it announced, and they teach the student."""
-        if component.name in self._guarded:
-            return
-        known = component.method.at_equality
-        if set(terms) - set(known):
-            raise DistilError(
-                f"'{component.name}' returned terms {sorted(terms)}, but its at_equality lists {sorted(known)}: list each."
-            )
+    def _guard(self, component: Component, terms: Mapping[str, Term], batch: Batch) -> None:
+        teaches = self.training and torch.is_grad_enabled()
         learners = [p for p in self.student.parameters() if p.requires_grad]
-        for key, term in terms.items():
-            name = term_name(component, key)
-            if not term.coupled and name not in counts:
-                raise DistilError(f"counts() of '{component.name}' says nothing of its term '{key}'.")
-            if alone and not term.coupled:
-                check_count(name, term, counts[name])
-            if self.training and torch.is_grad_enabled():
-                check_teaches(name, term, learners)
-        if self.training:
+        check_first(component, terms, batch, learners, teaches=teaches)
+        if teaches:
             self._guarded.add(component.name)
 
     def _tied(self, loss: Tensor) -> Tensor:
-        """Keep skipped components' parameters in the graph under DDP, which stops at unused ones."""
-        if world_size() > 1:
-            for component in self.method:
-                if component.coefficient(self.ctx) == 0:
-                    for parameter in component.method.parameters():
-                        if parameter.requires_grad:
-                            loss = loss + 0.0 * parameter.sum()
+        """Keep everything a skipped component would reach in the graph under DDP, which stops at unused parameters."""
+        if world_size() > 1 and any(c.coefficient(self.ctx) == 0 for c in self.method):
+            for name, parameter in self.named_parameters():
+                if parameter.requires_grad and name not in self.untied:
+                    loss = loss + 0.0 * parameter.sum()
         return loss
 
-    def _watch_numbers(self, batch: Batch, unreduced: Mapping[str, Tensor]) -> None:
-        inputs = None if is_streams(batch) else first_tensor(batch.get("inputs"))
-        seen = {"inputs": inputs} if inputs is not None and inputs.is_floating_point() else {}
+    def _seen(self, batch: Batch, unreduced: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Name what a step computed, in the order in which a NaN would spread: inputs, taps, terms."""
+        seen: dict[str, Tensor] = {}
+        for stream, part in batch.items() if is_streams(batch) else [("", batch)]:
+            inputs = first_tensor(part.get("inputs"))
+            if inputs is not None and inputs.is_floating_point():
+                seen["inputs" + (f" of '{stream}'" if stream else "")] = inputs
         for handle in self.cast.each():
             for trace in handle.passes:
                 seen |= {f"tap '{place}' of the {handle.role}": value for place, value in trace.values.items()}
-        self._sentinel.note(self.ctx.step, batch, {**seen, **unreduced})
+        return seen | {f"term '{name}'": value for name, value in unreduced.items()}
 
-    def _check_ready(self) -> None:
-        ctx = self.ctx
-        for component in self.method:
-            name, coefficient = component.name, component.coefficient
-            if coefficient.needs_steps and ctx.steps is None:
-                raise DistilError(f"{coefficient} on '{name}' needs the length of the run: pass steps= to Distiller.")
-            if coefficient.needs_epochs and ctx.epochs is None:
-                raise DistilError(
-                    f"{coefficient} on '{name}' counts epochs: pass epochs= to Distiller and call end_epoch() after each."
-                )
-            if self._watched is None and (overrides(component.method, "after_step") or coefficient.needs_steps):
-                raise DistilError(
-                    f"'{name}' needs to know of every optimizer step, and nothing is watched: optimizer = distiller.watch(optimizer); "
-                    "a loop without torch optimizers calls distiller.watch() once and distiller.after_step() after each step."
-                )
-        if not self.prepared:
-            waiting = next(c.name for c in self.method if overrides(c.method, "prepare"))
-            raise DistilError(
-                f"'{waiting}' goes over the training data before training: call distiller.prepare(data) first."
-            )
+    def _tell_alone(self) -> None:
+        if not self._told_alone:
+            self._told_alone = True
+            warnings.warn("A batch of one sample: BatchNorm uses its running statistics for it.", stacklevel=5)
 
-    # --- the window ---------------------------------------------------------------------------------------------
+    # --- the window -------------------------------------------------------------------------------------------------
 
     def totals(self, window: Iterable[Any]) -> Totals:
-        """Sum what each term counts over the micro-batches of one optimizer step, and over all ranks."""
-        raws, batches, begin = list(window), {}, self.ctx.micro
+        """Begin an optimizer step: transform its micro-batches and sum what each term counts over them and all ranks."""
+        raws, batches = list(window), []
+        if not raws:
+            raise DistilError("totals() was given an empty window; pass the micro-batches of one optimizer step.")
+        self._window.sums, self.ctx.micro = {}, 0  # a step that a scaler skipped leaves its sums behind
         for i, raw in enumerate(raws):
-            self.ctx.micro = begin + i
-            self.ctx.reseed(self.seed, rank())
-            batches[id(raw)] = self._transformed(raw)
-        self.ctx.micro = begin
-        counts = summed([counts_of(self.method, batches[id(raw)]) for raw in raws], self._device())
-        return Totals(counts, len(raws), world_size(), batches, raws)
+            self.ctx.micro = i
+            batches.append(self._transformed(raw))
+        self.ctx.micro = 0
+        return Totals(summed(self.method, batches, self.cast.device), world_size(), raws, batches)
 
-    def _counts(self, batch: Batch) -> dict[str, Tensor]:
-        counts = counts_of(self.method, batch)
+    def _counts(self, batch: Batch) -> Mapping[str, Any]:
+        counts = {name: n for component in self.method for name, n in counts_of(component, batch).items()}
         if self.training:
             self._window.compare(counts, self.ctx.micro)
         return counts
 
     def _transformed(self, raw: Any) -> Batch:
-        """Unpack, prepare, drop the labels that no method may read, and let the one mixing method change the batch."""
-        batch: Batch = to_device(self.task.prepare(self.task.unpack(raw), self.ctx.rng), self._device())
-        batch = (
-            {name: self._readable(name, part) for name, part in batch.items()}
-            if is_streams(batch)
-            else self._readable("", batch)
-        )
-        for component in self.method:
-            if overrides(component.method, "transform"):
-                with torch.no_grad(), ExitStack() as stack:
-                    for handle in self.cast.each():
-                        stack.enter_context(handle.detached())
-                    batch = component.method.transform(batch, *self.cast.handles(), self.ctx)
-        return batch
+        self.ctx.reseed("transform", self.seed, rank())
+        return self._intake(raw, self.ctx)
 
-    def _readable(self, stream: str, batch: Batch) -> Batch:
-        labels = batch.get("labels")
-        if labels is None:
-            return batch
-        readers = [c.method.labels for c in self.method]
-        if not any(r is True or (r is not False and stream in r) for r in readers):
-            return {key: value for key, value in batch.items() if key != "labels"}
-        # Labels on a CPU are always checked; on an accelerator once, since each look waits for the device.
-        if self.classes and not labels.is_floating_point() and (labels.device.type == "cpu" or not self._labels_seen):
-            self._labels_seen = True
-            check_labels(labels, self.classes, batch.get("id"))
-        return batch
-
-    # --- around the step ----------------------------------------------------------------------------------------
+    # --- around the step --------------------------------------------------------------------------------------------
 
     def watch(self, *optimizers: Any) -> Any:
         """Run :meth:`after_step` once after each real step of these optimizers; returns them (one as itself).
 
-        With none given, the host promises to call :meth:`after_step` itself.
+        With none given, the host promises to call :meth:`after_step` itself. A later call replaces an earlier one.
         """
-        self._watched = [getattr(o, "optimizer", o) for o in optimizers]
-        for optimizer in self._watched:
-            optimizer.register_step_post_hook(self._stepped_once)
+        if self._watch is not None:
+            self._watch.release()
+        self._watch = Watch(optimizers, stepped=self.after_step, skipped=self.skip_step)
         return optimizers[0] if len(optimizers) == 1 else optimizers
-
-    def _stepped_once(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        found = getattr(
-            optimizer, "found_inf", None
-        )  # a fused optimizer runs its hook even where the scaler skipped the step
-        if found is not None and float(found) != 0:
-            self._window.close(1)
-            self.ctx.micro = 0
-            return
-        self._stepped.add(id(optimizer))
-        if self._watched is not None and len(self._stepped) >= len(self._watched):
-            self._stepped.clear()
-            self.after_step()
 
     def after_step(self) -> None:
         """Finish an optimizer step: publish its terms, let methods act, move the counters."""
         self.ctx.terms = self._window.close(self.ctx.micro)
-        with torch.no_grad():
-            for component in self.method:
+        for component in self.method.having("after_step"):
+            self.ctx.reseed("after_step", self.seed, rank())
+            with torch.no_grad():
                 component.method.after_step(self.ctx)
         self.ctx.step += 1
         self.ctx.micro = 0
+
+    def skip_step(self) -> None:
+        """Forget the open window: a gradient scaler found an infinity and skipped the step."""
+        self._window.sums, self.ctx.micro = {}, 0
 
     def end_epoch(self, metrics: Mapping[str, float] | None = None) -> None:
         """Tell methods that an epoch is over, with its validation metrics where there are any."""
         self._sentinel.read()
         self.ctx.metrics = dict(metrics or {})
         self.ctx.epoch += 1
-        for component in self.method:
+        for component in self.method.having("after_epoch"):
+            self.ctx.reseed("after_epoch", self.seed, rank())
             component.method.after_epoch(self.ctx.metrics, self.ctx)
 
     def prepare(self, data: Any) -> Distiller:
         """Let methods go over the training data once (class means, cached targets); returns the distiller."""
         _, teacher = self.cast.handles()
-        for component in self.method:
-            if overrides(component.method, "prepare"):
-                with torch.no_grad():
-                    component.method.prepare(teacher, self._read_through(data))
-        self.method.to(self._device())
+        for component in self.method.having("prepare"):
+            seed = mix_seed(self.seed, "prepare", component.name)
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                component.method.prepare(teacher, ReadThrough(data, self._intake, seed))
+        self.method.to(self.cast.device)
         self.prepared = True
         return self
-
-    def _read_through(self, data: Any) -> Iterable[Batch]:
-        for raw in as_batches(data, shuffle=False).iterate(0):
-            yield to_device(self.task.unpack(raw), self._device())
-            self.cast.forget()
 
     def check_finite(self) -> None:
         """Read the flags that steps left; raises where a number was not one."""
         self._sentinel.read()
 
-    # --- what is in it ------------------------------------------------------------------------------------------
+    # --- what is in it ----------------------------------------------------------------------------------------------
 
     def deployed(self) -> nn.Module:
         """Return what ships: by default the student itself."""
-        speaker = next(
-            (c.method for c in self.method if overrides(c.method, "deployed")), self.method.components[0].method
-        )
-        return speaker.deployed(*self.cast.handles())
+        speaker = next(iter(self.method.having("deployed")), self.method.components[0])
+        return speaker.method.deployed(*self.cast.handles())
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the trainable parameters by name: each student's, then each method's own."""
@@ -406,10 +340,6 @@ class Distiller(nn.Module):
                 found[name] = parameters
         return found
 
-    def weight(self, term: str) -> float:
-        """Return the coefficient of a term, by its full name, as it stands."""
-        return next(c.coefficient(self.ctx) for c in self.method if term == c.name or term.startswith(c.name + "."))
-
     def compile_models(self, **options: Any) -> Distiller:
         """Compile the plain passes of all models with ``torch.compile(**options)``; taps are returned, not stashed."""
         for handle in self.cast.each():
@@ -422,6 +352,20 @@ class Distiller(nn.Module):
         if not on:
             self.live = {}
 
+    @contextmanager
+    def every_component(self) -> Iterator[None]:
+        """Let components whose coefficient is 0 at this step take part, to see what they reach."""
+        self._every = True
+        try:
+            yield
+        finally:
+            self._every = False
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the student scores, where a method reads its logits."""
+        return self._intake.classes
+
     @property
     def teachers(self) -> dict[str, nn.Module]:
         """The frozen teachers by name ("model" where there is one)."""
@@ -432,26 +376,17 @@ class Distiller(nn.Module):
         """Wall-clock seconds spent inside teachers' passes so far."""
         return sum(handle.seconds for handle in self.cast.by_role("teacher").values())
 
-    # --- nn.Module ----------------------------------------------------------------------------------------------
+    # --- nn.Module --------------------------------------------------------------------------------------------------
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         super()._apply(fn, recurse)
-        self.cast.move_teachers(fn(torch.zeros((), device=self._device())).device)
+        self.cast.move_teachers(fn(torch.zeros((), device=self.cast.device)).device)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        state["ctx"] = replace(self.ctx, rng=None, terms={})  # type: ignore[arg-type]
-        for name in ("_watched", "_stepped", "_window", "_sentinel", "live"):
-            state.pop(name)
-        return state
+        gone = ("_watch", "_window", "_sentinel", "live")
+        return {name: value for name, value in self.__dict__.items() if name not in gone}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        guarded = self._guarded
         self._begin()
-        self._guarded = guarded
-        self.ctx.rng = torch.Generator()
-
-    def _device(self) -> torch.device:
-        return next(self.student.parameters()).device

@@ -14,7 +14,9 @@ __all__ = ["Ema"]
 
 
 class Ema:
-    """Keep ``average = decay * average + (1 - decay) * parameter`` of every trainable parameter and float buffer.
+    """Keep ``average = decay * average + (1 - decay) * parameter`` of every trainable parameter and running statistic.
+
+    Other buffers (memories, counters, schedules) stay as they are: their mean over steps is nothing that was ever there.
 
     Args:
         module: what is trained.
@@ -30,8 +32,9 @@ class Ema:
         if not 0 < decay < 1:
             raise DistilError(f"ema={decay} must lie between 0 and 1 (0.999 is usual).")
         self.decay = decay
-        self._live = [p for p in module.parameters() if p.requires_grad]
-        self._live += [b for b in module.buffers() if b.is_floating_point()]
+        self._live: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
+        norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+        self._live += [b for m in norms for b in m.buffers(recurse=False) if b.is_floating_point()]
         self.average: list[Tensor] = [t.detach().clone() for t in self._live]
 
     @torch.no_grad()

@@ -21,7 +21,10 @@ def gradient_shares(distiller: Distiller) -> dict[str, dict[str, float]]:
     learners = [p for p in distiller.student.parameters() if p.requires_grad]
     grads: dict[str, Tensor] = {}
     for name, value in distiller.live.items():
-        found = torch.autograd.grad(value, learners, retain_graph=True, allow_unused=True)
+        if not value.requires_grad:  # a term of weight zero on this batch
+            found: tuple[Tensor | None, ...] = (None,) * len(learners)
+        else:
+            found = torch.autograd.grad(value, learners, retain_graph=True, allow_unused=True)
         grads[name] = torch.cat(
             [(g if g is not None else torch.zeros_like(p)).flatten().float() for g, p in zip(found, learners)]
         )
@@ -40,7 +43,7 @@ def unreached(distiller: Distiller, batch: Any) -> list[str]:
     was_training = distiller.training
     distiller.eval()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), distiller.every_component():
             found = torch.autograd.grad(distiller(batch).loss, [p for _, p in named], allow_unused=True)
     finally:
         distiller.train(was_training)

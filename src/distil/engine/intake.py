@@ -45,24 +45,25 @@ class Intake:
                 batch = component.method.transform(batch, *self.cast.handles(), ctx)
         return batch
 
-    def opened(self, raw: Any, rng: torch.Generator | None = None) -> Batch:
-        """Return the batch, or the mapping of batches, before any transform."""
+    def opened(self, raw: Any, rng: torch.Generator | None) -> Batch:
+        """Return the batch, or the mapping of batches, before any transform; ``rng`` is for a task that prepares."""
         if is_streams(raw):
             return {name: self._one(name, part, rng) for name, part in raw.items()}
         return self._one("", raw, rng)
 
     def _one(self, stream: str, raw: Any, rng: torch.Generator | None) -> Batch:
         batch = self.task.unpack(raw)
+        if rng is not None:
+            batch = self.task.prepare(batch, rng)
         labels: Tensor | None = batch.get("labels")
         if labels is not None and not any(r is True or (r is not False and stream in r) for r in self._readers):
-            del batch["labels"]
+            batch = {key: value for key, value in batch.items() if key != "labels"}
         elif labels is not None and self.classes and not labels.is_floating_point():
             # Labels on a CPU are always checked; on an accelerator once, since each look waits for the device.
             if labels.device.type == "cpu" or not self._checked:
                 self._checked = True
                 check_labels(labels, self.classes, batch.get("id"))
-        prepared = self.task.prepare(batch, rng if rng is not None else torch.Generator())
-        ready: Batch = to_device(prepared, self.cast.device)
+        ready: Batch = to_device(batch, self.cast.device)
         return ready
 
 

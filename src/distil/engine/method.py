@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distil.engine.anatomy import first_tensor
 from distil.engine.context import Context
 from distil.engine.own_optimizer import OwnOptimizer
-from distil.engine.schedule import Schedule, as_schedule
+from distil.engine.schedule import Schedule, as_schedule, literal
 from distil.engine.trace import Spec
 from distil.errors import DistilError
 from distil.functional.reduction import Term
@@ -118,11 +118,10 @@ class Method(nn.Module, ABC):
 
     @property
     def expression(self) -> str:
-        """The method as the command line writes it, e.g. ``kd(temperature=4)``."""
-        shown = {
-            key: value for key, value in self._hyper.items() if isinstance(value, (int, float, str, bool, tuple, list))
-        }
-        return self.name + (f"({', '.join(f'{k}={_literal(v)}' for k, v in shown.items())})" if shown else "")
+        """The method as the command line writes it, e.g. ``kd(temperature=4)``; parsing it gives an equal method."""
+        kinds = (int, float, str, bool, tuple, list, Schedule)
+        shown = [f"{key}={literal(value)}" for key, value in self._hyper.items() if isinstance(value, kinds)]
+        return type(self).__name__.lower() + (f"({', '.join(shown)})" if shown else "")
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,10 @@ class Component:
     @property
     def name(self) -> str:
         return self.method.name
+
+    def term(self, key: str) -> str:
+        """Return how a term is called in logs: ``kd``, or ``ff-g2m.lfd`` where a method has several."""
+        return self.name if len(self.method.at_equality) <= 1 else f"{self.name}.{key}"
 
 
 class Sum(nn.Module):
@@ -155,7 +158,8 @@ class Sum(nn.Module):
                 )
         self.components = tuple(kept)
         self.methods = nn.ModuleDict({c.name: c.method for c in kept})
-        mixers = [c.name for c in kept if overrides(c.method, "transform")]
+        self._having: dict[str, tuple[Component, ...]] = {}
+        mixers = [c.name for c in self.having("transform")]
         if len(mixers) > 1:
             raise DistilError(
                 f"Both '{mixers[0]}' and '{mixers[1]}' change the batch; at most one method of a sum may."
@@ -174,6 +178,12 @@ class Sum(nn.Module):
 
     def __iter__(self) -> Iterator[Component]:
         return iter(self.components)
+
+    def having(self, hook: str) -> tuple[Component, ...]:
+        """Return the components whose method has a hook of its own."""
+        if hook not in self._having:
+            self._having[hook] = tuple(c for c in self.components if overrides(c.method, hook))
+        return self._having[hook]
 
     @property
     def expression(self) -> str:
@@ -209,9 +219,11 @@ def own_optimizers(method: nn.Module) -> list[OwnOptimizer]:
     return found
 
 
-def is_streams(batch: Batch) -> bool:
+def is_streams(batch: Any) -> bool:
     """Say whether ``batch`` holds several named batches."""
-    return bool(batch) and all(isinstance(value, Mapping) for value in batch.values())
+    if not isinstance(batch, Mapping) or not batch or "inputs" in batch:
+        return False
+    return all(isinstance(value, Mapping) for value in batch.values())
 
 
 def batch_size(batch: Batch) -> int:
@@ -231,15 +243,9 @@ def batch_size(batch: Batch) -> int:
 
 def _product(a: Schedule, b: Schedule) -> Schedule:
     if a.constant is not None:
-        return as_schedule(a.constant * b.constant) if b.constant is not None else b * a.constant
+        if b.constant is not None:
+            return as_schedule(a.constant * b.constant)
+        return b if a.constant == 1 else b * a.constant
     if b.constant is not None:
         return a if b.constant == 1 else a * b.constant
     raise DistilError(f"Only one schedule may scale a method; got {a} times {b}.")
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (tuple, list)):
-        return "[" + ", ".join(_literal(v) for v in value) + "]"
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -52,14 +52,10 @@ def make_optimizers(
         if not parameters:
             continue
         factory = _factory(_of(optimizer, name, "optimizer"))
-        options = {
-            "params": parameters,
-            "name": name,
-            "lr": float(_of(lr, name, "lr")),
-            "weight_decay": float(_of(weight_decay, name, "weight_decay")),
-        }
-        if not options["lr"] > 0 or not math.isfinite(options["lr"]):
-            raise DistilError(f"lr={options['lr']} of group '{name}' must be a finite number above 0.")
+        rate, decay = float(_of(lr, name, "lr")), float(_of(weight_decay, name, "weight_decay"))
+        if not rate > 0 or not math.isfinite(rate):
+            raise DistilError(f"lr={rate} of group '{name}' must be a finite number above 0.")
+        options = {"params": parameters, "name": name, "lr": rate, "weight_decay": decay}
         by_factory.setdefault(id(factory), (factory, []))[1].append(options)
     made = {}
     for factory, members in by_factory.values():

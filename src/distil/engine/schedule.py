@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any
 
 from distil.errors import DistilError
 
-__all__ = ["Schedule", "as_schedule", "cosine", "ramp", "step_decay"]
+__all__ = ["Schedule", "as_schedule", "cosine", "literal", "ramp", "step_decay"]
 
 
 class Schedule(ABC):
@@ -49,7 +50,7 @@ class Constant(Schedule):
         return self.value
 
     def __str__(self) -> str:
-        return f"{self.value:g}"
+        return literal(self.value)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Scaled(Schedule):
         return None if self.inner.constant is None else self.factor * self.inner.constant
 
     def __str__(self) -> str:
-        return f"{self.factor:g}*{self.inner}"
+        return f"{literal(self.factor)}*{self.inner}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,14 @@ class Curve(Schedule):
         return self.first + (self.last - self.first) * done
 
     def __str__(self) -> str:
-        return f"{self.name}({self.by}={self.length:g})"
+        if self.shape == "steps":
+            said = {"every": self.length, "factor": self.last, "first": self.first}
+            usual = {"first": 1.0}
+        else:
+            said = {self.by: self.length, "first": self.first, "last": self.last}
+            usual = {"first": 0.0, "last": 1.0} if self.name == "ramp" else {"first": 1.0, "last": 0.0}
+        shown = [f"{key}={literal(value)}" for key, value in said.items() if usual.get(key) != value]
+        return f"{self.name}({', '.join(shown)})"
 
 
 def ramp(
@@ -173,3 +181,24 @@ def _one_length(name: str, epochs: float | None, fraction: float | None) -> tupl
     if length <= 0 or (fraction is not None and fraction > 1):
         raise DistilError(f"{name}: epochs must be above 0, and fraction in (0, 1]; got {length}.")
     return "epochs" if epochs is not None else "fraction", float(length)
+
+
+def literal(value: Any) -> str:
+    """Return a value as an expression writes it: ``4``, ``0.1``, ``true``, ``stages``, ``"layer1.0"``, ``[1, 2]``.
+
+    >>> literal(0.1), literal(("a", "b.c")), literal([2.0])
+    ('0.1', "(a, 'b.c')", '[2]')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    if isinstance(value, str):
+        plain = value.isidentifier() and value.lower() not in ("true", "false", "none") and not iskeyword(value)
+        return value if plain else repr(value)
+    if isinstance(value, (tuple, list)):
+        inner = ", ".join(literal(member) for member in value)
+        if isinstance(value, list):
+            return f"[{inner}]"
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    return str(value)

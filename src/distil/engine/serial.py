@@ -31,9 +31,10 @@ def save_tree(tree: Any, folder: str | Path) -> Path:
 
     def fill(target: Path) -> None:
         tensors: dict[str, Tensor] = {}
-        document = {"format": "distil-tree", "version": 1, "tree": _pack(tree, tensors)}
+        packed = _pack(tree, tensors)
         save_file(tensors, target / TENSORS)
-        document["sha256"] = _digest(target / TENSORS)
+        sums = {"sha256": _digest(target / TENSORS), "tree_sha256": _text_digest(packed)}
+        document = {"format": "distil-tree", "version": 1, **sums, "tree": packed}
         (target / TREE).write_text(json.dumps(document, allow_nan=False))
 
     return atomic_folder(Path(folder), fill)
@@ -48,14 +49,18 @@ def load_tree(folder: str | Path, *, device: str = "cpu") -> Any:
         document = json.loads((folder / TREE).read_text())
         if document["format"] != "distil-tree" or document["version"] != 1:
             raise DistilError(f"{folder / TREE} was written by another version of distil; this one reads version 1.")
-        if _digest(folder / TENSORS) != document["sha256"]:
+        changed = _digest(folder / TENSORS) != document["sha256"] and TENSORS
+        changed = changed or (_text_digest(document["tree"]) != document["tree_sha256"] and TREE)
+        if changed:
             raise DistilError(
-                f"{folder / TENSORS} is truncated or was changed (its checksum differs); delete {folder} and resume from an earlier one."
+                f"{folder / changed} is truncated or was changed (its checksum differs); delete {folder} and resume from "
+                "an earlier one."
             )
         return _unpack(document["tree"], load_file(folder / TENSORS, device=device))
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
         raise DistilError(
-            f"{folder} is truncated or no checkpoint of distil ({type(error).__name__}); delete it and resume from an earlier one."
+            f"{folder} is truncated or no checkpoint of distil ({type(error).__name__}); delete it and resume from an "
+            "earlier one."
         ) from None
 
 
@@ -122,7 +127,7 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
 def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
-    (kind, inner), *rest = value.items()
+    [(kind, inner)] = value.items()
     if kind == "tensor":
         return tensors[inner]
     if kind == "float":
@@ -136,3 +141,7 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 def _digest(path: Path) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _text_digest(packed: Any) -> str:
+    return hashlib.sha256(json.dumps(packed, allow_nan=False).encode()).hexdigest()

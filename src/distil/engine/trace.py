@@ -158,7 +158,8 @@ class ModelHandle:
         path = tap.locations[0].path if tap is not None and tap.locations else name
         if path not in self._paths:
             raise DistilError(
-                f"The {self.role} has no part '{name}'; {nearest(str(name), [*self._taps, *self._paths])}"
+                f"The {self.role} has no part '{name}'; {nearest(str(name), [*self._taps, *self._paths])} A meaning such "
+                "as 'head' must be among the method's `taps`."
             )
         return self._paths[path]
 
@@ -195,6 +196,8 @@ class ModelHandle:
         self, batch: Mapping[str, Any], replacements: Mapping[Location, nn.Module] | None = None
     ) -> tuple[Any, dict[Location, Tensor]]:
         values: dict[Location, Tensor] = {}
+        if not self._locations:
+            return self.task.call(self.module, batch, role=self.role), values
         with self._recording(self._paths, values, replacements or {}):
             output = self.task.call(self.module, batch, role=self.role)
         return output, values
@@ -202,6 +205,11 @@ class ModelHandle:
     def _functional(
         self, batch: Mapping[str, Any], params: Mapping[str, Tensor], replace: Mapping[Spec, nn.Module] | None
     ) -> tuple[Any, dict[Location, Tensor]]:
+        if any(hasattr(p, "device_mesh") for p in self.module.parameters()):
+            raise DistilError(
+                f"params= runs the {self.role} with other parameters, and its own are sharded (FSDP2 or DeepSpeed), which "
+                "that cannot do; train this method on whole models (one device, or DDP)."
+            )
         values: dict[Location, Tensor] = {}
         runner = _TaskCall(self.module, self.task, self.role)
         # Cloned buffers: otherwise BatchNorm's running statistics would move once for every functional pass.
@@ -245,8 +253,10 @@ class ModelHandle:
 
     def _to_device(self, batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], torch.device | None]:
         """Bring the batch to a teacher that lives elsewhere; what it leaves comes back to where the batch was."""
+        if self._device is None:
+            return batch, None
         found = first_tensor(batch)
-        if self._device is None or found is None or found.device == self._device:
+        if found is None or found.device == self._device:
             return batch, None
         moved = {k: v.to(self._device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
         return moved, found.device
@@ -297,7 +307,8 @@ def _swap(value: Any, tensor: Tensor) -> Any:
         for key, member in value.items():
             if not done and first_tensor(member) is not None:
                 out[key], done = _swap(member, tensor), True
-        return type(value)(**out) if hasattr(value, "to_tuple") else type(value)(out)
+        rebuilt: Any = type(value)  # a Hugging Face output is a mapping made of keywords
+        return rebuilt(**out) if hasattr(value, "to_tuple") else rebuilt(out)
     members = list(value)
     for i, member in enumerate(members):
         if first_tensor(member) is not None:

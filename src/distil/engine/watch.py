@@ -21,9 +21,7 @@ class Watch:
         skipped: called instead where a scaler found an infinity in all of them.
     """
 
-    def __init__(
-        self, optimizers: Sequence[Any], *, stepped: Callable[[], None], skipped: Callable[[], None]
-    ) -> None:
+    def __init__(self, optimizers: Sequence[Any], *, stepped: Callable[[], None], skipped: Callable[[], None]) -> None:
         self._stepped, self._skipped = stepped, skipped
         self._inner: list[Optimizer] = [getattr(o, "optimizer", o) for o in optimizers]
         self._done: set[int] = set()

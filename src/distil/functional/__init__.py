@@ -19,7 +19,7 @@ from distil.functional.divergence import (
 )
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
-from distil.functional.prototypes import ClassMeans, class_means, directional_norm
+from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
 from distil.functional.ranking import plackett_luce, teacher_ranking
 from distil.functional.reduction import Term, reduce, working
 from distil.functional.relation import (
@@ -41,6 +41,7 @@ __all__ = [
     "attention_map",
     "attention_transfer",
     "class_means",
+    "direction_and_length",
     "directional_norm",
     "dist",
     "dist_inter",

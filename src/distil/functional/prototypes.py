@@ -11,7 +11,7 @@ from distil.errors import DistilError
 from distil.functional._checks import class_index, counted_weight, known, shaped
 from distil.functional.reduction import reduce, working
 
-__all__ = ["ClassMeans", "class_means", "directional_norm"]
+__all__ = ["ClassMeans", "class_means", "direction_and_length", "directional_norm"]
 
 PARTS = ("both", "cosine", "norm")
 
@@ -160,3 +160,23 @@ def directional_norm(
         length = torch.where(length >= longest, length, longest)
     along = (student * (target / target_length.clamp(min=tiny))).sum(1)
     return reduce(1 - along / length.clamp(min=tiny), counted_weight(counted, weight), reduction=reduction)
+
+
+def direction_and_length(
+    student_emb: Tensor, teacher_emb: Tensor, class_means: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return, for each sample, cos(s, m_y) and ‖s‖ / ‖t‖: what `directional_norm` is to raise.
+
+    Args:
+        student_emb: (B, D), projected where widths differ.
+        teacher_emb: (B, D).
+        class_means: (C, D).
+        labels: (B,), class indices.
+
+    >>> s, t, m = torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+    >>> direction_and_length(s, t, m, torch.tensor([0]))
+    (tensor([1.]), tensor([3.]))
+    """
+    student, teacher, means = working(student_emb, teacher_emb, class_means)
+    cosine = torch.cosine_similarity(student, means[labels], dim=1)
+    return cosine, student.norm(dim=1) / teacher.norm(dim=1).clamp(min=torch.finfo(teacher.dtype).tiny)

@@ -44,7 +44,8 @@ def equal_budgets(arms: Mapping[str, Arm], outcomes: Mapping[str, Sequence[Outco
             for key, value in expected.items():
                 if outcome.budget.get(key) != value:
                     raise DistilError(
-                        f"The arms '{reference}' and '{name}' have unequal budgets: {key} {value:g} against {outcome.budget.get(key, 0):g}. "
+                        f"The arms '{reference}' and '{name}' have unequal budgets: {key} {value:g} against "
+                        f"{outcome.budget.get(key, 0):g}. "
                         "Give both the same, or mark the arm as a bound."
                     )
 

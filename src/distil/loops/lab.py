@@ -84,8 +84,8 @@ class Outcome:
 class Arm:
     """One way of getting a model: ``run(seed)`` gives an :class:`Outcome`.
 
-    ``role`` says what it is compared as: the reference (same budget without the system), a rival, the method, one of its
-    ablations, or a bound (other budget, for orientation).
+    ``role`` says what it is compared as: the reference (same budget without the system), a rival, the method, one of
+    its ablations, or a bound (other budget, for orientation).
     """
 
     role: Role
@@ -168,8 +168,8 @@ class Lab:
         return Outcome(**stage.value)
 
     def tune(
-        self, name: str, arm: Callable[[Mapping[str, Any]], Callable[[int], Outcome]], grid: Mapping[str, Sequence[Any]], *, trials: int, seed: int,
-        metric: str, higher_is_better: bool = True, **inputs: Any,
+        self, name: str, arm: Callable[[Mapping[str, Any]], Callable[[int], Outcome]], grid: Mapping[str,
+        Sequence[Any]], *, trials: int, seed: int, metric: str, higher_is_better: bool = True, **inputs: Any,
     ) -> tuple[dict[str, Any], int]:  # fmt: skip
         """Choose among the points of ``grid`` by the best validation ``metric`` of one run each.
 

@@ -39,8 +39,8 @@ class OwnRun:
 
     Attributes:
         data: a path or a name that ``distil.load`` reads.
-        student, teacher: models by name: ``timm:…``, ``torchvision:…``, ``distil:…``, ``module:function``, ``file.py:function``.
-        teacher_weights, student_weights: safetensors or state-dict files.
+        student, teacher: models by name: ``timm:…``, ``torchvision:…``, ``distil:…``, ``module:function``,
+        ``file.py:function``. teacher_weights, student_weights: safetensors or state-dict files.
         pretrained: let the teacher's library load its published weights.
         train_teacher: epochs to train (or fine-tune) the teacher on the data first; 0 takes it as it is.
         methods: expressions; one for ``train``.
@@ -122,20 +122,37 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
         arms[name] = _arm(run, lab, bundle, teacher, name, text, role="method" if arms else "reference")
     task = get_task(bundle.task)
     return compare(
-        arms, run.seeds, lab, title=title, task=task, command=command,
-        setting=_setting(run, bundle), data=data_report(bundle), teacher=teacher_report(teacher, task, bundle),
+        arms,
+        run.seeds,
+        lab,
+        title=title,
+        task=task,
+        command=command,
+        setting=_setting(run, bundle),
+        data=data_report(bundle),
+        teacher=teacher_report(teacher, task, bundle),
         adjust=len(run.methods) > 1,
         settings={k: v for k, v in asdict(run).items() if k not in ("seeds", "methods", "baseline")},
-        data_fingerprint=bundle.fingerprint, teacher_fingerprint=teacher.fingerprint,
-    )  # fmt: skip
+        data_fingerprint=bundle.fingerprint,
+        teacher_fingerprint=teacher.fingerprint,
+    )
 
 
 def _arm(run: OwnRun, lab: Lab, bundle: Bundle, teacher: Teacher, name: str, method: str, *, role: Any) -> Arm:
     def train(seed: int) -> Any:
         return distil(
-            lab, method, run.student, teacher, bundle, run.training, seed=seed, checkpoints=f"{name}-seed{seed}", check_teacher=False,
-            ship=lab.out / "students" / f"{name}-seed{seed}.safetensors", weights=run.student_weights,
-        )  # fmt: skip
+            lab,
+            method,
+            run.student,
+            teacher,
+            bundle,
+            run.training,
+            seed=seed,
+            checkpoints=f"{name}-seed{seed}",
+            check_teacher=False,
+            ship=lab.out / "students" / f"{name}-seed{seed}.safetensors",
+            weights=run.student_weights,
+        )
 
     label = "Student alone" if name == "alone" else method
     return Arm(
@@ -163,9 +180,11 @@ def _setting(run: OwnRun, bundle: Bundle) -> Mapping[str, str]:
     t = run.training
     return {
         "Data": f"{bundle.name}: {bundle.task}, {len(bundle.classes)} classes",
-        "Teacher": run.teacher + (f", weights {Path(run.teacher_weights).name}" if run.teacher_weights else "")
+        "Teacher": run.teacher
+        + (f", weights {Path(run.teacher_weights).name}" if run.teacher_weights else "")
         + (f", trained {run.train_teacher} epochs on these data first" if run.train_teacher else ""),
         "Student": run.student,
-        "Budget": f"{t.epochs} epochs of batches of {t.batch_size}, {t.optimizer}, learning rate {t.lr:g} ({t.schedule}), for every arm",
+        "Budget": f"{t.epochs} epochs of batches of {t.batch_size}, {t.optimizer}, learning rate {t.lr:g} "
+        f"({t.schedule}), for every arm",
         "Choice": "the epoch is chosen on validation data and scored on test data",
-    }  # fmt: skip
+    }

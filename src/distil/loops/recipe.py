@@ -79,7 +79,7 @@ def prepare_setup(
 def run_recipe(
     recipe: Any, setup: Any, out: Path, lab: Lab, *, command: str, system: str | None = None
 ) -> dict[str, Any]:
-    """Run a recipe and write ``report.json``, ``report.html`` and ``settings.yaml`` into ``out``; returns the report."""
+    """Run a recipe and write ``report.json``, ``report.html`` and ``settings.yaml`` into ``out``; returns it."""
     made: Experiment = recipe.experiment(setup, lab)
     task = get_task(made.bundle.task)
     write_text(out / "settings.yaml", to_yaml(setup))
@@ -105,9 +105,14 @@ def run_recipe(
 def data_report(bundle: Bundle) -> dict[str, Any]:
     """Return what a report says of the data."""
     return {
-        "name": bundle.name, "fingerprint": bundle.fingerprint, "train": _size(bundle.train), "val": _size(bundle.val), "test": _size(bundle.test),
-        "classes": list(bundle.classes), "notes": list(bundle.notes),
-    }  # fmt: skip
+        "name": bundle.name,
+        "fingerprint": bundle.fingerprint,
+        "train": _size(bundle.train),
+        "val": _size(bundle.val),
+        "test": _size(bundle.test),
+        "classes": list(bundle.classes),
+        "notes": list(bundle.notes),
+    }
 
 
 def _size(part: Any) -> int:

@@ -1,4 +1,4 @@
-"""Typed settings: frozen dataclasses with dotted overrides and YAML in and out; unknown keys are refused with the nearest."""
+"""Typed settings: frozen dataclasses with dotted overrides and YAML; unknown keys are refused with the nearest."""
 
 from __future__ import annotations
 

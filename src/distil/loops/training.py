@@ -184,9 +184,18 @@ def distil(
     )
     out = lab.out / "checkpoints" / checkpoints if checkpoints else None
     result = fit(
-        distiller, data, bundle.val, test=bundle.test, **training.options(), seed=seed, device=lab.device, progress=lab.progress.step,
-        check_teacher=check_teacher, out=out, resume=out is not None,
-    )  # fmt: skip
+        distiller,
+        data,
+        bundle.val,
+        test=bundle.test,
+        **training.options(),
+        seed=seed,
+        device=lab.device,
+        progress=lab.progress.step,
+        check_teacher=check_teacher,
+        out=out,
+        resume=out is not None,
+    )
     if ship is not None:
         ship.parent.mkdir(parents=True, exist_ok=True)
         save_model(result.model, str(ship))
@@ -214,20 +223,39 @@ def measured(
     updates = training.epochs * math.ceil(len(batches) / training.accumulate)
     labels = labels_in(data) if not isinstance(data, Mapping) else None
     return Outcome(
-        metrics=result.test, history=result.history, cost=result.cost,
-        budget={"updates": updates, "batch_size": training.batch_size * training.accumulate, "labels": _labelled(labels, data), "trials": trials},
-        model={"parameters": parameters, "bytes": size, "latency": latency(task, result.model, _speed_batch(task, bundle))},
-        agreement=same, reliability=reliability(said), diagnostics=dict(diagnostics(distiller)) if diagnostics else {},
-    )  # fmt: skip
+        metrics=result.test,
+        history=result.history,
+        cost=result.cost,
+        budget={
+            "updates": updates,
+            "batch_size": training.batch_size * training.accumulate,
+            "labels": _labelled(labels, data),
+            "trials": trials,
+        },
+        model={
+            "parameters": parameters,
+            "bytes": size,
+            "latency": latency(task, result.model, _speed_batch(task, bundle)),
+        },
+        agreement=same,
+        reliability=reliability(said),
+        diagnostics=dict(diagnostics(distiller)) if diagnostics else {},
+    )
 
 
 def teacher_report(teacher: Teacher, task: Task, bundle: Bundle) -> dict[str, Any]:
     """Return the teacher's part of a report."""
     parameters, size = size_in_bytes(teacher.module)
     return {
-        "name": teacher.name, "parameters": parameters, "bytes": size, "metrics": dict(teacher.metrics), "fingerprint": teacher.fingerprint,
-        "latency": latency(task, teacher.module, _speed_batch(task, bundle), role="teacher"), "cost": {"seconds": teacher.seconds}, **teacher.extra,
-    }  # fmt: skip
+        "name": teacher.name,
+        "parameters": parameters,
+        "bytes": size,
+        "metrics": dict(teacher.metrics),
+        "fingerprint": teacher.fingerprint,
+        "latency": latency(task, teacher.module, _speed_batch(task, bundle), role="teacher"),
+        "cost": {"seconds": teacher.seconds},
+        **teacher.extra,
+    }
 
 
 def teacher_arm(teacher: Callable[[int], Teacher], bundle: Bundle) -> Callable[[int], Outcome]:
@@ -240,9 +268,13 @@ def teacher_arm(teacher: Callable[[int], Teacher], bundle: Bundle) -> Callable[[
         said = task.predict(one.module, bundle.test, role="teacher")
         speed = latency(task, one.module, _speed_batch(task, bundle), role="teacher")
         return Outcome(
-            metrics={"last": dict(one.metrics), "best": dict(one.metrics)}, history=[], budget={}, reliability=reliability(said),
-            cost={"seconds": one.seconds, "teacher_seconds": 0.0}, model={"parameters": parameters, "bytes": size, "latency": speed},
-        )  # fmt: skip
+            metrics={"last": dict(one.metrics), "best": dict(one.metrics)},
+            history=[],
+            budget={},
+            reliability=reliability(said),
+            cost={"seconds": one.seconds, "teacher_seconds": 0.0},
+            model={"parameters": parameters, "bytes": size, "latency": speed},
+        )
 
     return run
 

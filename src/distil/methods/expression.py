@@ -39,7 +39,9 @@ def parse(text: str) -> Sum:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError) as error:
         where = f" near column {error.offset}" if isinstance(error, SyntaxError) and error.offset else ""
-        raise DistilError(f"The method '{text}' cannot be read{where}; write it like 0.1*supervised + 0.9*kd(temperature=4).") from None
+        raise DistilError(
+            f"The method '{text}' cannot be read{where}; write it like 0.1*supervised + 0.9*kd(temperature=4)."
+        ) from None
     value = _value(tree, text)
     if isinstance(value, (int, float, Schedule)):
         raise DistilError(f"The method '{text}' is only a number; name a method, e.g. kd or 0.9*kd.")
@@ -59,9 +61,14 @@ def _value(node: ast.expr, text: str) -> Any:
         return _named(node.id, {}, text)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         if node.args or any(k.arg is None for k in node.keywords):
-            raise DistilError(f"'{node.func.id}' in '{text}' takes named arguments only, e.g. {node.func.id}(name=value).")
+            raise DistilError(
+                f"'{node.func.id}' in '{text}' takes named arguments only, e.g. {node.func.id}(name=value)."
+            )
         return _named(node.func.id, {str(k.arg): _literal(k.value, text) for k in node.keywords}, text)
-    raise DistilError(f"'{ast.unparse(node)}' in '{text}' is not allowed; methods are added with +, scaled with *, and take named arguments.")
+    raise DistilError(
+        f"'{ast.unparse(node)}' in '{text}' is not allowed; methods are added with +, scaled with *, and take named "
+        "arguments."
+    )
 
 
 def _named(name: str, arguments: dict[str, Any], text: str) -> Any:
@@ -87,7 +94,9 @@ def _call(function: Callable[..., Any], name: str, arguments: dict[str, Any]) ->
 
 def _product(left: Any, right: Any, text: str) -> Any:
     if isinstance(left, Sum) and isinstance(right, Sum):
-        raise DistilError(f"Two methods are multiplied in '{text}'; scale a method by a number or a schedule, and add methods with +.")
+        raise DistilError(
+            f"Two methods are multiplied in '{text}'; scale a method by a number or a schedule, and add methods with +."
+        )
     if isinstance(right, Sum):
         return right * as_schedule(left)
     if isinstance(left, Sum):
@@ -117,5 +126,10 @@ def _literal(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Attribute):  # a module path such as layer1.0, or stages.1 below
         return ast.unparse(node)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SCHEDULES:
-        return _call(SCHEDULES[node.func.id], node.func.id, {str(k.arg): _literal(k.value, text) for k in node.keywords})
-    raise DistilError(f"The argument '{ast.unparse(node)}' in '{text}' is not allowed; use a number, a word, a quoted string or a list.")
+        return _call(
+            SCHEDULES[node.func.id], node.func.id, {str(k.arg): _literal(k.value, text) for k in node.keywords}
+        )
+    raise DistilError(
+        f"The argument '{ast.unparse(node)}' in '{text}' is not allowed; use a number, a word, a quoted string or a "
+        "list."
+    )

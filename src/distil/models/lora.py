@@ -118,7 +118,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
 def _make_plain(layer: nn.Module) -> None:
     # torch's remove_parametrizations takes the property off the generated class, which every copy of the layer shares:
     # merging a copy would break the original. So the copy alone gets its plain class and weight back.
-    weight = nn.Parameter(layer.weight.detach().clone())  # type: ignore[operator, union-attr]
+    weight = nn.Parameter(layer.weight.detach().clone())  # type: ignore[operator]
     layer.__class__ = type(layer).__bases__[0]
     del layer._modules["parametrizations"]
     others = dict(layer._parameters)

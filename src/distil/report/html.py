@@ -7,12 +7,13 @@ text) and the style sheet go in as they are. The page holds no link but those to
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
@@ -23,6 +24,9 @@ from distil.report.svg import style
 from distil.report.text import MISSING, count, decimals_for, duration, fixed, heading, is_number, size, with_unit
 from distil.report.verdict import HELPED, HURT, NONE
 from distil.report.view import View, finite, part, summary
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 __all__ = ["render", "write"]
 
@@ -47,18 +51,22 @@ def render(report: Mapping[str, Any]) -> str:
     >>> render({"kind": "comparison", "version": 1, "title": "One", "metric": metric, "seeds": [0], "arms": [arm]})[:15]
     '<!doctype html>'
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     report = clean(report)
     validate(report)
+    sheet = Markup((_HERE / "page.css").read_text(encoding="utf-8"))
+    return str(_template().render(sheet=sheet, embedded=Markup(_embedded(report)), **_context(View(report))))
+
+
+@functools.cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     engine = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     engine.filters["drawing"] = Markup  # only for what `svg.finish` made
     engine.filters["words"] = _words
-    page = engine.get_template("page.html.j2")
-    sheet = Markup((_HERE / "page.css").read_text(encoding="utf-8"))
-    return page.render(sheet=sheet, embedded=Markup(_embedded(report)), **_context(View(report)))
+    return engine.get_template("page.html.j2")
 
 
 def write(report: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:

@@ -111,7 +111,11 @@ def differences(view: View) -> Panel | None:
     only = f" to {view.label(next(iter(against)))}" if len(against) == 1 else ""
     caption = f"Paired difference{only}" + (", points" if view.unit == "%" else f", {view.unit}" if view.unit else "")
     better = "right" if view.higher else "left"
-    return Panel(caption, figures.dots("differences", caption, rows, zero=True), f"Better is to the {better} of 0.")
+    return Panel(
+        caption,
+        figures.dots("differences", caption, rows, zero=True),
+        f"Better is to the {better} of 0; {view.level} intervals.",
+    )
 
 
 def _curve(label: str, index: int, seeds: Sequence[tuple[object, object]]) -> Curve | None:

@@ -194,7 +194,7 @@ def sentence(
     *,
     metric: str,
     unit: str = "",
-    subject: str = "Distillation",
+    subject: str = "distillation",
     against: str = "the student alone",
 ) -> str:
     """Write a verdict in plain words.

@@ -96,6 +96,12 @@ class View:
         return next((arm["name"] for arm in self.arms if arm.get("role") == "reference"), None)
 
     @property
+    def level(self) -> str:
+        """The coverage of the verdicts' intervals, written; wider than 95 % where many comparisons were allowed for."""
+        levels = [level for entry in self.verdicts if is_number(level := part(entry, "difference", "level"))]
+        return f"{100 * max(levels, default=0.95):.4g} %"
+
+    @property
     def teacher_score(self) -> float | None:
         """The teacher's value of the deciding metric."""
         value = part(self.teacher, "metrics", self.metric)

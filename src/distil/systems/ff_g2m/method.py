@@ -20,7 +20,8 @@ class LowFrequency(Method):
     """Pull the student of a node towards the teacher's predictions of its neighbours and of itself.
 
     Mean over directed edges, self loops included, of ``KL(softmax(h_j / T) ‖ softmax(z_i / T))``; ``h`` the teacher's
-    logits, computed once. With self loops alone it is GLNN. Nodes of high degree weigh more; a duplicate edge counts twice.
+    logits, computed once. With self loops alone it is GLNN. Nodes of high degree weigh more; a duplicate edge counts
+    twice.
 
     Args:
         temperature: T > 0; the official code fixes 1.
@@ -117,8 +118,8 @@ class HighFrequency(Method):
 def published(*, lam: float = 0.4, tau: float = 1.5, low: bool = True, high: bool = True) -> Sum:
     """Return the paper's whole loss: ``lam · CE + (1 − lam) · (LFD + HFD)``; ``low`` and ``high`` switch the parts.
 
-    Defaults are those of Cora with a GCN teacher. With both parts off it is the label loss alone, not scaled by ``lam``,
-    as the official ablation does.
+    Defaults are those of Cora with a GCN teacher. With both parts off it is the label loss alone, not scaled by
+    ``lam``, as the official ablation does.
 
     >>> published().expression
     '0.4*supervised + 0.6*lowfrequency + 0.6*highfrequency(temperature=1.5)'

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
 from distil.engine.context import Context
+from distil.engine.distiller import Distiller
 from distil.engine.method import Batch, Handles, Method, Sum, Traces
+from distil.engine.reading import read
 from distil.engine.schedule import ramp
 from distil.errors import DistilError, nearest
 from distil.functional.prototypes import ClassMeans, directional_norm
+from distil.functional.prototypes import direction_and_length as direction_and_length_values
 from distil.functional.reduction import Term
 from distil.methods.dist import DIST
 from distil.methods.dkd import DKD
 from distil.methods.kd import KD
 from distil.methods.supervised import Supervised
 
-__all__ = ["DirectNorm", "published"]
+__all__ = ["DirectNorm", "direction_and_length", "published"]
 
 
 @final
 class DirectNorm(Method):
     """Push the student's embedding along the teacher's class mean and make it at least as long as the teacher's.
 
-    ``1 − ⟨f_s, e_y⟩ / max(‖f_s‖, ‖f_t‖)`` with ``e_y`` the unit class mean of the teacher's embeddings, found in one pass
-    over the training data. Where widths differ a projector (BatchNorm, dropout 0.5, linear) serves this term alone and
-    does not ship.
+    ``1 − ⟨f_s, e_y⟩ / max(‖f_s‖, ‖f_t‖)`` with ``e_y`` the unit class mean of the teacher's embeddings, found in one
+    pass over the training data. Where widths differ a projector (BatchNorm, dropout 0.5, linear) serves this term alone
+    and does not ship.
 
     Args:
         part: "both", "cosine" (direction only) or "norm" (length only, this project's reading of the ablation).
@@ -100,6 +104,20 @@ class DirectNorm(Method):
         return {"nd": (batch["labels"] >= 0).sum()}
 
 
+def direction_and_length(distiller: Distiller, data: Any) -> dict[str, float]:
+    """Return the mean cosine of embeddings with their class mean, and their mean length over the teacher's.
+
+    Reads the ``DirectNorm`` of a distiller on ``data``; embeddings are projected as the term projects them.
+    """
+    method = next(c.method for c in distiller.method if isinstance(c.method, DirectNorm))
+    found = [
+        direction_and_length_values(method.projector(s[method.tap]), t[method.tap], method.means, batch["labels"])
+        for s, t, batch in read(distiller, data)
+    ]
+    cosine, ratio = (torch.cat(parts).mean() for parts in zip(*found, strict=True))
+    return {"cosine with class mean": float(cosine), "length over teacher's": float(ratio)}
+
+
 _BASES = {"kd": KD, "dkd": DKD, "dist": DIST}
 
 
@@ -115,8 +133,8 @@ def published(
 ) -> Sum:
     """Return the paper's whole loss on a base method: KD++, DKD++ or DIST++.
 
-    ``cls_weight · CE + kd_weight · min(1, epoch / warmup) · base + nd_weight · ND``; only the base warms up. Defaults are
-    those of ResNet-56 → ResNet-20 on CIFAR-100.
+    ``cls_weight · CE + kd_weight · min(1, epoch / warmup) · base + nd_weight · ND``; only the base warms up. Defaults
+    are those of ResNet-56 → ResNet-20 on CIFAR-100.
 
     >>> published().expression
     'supervised + ramp(epochs=20)*kd(temperature=4) + 2*directnorm(part=both)'

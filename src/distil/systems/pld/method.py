@@ -17,8 +17,8 @@ class PLD(Method):
     """The likelihood of the teacher-optimal ranking, each rank weighed by the teacher's own confidence.
 
     ``Σ_k α_k · [logsumexp_{l≥k} s_π(l) − s_π(k)]`` with the label on rank 1, the other classes by descending teacher
-    logit, and ``α_k = softmax(t / τ)_π(k)``. The student is not tempered, no weight is tuned, no cross-entropy is added:
-    the label's rank ties the task loss in.
+    logit, and ``α_k = softmax(t / τ)_π(k)``. The student is not tempered, no weight is tuned, no cross-entropy is
+    added: the label's rank ties the task loss in.
 
     Args:
         teacher_temperature: τ > 0 of the weights; 1 on ImageNet. A teacher that is nearly one-hot wants more (4).

@@ -1,0 +1,85 @@
+"""Where a run happens: the devices and processes that accelerate finds, and Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from distil.engine.window import world_size
+from distil.errors import DistilError, nearest
+
+__all__ = ["PRECISIONS", "agreed", "find_accelerator", "gentle_interrupt", "same_buffers"]
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def find_accelerator(
+    *, precision: str, device: str | None, trackers: Sequence[str], folder: Path | None
+) -> Accelerator:
+    """Return accelerate's view of this machine, or say what it cannot do."""
+    if precision not in PRECISIONS:
+        raise DistilError(f"precision='{precision}' is unknown; {nearest(precision, PRECISIONS)}")
+    if trackers and folder is None:
+        raise DistilError(f"trackers={list(trackers)} write files; give out=, the folder to write them to.")
+    wanted, cpu = PRECISIONS[precision], device == "cpu"
+    shared = AcceleratorState._shared_state
+    if shared and (shared.get("_mixed_precision") != wanted or bool(shared.get("_cpu")) != cpu):
+        AcceleratorState._reset_state()  # accelerate keeps one precision for a process; runs of one comparison may differ
+    try:
+        found = Accelerator(
+            mixed_precision=wanted, cpu=cpu, log_with=list(trackers) or None, project_dir=str(folder) if folder else None
+        )
+        asked = torch.device(device) if device is not None else found.device
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise DistilError(
+            f"This machine cannot run precision='{precision}', device={device}, trackers={list(trackers)}: {error}"
+        ) from None
+    if asked.type != found.device.type or asked.index not in (None, found.device.index):
+        raise DistilError(f"device='{device}' was asked for and accelerate found '{found.device}'; use that, or 'cpu'.")
+    return found
+
+
+def same_buffers(module: nn.Module) -> None:
+    """Give every process rank 0's buffers: each process's BatchNorm has seen its own share of the last step."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def agreed(numbers: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """Return rank 0's numbers on every process, so that all of them stop, or go on, together."""
+    if world_size() == 1:
+        return dict(numbers)
+    packed = torch.tensor([numbers[name] for name in sorted(numbers)], dtype=torch.float64, device=device)
+    dist.broadcast(packed, 0)
+    return dict(zip(sorted(numbers), packed.tolist()))
+
+
+@contextmanager
+def gentle_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a request to stop after the current step; a second one stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,85 @@
+"""A teacher and a student on a small image set: what the classification recipes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from distil.data import load, split
+from distil.data.bundle import Bundle
+from distil.engine.distiller import Distiller
+from distil.loops.lab import Arm, Lab, Outcome, Role
+from distil.loops.training import Teacher, Training, distil, train_teacher
+
+__all__ = ["ImagePair", "Pair", "image_pair"]
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """Which data, teacher and student.
+
+    Attributes:
+        data: a name that ``distil.load`` reads.
+        train, val: how many training and validation images are kept, stratified; the test set is whole.
+        teacher, student: models by name.
+        teacher_training: the teacher is trained on the same training images.
+    """
+
+    data: str = "fashion-mnist"
+    train: int = 5000
+    val: int = 2000
+    teacher: str = "distil:mlp(hidden=256)"
+    student: str = "distil:mlp(hidden=16)"
+    teacher_training: Training = field(default_factory=lambda: Training(epochs=40, batch_size=64, lr=1e-3))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The data at hand, the trained teacher, and the student's name."""
+
+    chosen: ImagePair
+    bundle: Bundle
+    teacher: Teacher
+
+    def arm(
+        self, lab: Lab, role: Role, label: str, method: str, training: Training, *, phrase: str = "",
+        diagnostics: Callable[[Distiller], Mapping[str, float]] | None = None,
+    ) -> Arm:  # fmt: skip
+        """Return an arm that teaches the student with ``method``."""
+
+        def run(seed: int) -> Outcome:
+            return distil(
+                lab,
+                method,
+                self.chosen.student,
+                self.teacher,
+                self.bundle,
+                training,
+                seed=seed,
+                diagnostics=diagnostics,
+            )
+
+        return Arm(role, run, label=label, phrase=phrase or label, expression=method)
+
+    def setting(self, training: Training) -> dict[str, str]:
+        """Return what a reader must know."""
+        c, b = self.chosen, self.bundle
+        return {
+            "Data": f"{c.data}: {len(b.train)} training images, {len(b.val)} to choose the epoch, {len(b.test)} test "
+            "images",
+            "Teacher": f"{c.teacher}, trained on the same training images",
+            "Student": c.student,
+            "Budget": f"{training.epochs} epochs of batches of {training.batch_size}, {training.optimizer}, learning "
+            f"rate {training.lr:g} "
+            f"({training.schedule}), for every arm",
+        }
+
+
+def image_pair(chosen: ImagePair, lab: Lab) -> Pair:
+    """Load the data and train (or find) the teacher."""
+    whole = load(chosen.data)
+    (train,) = split(whole.train, [chosen.train])
+    (val,) = split(whole.val, [chosen.val])
+    bundle: Any = replace(whole, train=train, val=val, fingerprint=f"{whole.fingerprint}-{chosen.train}-{chosen.val}")
+    return Pair(chosen, bundle, train_teacher(lab, chosen.teacher, bundle, chosen.teacher_training, seed=0))

@@ -1,0 +1,63 @@
+"""ND's experiment: does aiming at class means add to KD, and do direction and length move as they should?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from distil.loops.images import ImagePair, image_pair
+from distil.loops.lab import Lab
+from distil.loops.recipe import Experiment
+from distil.loops.training import Training
+from distil.systems.nd.method import direction_and_length
+
+__all__ = ["EVIDENCE", "Setup", "experiment"]
+
+EVIDENCE: tuple[Mapping[str, Any], ...] = ({}, {"pair": {"student": "distil:mlp(hidden=(16, 256))"}})
+"""A student with a narrow embedding, which needs the projector; and one whose embedding is as wide as the teacher's."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The recipe's settings; seeds, data order and initial weights are shared by the arms."""
+
+    pair: ImagePair = field(default_factory=ImagePair)
+    training: Training = field(default_factory=lambda: Training(epochs=40, batch_size=64, lr=1e-2))
+    nd_weight: float = 2.0
+    warmup: float = 5
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+
+def experiment(setup: Setup, lab: Lab) -> Experiment:
+    """Return the arms: alone, KD with the same warm-up, KD++ , its two halves, and ND without KD."""
+    pair = image_pair(setup.pair, lab)
+    base = f"supervised + ramp(epochs={setup.warmup:g})*kd(temperature=4)"
+    weight = f"{setup.nd_weight:g}"
+    methods = {
+        "kd": ("rival", "KD", base),
+        "kd++": ("method", "KD + ND (KD++)", f"{base} + {weight}*directnorm"),
+        "cosine": ("ablation", "KD + direction only", f"{base} + {weight}*directnorm(part=cosine)"),
+        "norm": ("ablation", "KD + length only", f"{base} + {weight}*directnorm(part=norm)"),
+        "nd": ("ablation", "ND without KD", f"supervised + {weight}*directnorm"),
+    }
+    arms = {
+        "alone": pair.arm(lab, "reference", "Student alone", "supervised", setup.training, phrase="the student alone")
+    }
+    for name, (role, label, text) in methods.items():
+        reads = direction_and_length if "directnorm" in text else None
+        arms[name] = pair.arm(
+            lab,
+            role,
+            label,
+            text,
+            setup.training,
+            diagnostics=lambda d, reads=reads: reads(d, pair.bundle.val) if reads else {},
+        )
+    setting = {
+        **pair.setting(setup.training),
+        "ND": f"weight {weight}, class means of the clean training images; KD warms up over {setup.warmup:g} epochs",
+    }
+    return Experiment(
+        "ND: the teacher's class means as a direction and a length", pair.bundle, arms, pair.teacher, setting
+    )

@@ -1,0 +1,246 @@
+"""Graphs: cleaning, checks, and every file format, with hostile files refused."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from scipy.sparse import csr_matrix
+
+from distil.data import load, read_graph
+from distil.data.graphs import make_graph, planetoid_split
+from distil.data.planetoid import read_planetoid, restricted_load
+from distil.errors import DistilError
+
+N = 40
+
+
+@pytest.fixture
+def parts() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    ring = torch.stack([torch.arange(N - 2), torch.arange(1, N - 1)])  # the last node is isolated
+    x = torch.rand(N, 5) * (torch.rand(N, 5) > 0.4)
+    return {"x": x, "edge_index": ring, "y": torch.arange(N) % 3}
+
+
+def test_edges_become_symmetric_sorted_and_clean(parts: dict[str, torch.Tensor]) -> None:
+    extra = torch.tensor([[0, 0, 3, 5], [1, 1, 3, 4]])  # twice a duplicate, a self loop, a reversed edge
+    graph = make_graph("g", parts["x"], torch.cat([parts["edge_index"], extra], 1), parts["y"])
+    edges = {tuple(pair) for pair in graph.edge_index.t().tolist()}
+    ring = {tuple(pair) for pair in parts["edge_index"].t().tolist()}
+    assert edges == ring | {(b, a) for a, b in ring}
+    assert graph.edge_index.shape[1] == len(edges)
+    assert graph.edge_index.t().tolist() == sorted(graph.edge_index.t().tolist())
+    assert graph.notes[0] == (
+        "42 edges stored (directed, made undirected), 1 self loops and 2 duplicates removed, 1 isolated nodes; "
+        "76 directed edges are used."
+    )
+    both = torch.cat([parts["edge_index"], parts["edge_index"].flip(0)], 1)
+    assert "76 edges stored (undirected), 0 self loops and 0" in make_graph("g", parts["x"], both, parts["y"]).notes[0]
+
+
+def test_bundle_is_one_batch_under_three_masks(parts: dict[str, torch.Tensor]) -> None:
+    bundle = make_graph("g", **parts).bundle()
+    assert bundle.task == "node-classification"
+    batches = [next(iter(part)) for part in (bundle.train, bundle.val, bundle.test)]
+    assert all(batch["inputs"] is batches[0]["inputs"] for batch in batches)
+    assert sum(int(batch["mask"].sum()) for batch in batches) == N
+    assert [len(part.labels) for part in (bundle.train, bundle.val, bundle.test)] == [28, 6, 6]
+    assert batches[0]["id"].tolist() == list(range(N))
+    assert bundle.fingerprint == make_graph("g", **parts).bundle().fingerprint
+    assert bundle.fingerprint != make_graph("g", **parts, seed=1).bundle().fingerprint
+    with pytest.raises(DistilError, match="'train'"):
+        make_graph("g", **parts).batch("trian")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": "nan"}, r"features of 1 nodes hold NaN or infinity \(first: node 7\)"),
+        ({"y": torch.full((N,), -1)}, "node 0 has the label -1, outside"),
+        ({"y": torch.zeros(N, dtype=torch.long)}, "one class"),
+        ({"y": torch.full((N,), -100)}, "no node has a label"),
+        ({"y": torch.zeros(N - 1, dtype=torch.long)}, "40 nodes but labels of shape"),
+        ({"y": torch.rand(N)}, "no class ids"),
+        ({"edge_index": torch.tensor([[0], [N]])}, "edge 0 joins nodes 0 and 40, but node numbers go from 0 to 39"),
+        ({"edge_index": torch.zeros(3, 2, dtype=torch.long)}, "expected integers of shape"),
+        ({"masks": {"train": torch.zeros(N)}}, "train mask holds no labelled node"),
+        ({"masks": {k: torch.ones(N) for k in ("train", "val", "test")}}, "40 nodes are in both train and val"),
+        ({"masks": {"train": torch.ones(3)}}, r"train mask has shape \(3,\)"),
+    ],
+)
+def test_unusable_graphs_are_refused(parts: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    if change.get("x") == "nan":
+        change = {"x": parts["x"].clone()}
+        change["x"][7, 2] = float("nan")
+    with pytest.raises(DistilError, match=message):
+        make_graph("g", **(parts | change))
+
+
+def test_features_can_be_row_normalised(parts: dict[str, torch.Tensor]) -> None:
+    graph = make_graph("g", **parts, normalise=True)
+    sums = graph.x.sum(1)
+    assert bool((((sums - 1).abs() < 1e-6) | (sums == 0)).all())
+
+
+def test_planetoid_split_counts() -> None:
+    y = torch.arange(3000) % 4
+    masks = planetoid_split(y, 3)
+    assert [int(masks[split].sum()) for split in ("train", "val", "test")] == [80, 500, 1000]
+    assert y[masks["train"]].bincount().tolist() == [20] * 4
+    assert not (masks["train"] & masks["val"] | masks["val"] & masks["test"]).any()
+    made = make_graph("g", torch.rand(3000, 2), torch.zeros(2, 0, dtype=torch.long), y, seed=3)
+    assert torch.equal(made.test, masks["test"])
+
+
+def masks() -> dict[str, torch.Tensor]:
+    order = torch.arange(N)
+    return {"train_mask": order < 20, "val_mask": (order >= 20) & (order < 30), "test_mask": order >= 30}
+
+
+def same(path: Path, parts: dict[str, torch.Tensor]) -> None:
+    graph, expected = read_graph(path), make_graph("g", **parts)
+    assert torch.equal(graph.x, expected.x)
+    assert torch.equal(graph.edge_index, expected.edge_index)
+    assert torch.equal(graph.y, expected.y)
+    assert int(graph.train.sum()) == 20
+    assert torch.equal(read_graph(path, split=False).train, expected.train)
+    assert load(path).task == "node-classification"
+
+
+@pytest.mark.parametrize("layout", ["plain", "compressed", "benchmark"])
+def test_npz_in_its_three_layouts(tmp_path: Path, parts: dict[str, torch.Tensor], layout: str) -> None:
+    arrays = {name: value.numpy() for name, value in (parts | masks()).items()}
+    if layout != "plain":
+        rows = csr_matrix(arrays.pop("x"))
+        if layout == "compressed":
+            arrays |= {"x_indptr": rows.indptr, "x_indices": rows.indices.astype(np.int16), "x_data": rows.data}
+            arrays["num_features"] = np.array(5)
+        else:
+            ends = arrays.pop("edge_index")
+            adjacency = csr_matrix((np.ones(len(ends[0])), ends), (N, N))
+            for key, matrix in (("adj", adjacency), ("attr", rows)):
+                arrays |= {f"{key}_{part}": getattr(matrix, part) for part in ("data", "indices", "indptr", "shape")}
+            arrays["labels"] = arrays.pop("y")
+            arrays = {key: value for key, value in arrays.items() if not key.endswith("_mask")}
+    np.savez(tmp_path / "g.npz", **arrays)
+    if layout == "benchmark":
+        graph = read_graph(tmp_path / "g.npz")
+        assert torch.equal(graph.x, parts["x"])
+        assert torch.equal(graph.edge_index, make_graph("g", **parts).edge_index)
+    else:
+        same(tmp_path / "g.npz", parts)
+
+
+def test_safetensors_and_pt(tmp_path: Path, parts: dict[str, torch.Tensor]) -> None:
+    geometric = pytest.importorskip("torch_geometric.data")
+    save_file({**parts, **masks()}, tmp_path / "g.safetensors")
+    same(tmp_path / "g.safetensors", parts)
+    torch.save(geometric.Data(**parts, **masks()), tmp_path / "g.pt")
+    same(tmp_path / "g.pt", parts)
+    torch.save({**parts, **masks()}, tmp_path / "d.pt")
+    same(tmp_path / "d.pt", parts)
+    several = {name: mask[:, None].expand(-1, 3).clone() for name, mask in masks().items()}
+    torch.save({**parts, **several}, tmp_path / "s.pt")
+    assert "split 2 of 3 is used for train." in read_graph(tmp_path / "s.pt", seed=5).notes
+
+
+def test_csv_pair(tmp_path: Path, parts: dict[str, torch.Tensor]) -> None:
+    split = ["train"] * 20 + ["val"] * 10 + ["test"] * 10
+    rows = ["id,label,split,a,b"]
+    rows += [f"n{k},{'zebra' if k % 2 else 'ape'},{split[k]},{k / 8},{k % 3}" for k in range(N)]
+    (tmp_path / "nodes.csv").write_text("\n".join(rows))
+    (tmp_path / "edges.csv").write_text("source,target\nn0,n1\nn1,n2\n")
+    graph = read_graph(tmp_path)
+    assert graph.classes == ("ape", "zebra")
+    assert graph.edge_index.tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]]
+    assert graph.x[3].tolist() == [0.375, 0.0]
+    assert int(graph.val.sum()) == 10
+    assert load(tmp_path).classes == ("ape", "zebra")
+    (tmp_path / "edges.csv").write_text("source,target\nn0,n99\n")
+    with pytest.raises(DistilError, match=r"names an unknown node .*'n99'"):
+        read_graph(tmp_path)
+    (tmp_path / "edges.csv").unlink()
+    with pytest.raises(DistilError, match=r"has no edges\.csv"):
+        read_graph(tmp_path)
+
+
+class Hostile:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("executed"),))
+
+
+def test_hostile_and_broken_files_are_refused(
+    tmp_path: Path, parts: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({**parts, "evil": Hostile()}, "g.pt")
+    with pytest.raises(DistilError, match=r"g\.pt' cannot be read safely"):
+        read_graph("g.pt")
+    np.savez("o.npz", x=np.array([Hostile()], dtype=object))
+    with pytest.raises(DistilError, match="no readable npz of plain arrays"):
+        read_graph("o.npz")
+    Path("g.safetensors").write_bytes(b"\x05\x00")
+    with pytest.raises(DistilError, match="no readable safetensors"):
+        read_graph("g.safetensors")
+    np.savez("m.npz", x=np.zeros((2, 2)))
+    with pytest.raises(DistilError, match=r"lacks \['edge_index', 'y'\]; it holds \['x'\]"):
+        read_graph("m.npz")
+    with pytest.raises(DistilError, match="there is no graph file"):
+        read_graph("none.npz")
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pickle.dumps(Hostile()),
+        pickle.dumps(Hostile(), protocol=0),
+        b"cos\nsystem\n(S'touch executed'\ntR.",
+        b'c__builtin__\neval\n(S\'open("executed", "w")\'\ntR.',
+        b"cnumpy.core.multiarray\n_reconstruct\n(c__builtin__\nlist\n(I0\ntS'b'\ntR.",
+        b"cnumpy\nload\n(S'executed'\ntR.",
+        b"not a pickle",
+        b"",
+    ],
+)
+def test_the_planetoid_unpickler_makes_arrays_and_lists_only(
+    tmp_path: Path, payload: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ind.cora.graph").write_bytes(payload)
+    with pytest.raises(DistilError, match=r"ind\.cora\.graph' is not read"):
+        restricted_load(Path("ind.cora.graph"))
+    assert not Path("executed").exists()
+
+
+def test_planetoid_files_are_put_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    known, test = 515, [517, 515, 519]  # 516 and 518 are missing
+    allx = csr_matrix((rng.random((known, 4)) > 0.5).astype(np.float32))
+    tx = csr_matrix(np.arange(1, 13, dtype=np.float32).reshape(3, 4))
+    one_hot = np.eye(3, dtype=np.int32)
+    ally, ty = one_hot[np.arange(known) % 3], one_hot[[2, 1, 0]]
+    files = {"x": allx[:15], "y": ally[:15], "tx": tx, "ty": ty, "allx": allx, "ally": ally}
+    files["graph"] = {0: [1, 1, 517], 515: [515, 0]}
+    for part, value in files.items():
+        # As old Python and numpy wrote it: the same objects under the names of those days.
+        text = pickle.dumps(value, protocol=3).replace(b"numpy._core.", b"numpy.core.")
+        (tmp_path / f"ind.tiny.{part}").write_bytes(text.replace(b"scipy.sparse._csr", b"scipy.sparse.csr"))
+    (tmp_path / "ind.tiny.test.index").write_text("\n".join(map(str, test)))
+    graph = read_planetoid(tmp_path, "tiny", normalise=False)
+    assert graph.x[517].tolist() == [1, 2, 3, 4]
+    assert graph.x[515].tolist() == [5, 6, 7, 8]
+    assert graph.x[[516, 518]].abs().sum() == 0
+    assert graph.y[[515, 516, 517, 518, 519]].tolist() == [1, -100, 2, -100, 0]
+    assert [int(mask.sum()) for mask in (graph.train, graph.val, graph.test)] == [15, 500, 3]
+    assert graph.edge_index.tolist() == [[0, 0, 0, 1, 515, 517], [1, 515, 517, 0, 0, 0]]
+    assert graph.notes[0] == "2 nodes are missing from the files: no features, no label."
+    (tmp_path / "ind.tiny.test.index").write_text("515\n516\n")
+    with pytest.raises(DistilError, match="do not fit together: 3 test rows for 2 ids"):
+        read_planetoid(tmp_path, "tiny")

@@ -1,0 +1,70 @@
+"""Run the recipes under their evidence settings and store what was seen, one JSON for each system.
+
+    python tools/evidence.py            every system with a recipe
+    python tools/evidence.py pld nd     these
+
+Runs live in ``runs/evidence`` and are resumed after an interruption; ``evidence/SLUG.json`` is written when all of a
+system's settings are done.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from distil import catalog
+from distil.cli.session import Display
+from distil.engine.serial import write_text
+from distil.loops.lab import Lab
+from distil.loops.recipe import load_recipe, run_recipe
+from distil.loops.settings import update
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ("name", "role", "label", "expression", "metrics", "parameters", "bytes", "latency", "agreement", "cost")
+KEPT += ("budget", "diagnostics")
+
+
+def main(wanted: list[str]) -> None:
+    """Make the evidence of the systems named, or of all that have a recipe."""
+    slugs = wanted or [slug for slug, card in catalog.systems().items() if (card.folder / "recipe.py").is_file()]
+    for slug in slugs:
+        recipe: Any = load_recipe(slug)
+        before = catalog.evidence_hash(slug)
+        runs = [one_run(recipe, slug, i, dict(changes)) for i, changes in enumerate(recipe.EVIDENCE)]
+        if catalog.evidence_hash(slug) != before:
+            raise SystemExit(f"The code of {slug} changed while its evidence was made; run it again.")
+        document = {"slug": slug, "hash": before, "runs": runs}
+        path = write_text(ROOT / "evidence" / f"{slug}.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        print(f"{path.relative_to(ROOT)}: {len(runs)} settings")
+
+
+def one_run(recipe: Any, slug: str, index: int, changes: dict[str, Any]) -> dict[str, Any]:
+    """Run one setting and return the part of its report that is kept."""
+    setup = update(recipe.Setup(), changes)
+    folder = ROOT / "runs" / "evidence" / f"{slug}-{index}"
+    words = ["distil", "run", slug, *(w for a in assignments(changes) for w in ("--set", a))]
+    with Display() as display:
+        report = run_recipe(
+            recipe, setup, folder, Lab(folder, progress=display), command=shlex.join(words), system=slug
+        )
+    kept = {k: report[k] for k in ("title", "created", "command", "setting", "seeds", "metric", "data", "teacher")}
+    kept["settings"] = asdict(setup)
+    kept["arms"] = [{k: arm.get(k) for k in KEPT} for arm in report["arms"]]
+    return {**kept, **{k: report[k] for k in ("verdicts", "versions", "machine")}}
+
+
+def assignments(changes: dict[str, Any], path: str = "") -> list[str]:
+    """Return nested changes as ``a.b=value`` words."""
+    found: list[str] = []
+    for key, value in changes.items():
+        where = f"{path}{key}"
+        found += assignments(value, f"{where}.") if isinstance(value, dict) else [f"{where}={value}"]
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

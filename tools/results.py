@@ -1,0 +1,89 @@
+"""Make ``docs/results.md`` from the evidence: every figure in it was seen in a run whose command stands beside it."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from distil import catalog
+from distil.report import paired_interval
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "results.md"
+
+HEAD = """# Results
+
+Made from `evidence/*.json` by `make results`; nothing here is written by hand. Each row is the mean over paired seeds
+(same initial weights, same order of the data, equal budget), the epoch chosen on validation data and scored on test
+data. *Difference* is to the reference arm, with the 95 % t-interval of the paired differences; it is in bold where the
+interval excludes 0. "No difference seen" is a result.
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    parts = [HEAD]
+    for slug, card in catalog.systems().items():
+        stored = catalog.evidence(slug)
+        if stored is None:
+            continue
+        state = catalog.state(slug)
+        parts.append(f"## {card.name} (`{slug}`)\n\n{card.title}. {card.venue} {card.year}. State: {state}.\n")
+        parts += [section(run) for run in stored["runs"]]
+    return "\n".join(parts)
+
+
+def section(run: dict[str, Any]) -> str:
+    """Return one setting's table, its verdicts and the command that repeats it."""
+    metric, unit = run["metric"]["name"], run["metric"].get("unit") or ""
+    reference = next(arm for arm in run["arms"] if arm["role"] == "reference")
+    names = sorted({name for arm in run["arms"] for name in arm.get("diagnostics") or {}})
+    head = [
+        "arm",
+        "role",
+        f"{metric} {unit}".strip(),
+        "last epoch",
+        "difference",
+        "ECE",
+        "parameters",
+        "seconds",
+        *names,
+    ]
+    lines = [f"### {run['title']}\n", f"Seeds {', '.join(map(str, run['seeds']))}. `{run['command']}`\n"]
+    lines += [f"- {key}: {value}" for key, value in run["setting"].items()]
+    if run.get("teacher"):
+        lines.append(f"- Teacher's {metric}: {run['teacher']['metrics'][metric]:.1f} {unit}")
+    lines += ["", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(row(arm, reference, metric, names)) + " |" for arm in run["arms"]]
+    lines += ["", *(f"- {verdict['text']}" for verdict in run["verdicts"]), ""]
+    return "\n".join(lines)
+
+
+def row(arm: dict[str, Any], reference: dict[str, Any], metric: str, names: list[str]) -> list[str]:
+    """Return one arm's cells."""
+    best, last = arm["metrics"][metric]["best"], arm["metrics"][metric]["last"]
+    gap = ""
+    if arm is not reference:
+        seen = paired_interval([a - b for a, b in zip(best, reference["metrics"][metric]["best"], strict=True)])
+        gap = f"{seen.mean:+.1f}" + ("" if seen.low is None else f" ({seen.low:+.1f} to {seen.high:+.1f})")
+        gap = f"**{gap}**" if seen.excludes_zero else gap
+    extra = [mean_of((arm.get("diagnostics") or {}).get(name), 2) for name in names]
+    return [arm["label"], arm["role"], f"{statistics.mean(best):.1f} ± {spread(best):.1f}", f"{statistics.mean(last):.1f}", gap,
+            mean_of(arm["metrics"].get("ece", {}).get("best"), 3), f"{arm['parameters']:,}", f"{statistics.mean(arm['cost']['seconds']):.0f}", *extra]  # fmt: skip
+
+
+def mean_of(values: list[float] | None, digits: int) -> str:
+    """Return a mean, or nothing where there is none."""
+    return f"{statistics.mean(values):.{digits}f}" if values and None not in values else ""
+
+
+def spread(values: list[float]) -> float:
+    """Return the sample standard deviation; 0 for one seed."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)} written", file=sys.stderr)
