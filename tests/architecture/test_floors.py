@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-from architecture.source import SOURCE, Import, imports, modules, outside
+
+from architecture.source import Import, imports, modules, outside, tree
 
 # A module may import from its own floor and from those below. Names on one line share a floor.
 FLOORS: tuple[tuple[str, ...], ...] = (
@@ -26,8 +28,18 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(FLOORS) for name in names}
-# Packages that everything may be imported into without cost, and the floor that stays free of all others.
-HEAVY = {"timm", "torchvision", "torch_geometric", "pandas", "pyarrow", "transformers", "datasets", "onnx", "onnxruntime"}
+# Extras and slow packages: never imported before they are used.
+HEAVY = {
+    "timm",
+    "torchvision",
+    "torch_geometric",
+    "pandas",
+    "pyarrow",
+    "transformers",
+    "datasets",
+    "onnx",
+    "onnxruntime",
+}
 
 
 def floor(module: str) -> int:
@@ -96,33 +108,30 @@ def test_the_catalogue_needs_the_standard_library_alone() -> None:
             assert {found.target.split(".")[1] for found in imports(name)} <= {"catalog", "errors"}, name
 
 
+def at_import(file: Path) -> list[tuple[int, str]]:
+    """The modules that a file imports as soon as it is imported, with their lines."""
+    found = []
+    for node in tree(file).body:
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append((node.lineno, node.module))
+    return found
+
+
 def test_heavy_libraries_are_imported_inside_functions() -> None:
-    import ast
-
-    from architecture.source import tree
-
     for name, file in modules().items():
-        for node in tree(file).body:
-            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            named += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {n.partition(".")[0] for n in named} & HEAVY, f"{name}:{node.lineno}"
+        assert not [line for line, module in at_import(file) if module.partition(".")[0] in HEAVY], name
 
 
 def test_verbs_load_torch_only_when_they_run() -> None:
     light = {"typer", "rich", "yaml", *sys.stdlib_module_names}
+    own = ("distil.cli", "distil.errors", "distil.catalog")
     for name, file in modules().items():
         if name.startswith("distil.cli"):
-            import ast
-
-            from architecture.source import tree
-
-            for node in tree(file).body:
-                if isinstance(node, ast.Import):
-                    assert {alias.name.partition(".")[0] for alias in node.names} <= light | {"distil"}, name
-                elif isinstance(node, ast.ImportFrom):
-                    module = node.module or ""
-                    own = module == "distil" or module.startswith(("distil.cli", "distil.errors", "distil.catalog"))
-                    assert own or module.partition(".")[0] in light, f"{name} imports {module}"
+            for line, module in at_import(file):
+                allowed = module == "distil" or module.startswith(own) or module.partition(".")[0] in light
+                assert allowed, f"{name}:{line} imports {module}"
 
 
 # ---- the rules can fail
@@ -169,4 +178,3 @@ def test_a_right_import_is_left_alone(source: str, target: str, rule: object) ->
 def test_a_circle_is_found() -> None:
     assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}
     assert circle({"a": {"b", "c"}, "b": {"c"}}) == []
-    assert SOURCE.is_dir()

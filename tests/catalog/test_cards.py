@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from catalog.fakes import Project, card_text
 
+from catalog.fakes import Project, card_text
 from distil import catalog
 from distil.errors import DistilError
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from catalog.fakes import Project, card_text, install, put_on_path
 
+from catalog.fakes import Project, card_text, install, put_on_path
 from distil import catalog
 from distil.errors import DistilError
 

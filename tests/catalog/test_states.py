@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from catalog.fakes import Project
 
+from catalog.fakes import Project
 from distil import catalog
 from distil.catalog import names
 from distil.errors import DistilError

@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from catalog.fakes import Project, as_project
 
+from catalog.fakes import Project, as_project
 from distil import catalog
-from distil.catalog import names
 from distil.cli import app, main
 from distil.errors import DistilError
 
@@ -176,7 +175,8 @@ def test_markup_and_control_text_of_a_card_are_shown_not_obeyed(
     monkeypatch.setenv("COLUMNS", "300")
     with as_project(tmp_path, monkeypatch) as project:
         project.system("toy", summary='"[bold red]loud[/] and [/nothing] :smile:"', name='"[link=x]n[/link]"')
-        project.evidence("toy", verdicts=[{"text": "[b]KD[/b] helped"}], command="distil run toy", hash="x")
+        run = {"title": "[i]T[/i]", "verdicts": [{"text": "[b]KD[/b] helped"}], "command": "distil run toy"}
+        project.evidence("toy", runs=[run], hash="x")
         code, out, _ = words("show", "toy", capsys=capsys)
         listed = words("list", capsys=capsys)[1]
     assert code == 0
@@ -184,6 +184,7 @@ def test_markup_and_control_text_of_a_card_are_shown_not_obeyed(
     assert "[link=x]n[/link]" in out
     assert "[link=x]n[/link]" in listed
     assert "[b]KD[/b] helped" in out
+    assert "[i]T[/i]" in out
 
 
 def test_show_says_when_evidence_is_stale(
@@ -192,7 +193,10 @@ def test_show_says_when_evidence_is_stale(
     monkeypatch.setenv("COLUMNS", "300")
     with as_project(tmp_path, monkeypatch) as project:
         make_works(project)
-        assert "works (" in words("show", "toy", capsys=capsys)[1]
+        out = words("show", "toy", capsys=capsys)[1]
+        assert "works (" in out
+        assert "one helped" in out
+        assert "two helped" in out
         rows = json.loads(words("list", "--json", "--state", "stale", capsys=capsys)[1])
         assert rows == []
         project.write("src/distil/systems/toy/method.py", "X = 2\n")
@@ -206,7 +210,8 @@ def test_show_says_when_evidence_is_stale(
 def make_works(project: Project) -> None:
     project.system("toy")
     project.write("src/distil/systems/toy/recipe.py", "")
-    project.evidence("toy", hash=catalog.evidence_hash("toy"), verdicts=[{"text": "helped"}])
+    runs = [{"title": name, "verdicts": [{"text": f"{name} helped"}], "seeds": [0, 1]} for name in ("one", "two")]
+    project.evidence("toy", hash=catalog.evidence_hash("toy"), runs=runs)
 
 
 # ---- mistakes

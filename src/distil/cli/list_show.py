@@ -184,12 +184,14 @@ def _page(made: Card, at: State, stored: Mapping[str, Any] | None) -> Renderable
 
 
 def _evidence(stored: Mapping[str, Any], *, stale: bool) -> list[RenderableType]:
-    """What a stored report says in words: its verdicts, when it was made and how to repeat it."""
-    title = "What was seen here" + (" (the code has changed since)" if stale else "")
-    verdicts = stored.get("verdicts") or []
-    texts = [str(entry["text"]) for entry in verdicts if isinstance(entry, Mapping) and entry.get("text")]
-    facts = {key: stored.get(key) for key in ("created", "seeds", "command")}
-    return _section(title, texts or ["A stored run without a verdict."], bullet=True) + _pairs("The stored run", facts)
+    """What the stored runs say in words: the verdicts of each setting, and the command that repeats it."""
+    parts: list[RenderableType] = []
+    for run in stored.get("runs") or []:
+        title = "What was seen" + (" (the code has changed since)" if stale else "") + f": {run.get('title', '')}"
+        texts = [str(verdict.get("text", "")) for verdict in run.get("verdicts") or []]
+        parts += _section(title, texts or ["No verdict was reached."], bullet=True)
+        parts += _pairs("Its run", {key: run.get(key) for key in ("created", "seeds", "command")})
+    return parts
 
 
 def _section(title: str, texts: Iterable[str], *, bullet: bool = False) -> list[RenderableType]:

@@ -1,8 +1,8 @@
 """Find what a model computes on the way, by meaning or by path, from one dry run.
 
-A *tap* is a named intermediate output. Methods ask for meanings (``logits, emb, map, stages, tokens, head``); a user may
-name a path instead. The dry run watches every module once, so a wrong name is refused before training with the names
-and shapes that exist.
+A *tap* is a named intermediate output. Methods ask for meanings (``logits, emb, map, stages, tokens, head``); a user
+may name a path instead. The dry run watches every module once, so a wrong name is refused before training with the
+names and shapes that exist.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Anatomy:
         """Turn ``spec`` into places.
 
         Args:
-            spec: a meaning, ``stages.2`` (one of several), a module path, ``path:in``, or a wild-card such as ``layer*:in``.
+            spec: a meaning, ``stages.2`` (one of several), a module path, ``path:in``, or a wild-card such as
+                ``layer*:in``.
             role: how an error calls the model.
             overrides: the user's paths for meanings, e.g. ``{"emb": "avgpool"}``.
 

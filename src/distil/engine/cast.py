@@ -59,8 +59,8 @@ class Cast:
             shared = [mine[id(p)] for p in model.parameters() if id(p) in mine]
             if shared:
                 raise DistilError(
-                    f"Teacher and student share {len(shared)} parameters ({shared[0]}, …): freezing the teacher would freeze "
-                    "the student. Give the teacher its own copy: copy.deepcopy(model)."
+                    f"Teacher and student share {len(shared)} parameters ({shared[0]}, …): freezing the teacher would "
+                    "freeze the student. Give the teacher its own copy: copy.deepcopy(model)."
                 )
             model.requires_grad_(False).eval()
         if not any(p.requires_grad for model in self.students.values() for p in model.parameters()):
@@ -163,7 +163,8 @@ class Cast:
             if not model.training:
                 which = "The student" if name == ONE else f"The student '{name}'"
                 raise DistilError(
-                    f"{which} is in eval mode, so dropout and BatchNorm would not train: call distiller.train() (or student.train())."
+                    f"{which} is in eval mode, so dropout and BatchNorm would not train: call distiller.train() (or "
+                    "student.train())."
                 )
         for model in self.teachers.values():
             if model.training:
@@ -213,8 +214,10 @@ def same_classes(student: Any, teacher: Any) -> None:
     """Refuse logits that do not score the same classes."""
     if isinstance(student, Trace) and isinstance(teacher, Trace) and student.logits.shape != teacher.logits.shape:
         raise DistilError(
-            f"The student gives logits {list(student.logits.shape)} and the teacher {list(teacher.logits.shape)}: both must score "
-            "the same classes in the same order. Build both with the class count of the data, or fine-tune the teacher's head on them."
+            f"The student gives logits {list(student.logits.shape)} and the teacher {list(teacher.logits.shape)}: "
+            "both must score "
+            "the same classes in the same order. Build both with the class count of the data, or fine-tune the "
+            "teacher's head on them."
         )
 
 
@@ -229,11 +232,13 @@ def _named(models: Models, role: str) -> dict[str, nn.Module]:
     for name, model in named.items():
         if not isinstance(model, nn.Module):
             raise DistilError(
-                f"The {role} '{name}' is a {type(model).__name__}; a torch.nn.Module (or a mapping of names to modules) is expected."
+                f"The {role} '{name}' is a {type(model).__name__}; a torch.nn.Module (or a mapping of names to "
+                "modules) is expected."
             )
         if role == "student" and hasattr(model, "_orig_mod"):
             warnings.warn(
-                "The student was compiled before; the Distiller runs the module under it. Use distiller.compile_models().",
+                "The student was compiled before; the Distiller runs the module under it. Use "
+                "distiller.compile_models().",
                 stacklevel=5,
             )
     return {name: unwrapped(model) for name, model in named.items()}

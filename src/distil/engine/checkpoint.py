@@ -31,8 +31,8 @@ def save_checkpoint(
 ) -> Path:
     """Write ``folder/step-N`` atomically and drop all but the ``keep`` newest.
 
-    The teacher is stored by fingerprint only (in ``identity``); student, adapters, memories, own optimizers, optimizers,
-    counters and the loop's own state are stored whole.
+    The teacher is stored by fingerprint only (in ``identity``); student, adapters, memories, own optimizers,
+    optimizers, counters and the loop's own state are stored whole.
     """
     ctx = distiller.ctx
     tree = {
@@ -70,8 +70,8 @@ def load_checkpoint(
     _check_identity(path, tree, identity)
     if set(optimizers) != set(tree["optimizers"]):
         raise DistilError(
-            f"{path} has the optimizers {sorted(tree['optimizers'])} and this run {sorted(optimizers)}; resume with those "
-            "that began the run."
+            f"{path} has the optimizers {sorted(tree['optimizers'])} and this run {sorted(optimizers)}; resume with "
+            "those that began the run."
         )
     try:
         distiller.load_state_dict(tree["model"])
@@ -101,8 +101,8 @@ def _check_identity(path: Path, tree: Mapping[str, Any], identity: Mapping[str, 
     for key, value in identity.items():
         if key not in stored or stored[key] != value:
             raise DistilError(
-                f"{path} belongs to a run with {key} = {stored.get(key)}; this one has {value}. Resume with the settings "
-                "that began it, or give another folder."
+                f"{path} belongs to a run with {key} = {stored.get(key)}; this one has {value}. Resume with the "
+                "settings that began it, or give another folder."
             )
 
 

@@ -65,7 +65,7 @@ class Distiller(nn.Module):
     ['kd', 'supervised']
     """
 
-    # A Hugging Face Trainer that sees **inputs would otherwise believe that the loss needs no division by micro-batches.
+    # A Hugging Face Trainer that sees **inputs would otherwise leave the division by micro-batches to this module.
     accepts_loss_kwargs = False
 
     def __init__(
@@ -93,6 +93,7 @@ class Distiller(nn.Module):
         self.prepared = not self.method.having("prepare")
         self.untied: frozenset[str] = frozenset()
         self._guarded: set[str] = set()
+        self._inner = self.method.having("before_step")
         self._intake = Intake(self.task, self.method, self.cast)
         self._begin()
         self._dry_run(example)
@@ -158,14 +159,13 @@ class Distiller(nn.Module):
 
     def _step(self, batch: Batch, totals: Totals | None, divides: bool) -> Step:
         active = self._active()
-        if self.training and self.ctx.micro == 0:
-            self._before_step(batch, [c for c, _ in active])
+        if self._inner and self.training and self.ctx.micro == 0:
+            self._before_step(batch, active)
         self.ctx.reseed("forward", self.seed, rank())
         counts = self._counts(batch) if totals is None else totals.counts
         share = 1 if totals is None else totals.micro * totals.world
         values: dict[str, Tensor] = {}
         unreduced: dict[str, Tensor] = {}
-        self.live = {}
         loss: Tensor | None = None
         for component, weight in active:
             terms = component.method(*self.cast.handles(), batch, self.ctx)
@@ -192,18 +192,19 @@ class Distiller(nn.Module):
         return Step(loss if scale == 1 else loss * scale, output, shown)
 
     def _active(self) -> list[tuple[Component, float]]:
-        active = [(c, weight) for c in self.method if (weight := c.coefficient(self.ctx))]
         if self._every:
             return [(c, c.coefficient(self.ctx) or 1.0) for c in self.method]
+        active = [(c, weight) for c in self.method.components if (weight := c.coefficient(self.ctx))]
         if not active:
             raise DistilError(
-                "Every coefficient is 0 at this step, so there is nothing to learn: give one component a constant share."
+                "Every coefficient is 0 at this step, so there is nothing to learn: give one component a constant "
+                "share."
             )
         return active
 
-    def _before_step(self, batch: Batch, components: list[Component]) -> None:
-        for component in components:
-            if component in self.method.having("before_step"):
+    def _before_step(self, batch: Batch, active: list[tuple[Component, float]]) -> None:
+        for component, _ in active:
+            if component in self._inner:
                 self.ctx.reseed("before_step", self.seed, rank())
                 with ExitStack() as stack:
                     for own in own_optimizers(component.method):
@@ -247,7 +248,7 @@ class Distiller(nn.Module):
     # --- the window -------------------------------------------------------------------------------------------------
 
     def totals(self, window: Iterable[Any]) -> Totals:
-        """Begin an optimizer step: transform its micro-batches and sum what each term counts over them and all ranks."""
+        """Begin an optimizer step: transform its micro-batches, and sum what terms count over them and over ranks."""
         raws, batches = list(window), []
         if not raws:
             raise DistilError("totals() was given an empty window; pass the micro-batches of one optimizer step.")
@@ -259,7 +260,7 @@ class Distiller(nn.Module):
         return Totals(summed(self.method, batches, self.cast.device), world_size(), raws, batches)
 
     def _counts(self, batch: Batch) -> Mapping[str, Any]:
-        counts = {name: n for component in self.method for name, n in counts_of(component, batch).items()}
+        counts = {name: n for component in self.method.components for name, n in counts_of(component, batch).items()}
         if self.training:
             self._window.compare(counts, self.ctx.micro)
         return counts
@@ -348,9 +349,7 @@ class Distiller(nn.Module):
 
     def keep_live(self, on: bool) -> None:
         """Keep each term's graph of the next calls in ``live``, for ``gradient_shares``."""
-        self._keep_live = on
-        if not on:
-            self.live = {}
+        self._keep_live, self.live = on, {}
 
     @contextmanager
     def every_component(self) -> Iterator[None]:

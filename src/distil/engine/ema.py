@@ -16,7 +16,8 @@ __all__ = ["Ema"]
 class Ema:
     """Keep ``average = decay * average + (1 - decay) * parameter`` of every trainable parameter and running statistic.
 
-    Other buffers (memories, counters, schedules) stay as they are: their mean over steps is nothing that was ever there.
+    Other buffers (memories, counters, schedules) stay as they are: their mean over steps is nothing that was ever
+    there.
 
     Args:
         module: what is trained.
@@ -53,6 +54,11 @@ class Ema:
         finally:
             with torch.no_grad():
                 self._copy(kept)
+
+    def settle(self) -> None:
+        """Put the average in place of the parameters for good."""
+        with torch.no_grad():
+            self._copy(self.average)
 
     def _copy(self, source: list[Tensor]) -> None:
         for live, value in zip(self._live, source, strict=True):

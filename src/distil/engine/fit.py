@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from distil.engine.distiller import Distiller
-from distil.engine.loop import Loop, Plan
+from distil.engine.loop import Loop
 from distil.engine.optim import Factory
-from distil.errors import DistilError
+from distil.engine.settings import Plan
 
 __all__ = ["Result", "fit"]
 
@@ -23,12 +23,13 @@ class Result:
     """What a run gives.
 
     Attributes:
-        model: what ships (``distiller.deployed()``), holding the weights that ``keep`` chose.
+        model: what ships (``distiller.deployed()``), in eval mode, holding the weights that ``keep`` chose.
         last: validation metrics after the last epoch.
         best: validation metrics of the best epoch, with ``"epoch"``.
         test: ``{"last": metrics, "best": metrics}`` on the test data, where those were given.
-        history: one record per epoch: ``epoch, step, loss, terms, shares, cosines, val, lr``.
-        cost: ``seconds, teacher_seconds, updates, samples, batch_size, labels``.
+        history: one record per epoch: ``epoch, step, loss, terms, val, lr, shares, cosines, norms``; before them one of
+            the first step, with ``epoch`` 0.
+        cost: ``seconds, teacher_seconds, updates, samples, batch_size``, and ``labels`` where the data know theirs.
         artifacts: paths of what was written.
     """
 
@@ -84,7 +85,8 @@ def fit(
         test: scored once at the end, with the last and with the best weights.
         epochs: passes over ``train``; or ``steps``: optimizer steps. Exactly one of the two.
         batch_size: samples of one micro-batch on one device.
-        optimizer: "adamw", "adam", "sgd" (momentum 0.9), a torch.optim class, or one for each group of ``distiller.groups()``.
+        optimizer: "adamw", "adam", "sgd" (momentum 0.9), a torch.optim class, or one for each group of
+            ``distiller.groups()``.
         lr, weight_decay: numbers, or one for each group.
         schedule: "cosine", "constant", "linear", or a function of the share of the run that is done.
         warmup: the share of the run over which the learning rate rises.
@@ -97,7 +99,7 @@ def fit(
         select: ``select(epoch, dataset, distiller) -> ids`` chooses what an epoch trains on.
         eval_every: epochs between evaluations.
         seed: order and draws; the distiller's by default.
-        out: a folder for checkpoints; with ``resume=True`` the run goes on from the newest.
+        out: a folder for checkpoints; with ``resume=True`` the run goes on from the newest, else it must hold none.
         save_every: steps between checkpoints; by default at ends of epochs, not more often than every 20 s.
         device: "cpu", "cuda", …; accelerate's choice by default.
         workers: processes that load data.
@@ -114,33 +116,19 @@ def fit(
         DistilError: impossible settings, a teacher at chance, NaN, a checkpoint of another run, …
         KeyboardInterrupt: after Ctrl-C; with ``out`` a checkpoint of the last whole step was written first.
     """
-    if (epochs is None) == (steps is None):
-        raise DistilError(f"fit takes either epochs= or steps=; got epochs={epochs}, steps={steps}.")
-    for name, value in (
-        ("epochs", epochs),
-        ("steps", steps),
-        ("batch_size", batch_size),
-        ("accumulate", accumulate),
-        ("eval_every", eval_every),
-    ):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise DistilError(f"{name}={value} must be a whole number of at least 1.")
-    if keep not in ("best", "last"):
-        raise DistilError(f"keep='{keep}' is unknown; use 'best' or 'last'.")
-    if resume and out is None:
-        raise DistilError("resume=True needs out=, the folder of the run to go on with.")
     plan = Plan(
-        epochs=epochs, steps=steps, batch_size=batch_size, optimizer=optimizer, lr=lr, weight_decay=weight_decay, schedule=schedule,
-        warmup=warmup, accumulate=accumulate, precision=precision, clip=clip, ema=ema, patience=patience, keep=keep, select=select,
-        eval_every=eval_every, seed=distiller.seed if seed is None else seed, out=Path(out) if out is not None else None, resume=resume,
-        save_every=save_every, device=device, workers=workers, check_teacher=check_teacher, trackers=tuple(trackers), diagnose=diagnose,
-        progress=progress,
+        epochs=epochs, steps=steps, batch_size=batch_size, optimizer=optimizer, lr=lr, weight_decay=weight_decay,
+        schedule=schedule, warmup=warmup, accumulate=accumulate, precision=precision, clip=clip, ema=ema,
+        patience=patience, keep=keep, select=select, eval_every=eval_every, trackers=tuple(trackers), resume=resume,
+        seed=distiller.seed if seed is None else seed, out=Path(out) if out is not None else None, device=device,
+        save_every=save_every, workers=workers, check_teacher=check_teacher, diagnose=diagnose, progress=progress,
     )  # fmt: skip
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         loop = Loop(distiller, train, val, plan, train if prepare is None else prepare)
         loop.run()
         scored = loop.finish(test)
+    books = loop.ledger
     return Result(
-        model=distiller.deployed(), last=loop.last, best=loop.best, test=scored, history=loop.history, cost=loop.cost(),
-        artifacts={} if plan.out is None else {"checkpoints": str(plan.out)},
+        model=distiller.deployed(), last=books.last, best=books.best, test=scored, history=books.history,
+        cost=loop.cost(), artifacts={} if plan.out is None else {"checkpoints": str(plan.out)},
     )  # fmt: skip

@@ -15,8 +15,8 @@ __all__ = ["gradient_shares", "unreached"]
 def gradient_shares(distiller: Distiller) -> dict[str, dict[str, float]]:
     """Return each live term's share of the gradient on the student, its norm, and its cosine to the whole.
 
-    ``share_i = |g_i| / sum_j |g_j|`` over student parameters. Call it after a forward made under ``keep_live(True)`` and
-    before its backward; it costs one more backward per term.
+    ``share_i = |g_i| / sum_j |g_j|`` over student parameters. Call it after a forward made under ``keep_live(True)``
+    and before its backward; it costs one more backward per term.
     """
     learners = [p for p in distiller.student.parameters() if p.requires_grad]
     grads: dict[str, Tensor] = {}
@@ -38,7 +38,7 @@ def gradient_shares(distiller: Distiller) -> dict[str, dict[str, float]]:
 
 
 def unreached(distiller: Distiller, batch: Any) -> list[str]:
-    """Return the names of trainable parameters that no term's gradient reaches, from one backward that leaves no trace."""
+    """Return the names of trainable parameters that no term reaches, from one backward that leaves no trace."""
     named = [(name, p) for name, p in distiller.named_parameters() if p.requires_grad]
     was_training = distiller.training
     distiller.eval()

@@ -67,7 +67,7 @@ def check_ready(method: Sum, ctx: Context, *, watched: bool, prepared: bool) -> 
 def check_first(
     component: Component, terms: Mapping[str, Term], batch: Batch, learners: list[nn.Parameter], *, teaches: bool
 ) -> None:
-    """Check a component on its first step: it returns what it announced, counts what it weighs, and teaches somebody."""
+    """Check a component on its first step: it returns what it announced, counts what it weighs, teaches somebody."""
     known = component.method.at_equality
     if set(terms) - set(known):
         raise DistilError(

@@ -34,10 +34,13 @@ def find_accelerator(
     wanted, cpu = PRECISIONS[precision], device == "cpu"
     shared = AcceleratorState._shared_state
     if shared and (shared.get("_mixed_precision") != wanted or bool(shared.get("_cpu")) != cpu):
-        AcceleratorState._reset_state()  # accelerate keeps one precision for a process; runs of one comparison may differ
+        AcceleratorState._reset_state()  # accelerate keeps one precision for a process; runs in it may differ
     try:
         found = Accelerator(
-            mixed_precision=wanted, cpu=cpu, log_with=list(trackers) or None, project_dir=str(folder) if folder else None
+            mixed_precision=wanted,
+            cpu=cpu,
+            log_with=list(trackers) or None,
+            project_dir=str(folder) if folder else None,
         )
         asked = torch.device(device) if device is not None else found.device
     except (ValueError, ImportError, RuntimeError) as error:

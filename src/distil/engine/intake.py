@@ -1,4 +1,4 @@
-"""From what a loader gives to what methods may see: unpacked, prepared, on its device, without labels nobody may read."""
+"""From what a loader gives to what methods may see: unpacked, prepared, placed, without labels nobody may read."""
 
 from __future__ import annotations
 
@@ -59,12 +59,17 @@ class Intake:
         if labels is not None and not any(r is True or (r is not False and stream in r) for r in self._readers):
             batch = {key: value for key, value in batch.items() if key != "labels"}
         elif labels is not None and self.classes and not labels.is_floating_point():
-            # Labels on a CPU are always checked; on an accelerator once, since each look waits for the device.
-            if labels.device.type == "cpu" or not self._checked:
-                self._checked = True
-                check_labels(labels, self.classes, batch.get("id"))
+            self._check(labels, batch)
         ready: Batch = to_device(batch, self.cast.device)
         return ready
+
+    def _check(self, labels: Tensor, batch: Batch) -> None:
+        """Check labels on a CPU always, on an accelerator once: each look there waits for the device."""
+        if self.classes and (labels.device.type == "cpu" or not self._checked):
+            self._checked = True
+            low, high = torch.aminmax(labels) if labels.numel() else (0, 0)
+            if int(low) < 0 or int(high) >= self.classes:
+                check_labels(labels, self.classes, batch.get("id"))
 
 
 class ReadThrough:

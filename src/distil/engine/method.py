@@ -103,7 +103,8 @@ class Method(nn.Module, ABC):
         """Return what ships: cheap, sharing parameters, callable at any time (default: the student)."""
         if isinstance(student, Mapping):
             raise DistilError(
-                f"{type(self).__name__} trains several students ({', '.join(student)}): it must say in deployed() which one ships."
+                f"{type(self).__name__} trains several students ({', '.join(student)}): it must say in deployed() "
+                "which one ships."
             )
         module: nn.Module = student.module
         return module
@@ -137,7 +138,7 @@ class Component:
 
     def term(self, key: str) -> str:
         """Return how a term is called in logs: ``kd``, or ``ff-g2m.lfd`` where a method has several."""
-        return self.name if len(self.method.at_equality) <= 1 else f"{self.name}.{key}"
+        return self.method.name if len(self.method.at_equality) <= 1 else f"{self.method.name}.{key}"
 
 
 class Sum(nn.Module):

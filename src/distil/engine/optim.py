@@ -39,7 +39,8 @@ def make_optimizers(
 
     Args:
         groups: named parameters, as ``distiller.groups()`` gives them.
-        optimizer: a name, a class (or partial), or a mapping of group names to those; a group not named uses "student"'s.
+        optimizer: a name, a class (or partial), or a mapping of group names to those; a group not named uses
+            "student"'s.
         lr: a number, or a mapping of group names; a group not named uses "student"'s.
         weight_decay: likewise.
     """

@@ -1,4 +1,4 @@
-"""Reading a trained distiller: the traces of student and teacher over a data set, for figures that a recipe wants shown."""
+"""Reading a trained distiller: the traces of student and teacher over a data set, for figures a recipe wants shown."""
 
 from __future__ import annotations
 

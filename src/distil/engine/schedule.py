@@ -81,8 +81,8 @@ class Scaled(Schedule):
 class Curve(Schedule):
     """A named curve over the epochs done, or over the share of the run that is done.
 
-    ``shape`` is "linear" or "cosine" from ``first`` to ``last`` over ``length``, or "steps": ``first`` times ``last`` for
-    every ``length`` epochs done.
+    ``shape`` is "linear" or "cosine" from ``first`` to ``last`` over ``length``, or "steps": ``first`` times ``last``
+    for every ``length`` epochs done.
     """
 
     name: str

@@ -53,8 +53,8 @@ def load_tree(folder: str | Path, *, device: str = "cpu") -> Any:
         changed = changed or (_text_digest(document["tree"]) != document["tree_sha256"] and TREE)
         if changed:
             raise DistilError(
-                f"{folder / changed} is truncated or was changed (its checksum differs); delete {folder} and resume from "
-                "an earlier one."
+                f"{folder / changed} is truncated or was changed (its checksum differs); delete {folder} and resume "
+                "from an earlier one."
             )
         return _unpack(document["tree"], load_file(folder / TENSORS, device=device))
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:

@@ -1,8 +1,8 @@
 """Model handles: a method calls models, it does not receive tensors.
 
-A handle runs its model on a batch and returns a :class:`Trace`: the output and the taps. Within a step the plain pass is
-made once and shared by every method of a sum. Hooks live only while a pass runs, so nothing stays on the user's modules
-and a pass recomputed by activation checkpointing records nothing.
+A handle runs its model on a batch and returns a :class:`Trace`: the output and the taps. Within a step the plain pass
+is made once and shared by every method of a sum. Hooks live only while a pass runs, so nothing stays on the user's
+modules and a pass recomputed by activation checkpointing records nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from distil.tasks.base import Task
 __all__ = ["ModelHandle", "Spec", "Trace", "side_of"]
 
 Spec = str | tuple[str | None, str | None]
-"""A tap as a method asks for it: one name for both models, or ``(student, teacher)`` with ``None`` for a side unused."""
+"""A tap as a method asks for it: one name for both models, or ``(student, teacher)``, ``None`` for a side unused."""
 
 
 def side_of(spec: Spec, role: str) -> str | None:
@@ -75,8 +75,8 @@ class Trace:
         location = tap.locations[i]
         if location not in self.values:
             raise DistilError(
-                f"Tap '{tap.name}' ({location}) of the {self.role} did not fire in this pass: the module was not called. "
-                "Name another path, or check the branch that skips it."
+                f"Tap '{tap.name}' ({location}) of the {self.role} did not fire in this pass: the module was not "
+                "called. Name another path, or check the branch that skips it."
             )
         value = self.values[location]
         return value if self._home is None else value.to(self._home)
@@ -158,13 +158,13 @@ class ModelHandle:
         path = tap.locations[0].path if tap is not None and tap.locations else name
         if path not in self._paths:
             raise DistilError(
-                f"The {self.role} has no part '{name}'; {nearest(str(name), [*self._taps, *self._paths])} A meaning such "
-                "as 'head' must be among the method's `taps`."
+                f"The {self.role} has no part '{name}'; {nearest(str(name), [*self._taps, *self._paths])} A meaning "
+                "such as 'head' must be among the method's `taps`."
             )
         return self._paths[path]
 
     def compile(self, **options: Any) -> None:
-        """Run plain passes through ``torch.compile``; the compiled function returns the taps instead of stashing them."""
+        """Run plain passes through ``torch.compile``; the compiled function returns the taps."""
         self._runner = torch.compile(self._run, **options)
 
     def remembered(self, batch: Mapping[str, Any]) -> Trace | None:
@@ -207,8 +207,8 @@ class ModelHandle:
     ) -> tuple[Any, dict[Location, Tensor]]:
         if any(hasattr(p, "device_mesh") for p in self.module.parameters()):
             raise DistilError(
-                f"params= runs the {self.role} with other parameters, and its own are sharded (FSDP2 or DeepSpeed), which "
-                "that cannot do; train this method on whole models (one device, or DDP)."
+                f"params= runs the {self.role} with other parameters, and its own are sharded (FSDP2 or DeepSpeed), "
+                "which that cannot do; train this method on whole models (one device, or DDP)."
             )
         values: dict[Location, Tensor] = {}
         runner = _TaskCall(self.module, self.task, self.role)

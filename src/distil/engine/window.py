@@ -50,7 +50,12 @@ class Totals:
 
 def counts_of(component: Component, batch: Batch) -> dict[str, Count]:
     """Return what every term of ``component`` counts on ``batch``, by its full name."""
-    return {component.term(key): count for key, count in component.method.counts(batch).items()}
+    return {component.term(key): _number(count) for key, count in component.method.counts(batch).items()}
+
+
+def _number(count: Count) -> Count:
+    """Return a count that already is on the host as a number, which is cheaper to divide by."""
+    return count.item() if isinstance(count, Tensor) and count.device.type == "cpu" else count
 
 
 def summed(method: Sum, batches: Sequence[Batch], device: torch.device) -> dict[str, Tensor]:
@@ -70,7 +75,7 @@ def summed(method: Sum, batches: Sequence[Batch], device: torch.device) -> dict[
 
 
 def reduced(term: Term, count: Count | None, share: int) -> Tensor:
-    """Return a term's part of the step's value: its sum over the total, or its mean over micro-batches where coupled."""
+    """Return a term's part of the step's value: its sum over the total; where coupled, its share of a mean."""
     if term.coupled or count is None:
         value = term.mean()
         return value / share if share != 1 else value
@@ -106,17 +111,17 @@ class Window:
         return terms
 
     def compare(self, counts: Mapping[str, Count], micro: int) -> None:
-        """Say once where micro-batches without totals count unequal numbers, since their mean is then not the step's."""
+        """Say once where micro-batches without totals count unequal numbers: their mean is then not the step's."""
         if self._told:
             return
-        host = {n: float(c) for n, c in counts.items() if not isinstance(c, Tensor) or c.device.type == "cpu"}
+        host = {name: count for name, count in counts.items() if not isinstance(count, Tensor)}
         if micro == 0:
             self._counts = host
         elif any(abs(count - self._counts.get(name, count)) > 1e-6 for name, count in host.items()):
             self._told = True
             warnings.warn(
-                "Micro-batches of one step count unequal numbers of elements, and no totals were given: each is averaged "
-                "by itself. Pass totals=distiller.totals(window) for the exact loss.",
+                "Micro-batches of one step count unequal numbers of elements, and no totals were given: each is "
+                "averaged by itself. Pass totals=distiller.totals(window) for the exact loss.",
                 stacklevel=5,
             )
 

@@ -135,6 +135,7 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     metrics = rows[0]["val"] if rows else {}
     return {
         "epoch": [r["epoch"] for r in rows],
+        "update": [r["step"] for r in rows],
         "train_loss": [r["loss"] for r in rows],
         "val": {m: [r["val"].get(m) for r in rows] for m in metrics},
     }

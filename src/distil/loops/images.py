@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from distil.data import load, split
 from distil.data.bundle import Bundle
 from distil.engine.distiller import Distiller
+from distil.errors import DistilError
 from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.training import Teacher, Training, distil, train_teacher
 
@@ -22,16 +22,17 @@ class ImagePair:
     Attributes:
         data: a name that ``distil.load`` reads.
         train, val: how many training and validation images are kept, stratified; the test set is whole.
+        teacher_train: how many images the teacher is trained on; the students' are among them.
         teacher, student: models by name.
-        teacher_training: the teacher is trained on the same training images.
     """
 
     data: str = "fashion-mnist"
     train: int = 5000
+    teacher_train: int = 20000
     val: int = 2000
     teacher: str = "distil:mlp(hidden=256)"
     student: str = "distil:mlp(hidden=16)"
-    teacher_training: Training = field(default_factory=lambda: Training(epochs=40, batch_size=64, lr=1e-3))
+    teacher_training: Training = field(default_factory=lambda: Training(epochs=20, batch_size=64, lr=1e-3))
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Pair:
         return {
             "Data": f"{c.data}: {len(b.train)} training images, {len(b.val)} to choose the epoch, {len(b.test)} test "
             "images",
-            "Teacher": f"{c.teacher}, trained on the same training images",
+            "Teacher": f"{c.teacher}, trained on {c.teacher_train} images, the student's among them",
             "Student": c.student,
             "Budget": f"{training.epochs} epochs of batches of {training.batch_size}, {training.optimizer}, learning "
             f"rate {training.lr:g} "
@@ -79,7 +80,15 @@ class Pair:
 def image_pair(chosen: ImagePair, lab: Lab) -> Pair:
     """Load the data and train (or find) the teacher."""
     whole = load(chosen.data)
-    (train,) = split(whole.train, [chosen.train])
+    if chosen.teacher_train < chosen.train:
+        raise DistilError(
+            f"pair.teacher_train={chosen.teacher_train} is less than pair.train={chosen.train}; the student's images "
+            "are among the teacher's, so give the teacher at least as many."
+        )
+    (many,) = split(whole.train, [chosen.teacher_train])
+    (few,) = split(many, [chosen.train])
     (val,) = split(whole.val, [chosen.val])
-    bundle: Any = replace(whole, train=train, val=val, fingerprint=f"{whole.fingerprint}-{chosen.train}-{chosen.val}")
-    return Pair(chosen, bundle, train_teacher(lab, chosen.teacher, bundle, chosen.teacher_training, seed=0))
+    cut = f"{whole.fingerprint}-{chosen.teacher_train}-{chosen.val}"
+    rich: Bundle = replace(whole, train=many, val=val, fingerprint=cut)
+    bundle: Bundle = replace(rich, train=few, fingerprint=f"{cut}-{chosen.train}")
+    return Pair(chosen, bundle, train_teacher(lab, chosen.teacher, rich, chosen.teacher_training, seed=0))

@@ -20,7 +20,7 @@ RIVALS = {
     "rkd": "rkd:RKD",
     "glnn": "glnn:GLNN",
 }
-"""Name in an expression → ``module:class`` under this package; a literal, since the catalogue reads it without import."""
+"""Name in an expression → ``module:class`` under this package; a literal: the catalogue reads it without import."""
 
 
 def __getattr__(name: str) -> Any:

@@ -53,8 +53,8 @@ class AT(Method):
         ours, theirs = self._maps(student), self._maps(teacher)
         if len(ours) != len(theirs):
             raise DistilError(
-                f"at(taps={list(self.taps)}): the student has {len(ours)} maps and the teacher {len(theirs)}; pair them by hand, "
-                "e.g. AT(taps=[('layer1', 'layer2'), …])."
+                f"at(taps={list(self.taps)}): the student has {len(ours)} maps and the teacher {len(theirs)}; pair "
+                "them by hand, e.g. AT(taps=[('layer1', 'layer2'), …])."
             )
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
@@ -69,7 +69,7 @@ class AT(Method):
         flat = [m for m in maps if m.ndim != 4]
         if flat:
             raise DistilError(
-                f"at() compares feature maps [N, C, H, W]; a tap of the {trace.role} gives {list(flat[0].shape)}. Name convolutional "
-                "stages, or use a method on logits or embeddings (kd, dkd, dist, rkd)."
+                f"at() compares feature maps [N, C, H, W]; a tap of the {trace.role} gives {list(flat[0].shape)}. "
+                "Name convolutional stages, or use a method on logits or embeddings (kd, dkd, dist, rkd)."
             )
         return maps

@@ -14,7 +14,7 @@ __all__ = ["DIST"]
 
 @final
 class DIST(Method):
-    """One minus Pearson's correlation of the predictions, over classes for each sample and over the batch for each class.
+    """One minus Pearson's correlation of the predictions: over classes for each sample, over the batch for each class.
 
     ``τ² · (β · inter + γ · intra)`` on probabilities at temperature τ. The second part is coupled: its value depends on
     who shares the batch, and a batch of one gives it no gradient.

@@ -37,7 +37,8 @@ class Regressor(nn.Module):
         super().__init__()
         if len(student_shape) != 4 or len(teacher_shape) != 4:
             raise DistilError(
-                f"FitNets matches feature maps [N, C, H, W]; the taps give {list(student_shape)} (student) and {list(teacher_shape)} (teacher). "
+                f"FitNets matches feature maps [N, C, H, W]; the taps give {list(student_shape)} (student) and "
+                f"{list(teacher_shape)} (teacher). "
                 "Name a convolutional stage with FitNets(tap='path')."
             )
         (_, s_channels, s_height, s_width), (_, t_channels, t_height, t_width) = student_shape, teacher_shape
@@ -50,8 +51,8 @@ class Regressor(nn.Module):
             self.conv = nn.Conv2d(s_channels, t_channels, (1 + s_height - t_height, 1 + s_width - t_width))
         else:
             raise DistilError(
-                f"FitNets has no regressor from a {s_height}x{s_width} student map to a {t_height}x{t_width} teacher map; "
-                "tap a stage of the student that is larger, or exactly half as large."
+                f"FitNets has no regressor from a {s_height}x{s_width} student map to a {t_height}x{t_width} teacher "
+                "map; tap a stage of the student that is larger, or exactly half as large."
             )
         self.bn = nn.BatchNorm2d(t_channels)
 
@@ -76,16 +77,17 @@ class FitNets(Method):
         >>> FitNets(tap="layer2").taps
         ('layer2',)
 
-    Paper: Romero, Ballas, Kahou, Chassang, Gatta, Bengio, FitNets: Hints for Thin Deep Nets, ICLR 2015, arXiv 1412.6550.
-    Differs from official code: follows the later practice of adding the hint to the loss (weight 100 in mdistiller)
-    rather than a separate first stage; the regressor is mdistiller's. Its BatchNorm couples the batch while training.
+    Paper: Romero, Ballas, Kahou, Chassang, Gatta, Bengio, FitNets: Hints for Thin Deep Nets, ICLR 2015, arXiv
+    1412.6550. Differs from official code: follows the later practice of adding the hint to the loss (weight 100 in
+    mdistiller) rather than a separate first stage; the regressor is mdistiller's. Its BatchNorm couples the batch
+    while training.
     """
 
     at_equality = {"hint": "zero"}  # noqa: RUF012
 
     def __init__(self, *, tap: Spec = "stages.1", name: str | None = None) -> None:
         super().__init__(name=name)
-        self.tap = tuple(tap) if isinstance(tap, (list, tuple)) else tap
+        self.tap: Spec = tap if isinstance(tap, str) else (tap[0], tap[1])
         self.taps = (self.tap,)
 
     def setup(self, student: Traces, teacher: Traces) -> None:

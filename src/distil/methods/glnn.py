@@ -17,8 +17,8 @@ __all__ = ["GLNN"]
 class GLNN(Method):
     """KL from the teacher's class probabilities to the student's, over all nodes, at temperature 1.
 
-    The teacher's logits are computed once before training. The label loss is ``Supervised()``; the paper's whole loss is
-    ``lam * Supervised() + (1 - lam) * GLNN()``, with lam = 0 in its main runs.
+    The teacher's logits are computed once before training. The label loss is ``Supervised()``; the paper's whole loss
+    is ``lam * Supervised() + (1 - lam) * GLNN()``, with lam = 0 in its main runs.
 
     Requirements: a graph batch whose ``id`` names the nodes; the student sees features alone.
 

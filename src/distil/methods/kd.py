@@ -21,7 +21,8 @@ class KD(Method):
 
     Args:
         temperature: T > 0; 4 on CIFAR-100, 1-2 on ImageNet.
-        convention: whose reduction: "distil" (row sums, times T²), "trl", "deit", … (``distil.functional.CONVENTIONS``).
+        convention: whose reduction: "distil" (row sums, times T²), "trl", "deit", …
+            (``distil.functional.CONVENTIONS``).
 
     Relations:
         DKD splits the same divergence into target and other classes; DIST matches correlations instead.

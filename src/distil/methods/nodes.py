@@ -46,6 +46,12 @@ class NodeMemory(nn.Module):
         self.logits = self.logits.to(logits.device)
         self.logits[ids] = logits.detach()
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        stored = state_dict.get(prefix + "logits")
+        if isinstance(stored, Tensor):  # how many nodes there are is known only once the data were read
+            self.logits = self.logits.new_empty(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def read(self, ids: Tensor) -> Tensor:
         """Return the teacher's logits of the nodes ``ids``."""
         if not len(self.logits):
@@ -54,13 +60,14 @@ class NodeMemory(nn.Module):
             )
         if ids.device.type == "cpu" and len(ids) and int(ids.max()) >= len(self.logits):
             raise DistilError(
-                f"Node id {int(ids.max())} was not in the data given to prepare() ({len(self.logits)} nodes); prepare with the whole graph."
+                f"Node id {int(ids.max())} was not in the data given to prepare() ({len(self.logits)} nodes); prepare "
+                "with the whole graph."
             )
         return self.logits[ids]
 
 
 class EdgeSets:
-    """The edges of a graph without self loops, and with one per node; kept as long as the batch brings the same tensor."""
+    """The edges of a graph without self loops, or with one per node; kept while the batch brings the same tensor."""
 
     def __init__(self) -> None:
         self._seen: tuple[Tensor, int] | None = None
@@ -69,7 +76,8 @@ class EdgeSets:
     def __call__(self, batch: Batch, *, self_loops: bool) -> Tensor:
         if "edge_index" not in batch:
             raise DistilError(
-                "This method distils over edges and the batch has no 'edge_index'; it fits graphs (task 'node-classification')."
+                "This method distils over edges and the batch has no 'edge_index'; it fits graphs (task "
+                "'node-classification')."
             )
         index, count = batch["edge_index"], int(batch["inputs"].shape[0])
         if self._seen is None or self._seen[0] is not index or self._seen[1] != count:

@@ -18,7 +18,8 @@ __all__ = ["RKD"]
 class RKD(Method):
     """Match the distances between samples, and the angles in triples of samples, in embedding space.
 
-    Distances are divided by their mean; both parts are smooth L1 and coupled. Widths may differ. A batch of one gives 0.
+    Distances are divided by their mean; both parts are smooth L1 and coupled. Widths may differ. A batch of one gives
+    0.
 
     Args:
         distance: weight of the distance part.
@@ -43,7 +44,7 @@ class RKD(Method):
         if distance == 0 and angle == 0:
             raise DistilError("rkd(distance=0, angle=0) compares nothing; give one of them a weight.")
         self.distance, self.angle = distance, angle
-        self.tap = tuple(tap) if isinstance(tap, (list, tuple)) else tap
+        self.tap: Spec = tap if isinstance(tap, str) else (tap[0], tap[1])
         self.taps = (self.tap,)
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:

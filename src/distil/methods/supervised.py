@@ -60,7 +60,8 @@ class Supervised(Method):
         if self.stream is None:
             if is_streams(batch):
                 raise DistilError(
-                    f"The batch has the streams {', '.join(batch)}; say whose labels count: Supervised(stream='{next(iter(batch))}')."
+                    f"The batch has the streams {', '.join(batch)}; say whose labels count: "
+                    f"Supervised(stream='{next(iter(batch))}')."
                 )
             return batch
         if self.stream not in batch:

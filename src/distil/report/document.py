@@ -20,7 +20,7 @@ from distil.errors import DistilError, nearest
 from distil.report.check import KIND, VERSION, clean, validate
 from distil.report.verdict import bonferroni, sentence, verdict
 
-__all__ = ["build", "clean", "environment", "load", "save", "validate", "write_text"]
+__all__ = ["build", "clean", "environment", "judge", "load", "save", "validate", "write_text"]
 
 
 def environment() -> tuple[dict[str, str], dict[str, Any]]:
@@ -136,11 +136,32 @@ def _judge(report: dict[str, Any], against: str | None, level: float, adjust: bo
     if against is None or not judged:
         return
     judged.sort(key=lambda name: arms[name].get("role") != "method")  # what the comparison is about comes first
-    level = bonferroni(level, len(judged)) if adjust else level
+    judge(report, judged, against=against, level=bonferroni(level, len(judged)) if adjust else level)
+
+
+def judge(report: dict[str, Any], names: Sequence[str], *, against: str, level: float = 0.95) -> None:
+    """Add to ``report`` the verdict of each arm in ``names`` against the arm ``against``.
+
+    An arm with a missing value gets a warning instead.
+
+    Args:
+        report: as `build` made it; changed in place.
+        names: arms to judge.
+        against: the arm they are compared with.
+        level: of the intervals.
+
+    Raises:
+        DistilError: if an arm does not exist.
+    """
+    arms = {arm["name"]: arm for arm in report["arms"]}
+    for name in (against, *names):
+        if name not in arms:
+            what = f"against={against!r}" if name == against else repr(name)
+            raise DistilError(f"{what} is not an arm; {nearest(name, arms)}")
     metric = report["metric"]
     score = metric.get("score") or "last"
     other = _values(arms[against], metric["name"], score)
-    for name in judged:
+    for name in names:
         ours = _values(arms[name], metric["name"], score)
         try:
             result = verdict(

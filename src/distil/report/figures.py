@@ -131,13 +131,15 @@ def curves(
     size: tuple[float, float] = (WIDTH, 210),
     limits: tuple[float, float] | None = None,
     by_dash: bool = False,
+    axis: str = "epoch",
 ) -> str:
-    """Draw a line per arm or term over epochs: thin for each seed, thick for their mean.
+    """Draw a line per arm or term over epochs or updates: thin for each seed, thick for their mean.
 
     Args:
         size: width and height in pixels.
         limits: fixed ends of the upright axis, else fitted to the data.
         by_dash: give neighbours different line styles as well (few lines that cross).
+        axis: what the level axis counts.
     """
     figure, axes = canvas(size[1], width=size[0], bottom=32)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
@@ -161,17 +163,17 @@ def curves(
         _limits(axes, known, "y")
     else:
         axes.set_ylim(*limits)
-    _epochs(axes)
+    _epochs(axes, axis)
     ends = "; ".join(f"{line.label} ends at {line.mean[1][-1]:.4g}" for line in lines if line.mean[1])
     return finish(figure, name, title, f"{ends}.")
 
 
-def _epochs(axes: Axes) -> None:
+def _epochs(axes: Axes, label: str = "epoch") -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.margins(x=0.02)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set_xlabel("epoch", color=MUTED, fontsize=10, labelpad=3)
+    axes.set_xlabel(label, color=MUTED, fontsize=10, labelpad=3)
 
 
 def shares(name: str, title: str, x: Sequence[float], parts: Sequence[tuple[str, int, Sequence[float]]]) -> str:

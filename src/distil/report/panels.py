@@ -134,7 +134,12 @@ def _curve(label: str, index: int, seeds: Sequence[tuple[object, object]]) -> Cu
 
 
 def curve_panels(view: View) -> list[Panel]:
-    """Draw validation scores and training loss over epochs, a line per arm."""
+    """Draw validation scores and training loss, a line per arm: over updates where all arms tell them, else epochs.
+
+    Arms of one budget may cut it into unequal epochs; updates are what they share.
+    """
+    seen = [seed for arm in view.arms for seed in arm.get("curves") or [] if finite(part(seed, "epoch"))]
+    axis = "update" if seen and all(finite(part(seed, "update")) for seed in seen) else "epoch"
     names = {name: None for arm in view.arms for seed in arm.get("curves") or [] for name in part(seed, "val") or {}}
     order = sorted(names, key=lambda name: name != view.metric)
     wanted: list[tuple[str, tuple[str, ...]]] = [(f"{heading(name)} on validation", ("val", name)) for name in order]
@@ -143,12 +148,12 @@ def curve_panels(view: View) -> list[Panel]:
     for i, (caption, keys) in enumerate(wanted):
         lines = []
         for arm in view.arms:
-            seeds = [(part(seed, "epoch"), part(seed, *keys)) for seed in arm.get("curves") or []]
+            seeds = [(part(seed, axis), part(seed, *keys)) for seed in arm.get("curves") or []]
             line = _curve(view.label(arm["name"]), view.index[arm["name"]], seeds)
             lines += [line] if line else []
         if lines:
             unit = f", {view.unit}" if keys[-1] == view.metric and view.unit else ""
-            panels.append(Panel(caption + unit, figures.curves(f"curves{i}", caption, lines)))
+            panels.append(Panel(caption + unit, figures.curves(f"curves{i}", caption, lines, axis=axis)))
     return panels
 
 

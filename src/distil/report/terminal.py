@@ -42,14 +42,37 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     if not view.arms:
         return
     unit = f", {view.unit}" if view.unit else ""
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("arm", overflow="fold")
-    table.add_column("role", style="dim")
-    for name in (f"{heading(view.metric)}{unit} ({view.score})", "difference", "parameters", "p50 ms", "time"):
-        table.add_column(Text(name), justify="right", no_wrap=True)
+    heads = [
+        "arm",
+        "role",
+        f"{heading(view.metric)}{unit} ({view.score})",
+        "difference",
+        "parameters",
+        "p50 ms",
+        "time",
+    ]
+    rows = []
     for row in view.rows():
         shown = row.last if view.score == "last" else row.best
         gap = f"{row.difference[0]} ({row.difference[1]})" if row.difference[1] else row.difference[0]
-        cells = (row.label, row.role, " ".join(shown).strip(), gap, row.parameters, row.p50, row.seconds)
-        table.add_row(*(Text(cell) for cell in cells))
+        rows.append([row.label, row.role, " ".join(shown).strip(), gap, row.parameters, row.p50, row.seconds])
+    kept = _fitting(heads, rows, console.width)
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for i in kept:
+        right = heads[i] not in ("arm", "role")
+        table.add_column(Text(heads[i]), justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for cells in rows:
+        table.add_row(*(Text(cells[i]) for i in kept))
     console.print(table)
+
+
+def _fitting(heads: list[str], rows: list[list[str]], width: int) -> list[int]:
+    """Leave out the least needed columns until the rest, with a readable name, fits on a narrow terminal."""
+    kept = list(range(len(heads)))
+    sizes = [max(len(heads[i]), *(len(cells[i]) for cells in rows)) + 2 for i in kept]
+    sizes[0] = min(sizes[0], 32)
+    for spare in ("p50 ms", "role", "parameters", "time"):
+        if sum(sizes[i] for i in kept) <= width:
+            break
+        kept.remove(heads.index(spare))
+    return kept

@@ -78,8 +78,9 @@ class DirectNorm(Method):
         self.register_buffer("means", teacher[self.tap].new_zeros(teacher.logits.shape[1], theirs))
         self.projector: nn.Module = nn.Identity()
         if ours != theirs:
-            self.projector = nn.Sequential(nn.BatchNorm1d(ours), nn.Dropout(self.dropout), nn.Linear(ours, theirs))
-            nn.init.zeros_(self.projector[2].bias)
+            last = nn.Linear(ours, theirs)
+            nn.init.zeros_(last.bias)
+            self.projector = nn.Sequential(nn.BatchNorm1d(ours), nn.Dropout(self.dropout), last)
 
     def prepare(self, teacher: Handles, data: Any) -> None:
         """Average the teacher's embeddings of each class; a class that never occurs is named."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from distil.loops.images import ImagePair, image_pair
-from distil.loops.lab import Lab
+from distil.loops.lab import Lab, Role
 from distil.loops.recipe import Experiment
 from distil.loops.training import Training
 from distil.systems.nd.method import direction_and_length
@@ -34,7 +35,7 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
     pair = image_pair(setup.pair, lab)
     base = f"supervised + ramp(epochs={setup.warmup:g})*kd(temperature=4)"
     weight = f"{setup.nd_weight:g}"
-    methods = {
+    methods: dict[str, tuple[Role, str, str]] = {
         "kd": ("rival", "KD", base),
         "kd++": ("method", "KD + ND (KD++)", f"{base} + {weight}*directnorm"),
         "cosine": ("ablation", "KD + direction only", f"{base} + {weight}*directnorm(part=cosine)"),
@@ -45,15 +46,8 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         "alone": pair.arm(lab, "reference", "Student alone", "supervised", setup.training, phrase="the student alone")
     }
     for name, (role, label, text) in methods.items():
-        reads = direction_and_length if "directnorm" in text else None
-        arms[name] = pair.arm(
-            lab,
-            role,
-            label,
-            text,
-            setup.training,
-            diagnostics=lambda d, reads=reads: reads(d, pair.bundle.val) if reads else {},
-        )
+        shown = partial(direction_and_length, data=pair.bundle.val) if "directnorm" in text else None
+        arms[name] = pair.arm(lab, role, label, text, setup.training, diagnostics=shown)
     setting = {
         **pair.setting(setup.training),
         "ND": f"weight {weight}, class means of the clean training images; KD warms up over {setup.warmup:g} epochs",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 from distil.engine.context import Context
 from distil.engine.method import Batch, Handles, Method, Sum, as_sum
@@ -55,7 +55,7 @@ class PLD(Method):
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
-        self.options = {
+        self.options: dict[str, Any] = {
             "teacher_temperature": teacher_temperature,
             "weights": weights,
             "label_first": label_first,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distil.loops.images import ImagePair, image_pair
-from distil.loops.lab import Lab
+from distil.loops.lab import Lab, Role
 from distil.loops.recipe import Experiment
 from distil.loops.training import Training
 
@@ -31,7 +31,7 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
     """Return the arms: alone, KD, DIST, PLD at two teacher temperatures, uniform weights, the teacher's order."""
     pair = image_pair(setup.pair, lab)
     hot = setup.temperature
-    methods = {
+    methods: dict[str, tuple[Role, str, str]] = {
         "kd": ("rival", "KD", "0.1*supervised + 0.9*kd(temperature=4)"),
         "dist": ("rival", "DIST", "supervised + dist(beta=2, gamma=2, temperature=4)"),
         "pld-hot": ("method", f"PLD, τ = {hot:g}", f"pld(teacher_temperature={hot:g})"),
