@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distil.data import hide_labels, load, take_per_class
+from distil.errors import DistilError
 from distil.loops.lab import Arm, Lab
 from distil.loops.recipe import Experiment
 from distil.loops.training import Training, distil, train_teacher
@@ -40,13 +41,18 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
     Both make the same number of updates on batches of the same size, and read the same labels.
     """
     bundle = load("digits")
-    teacher = train_teacher(lab, setup.teacher, bundle, setup.teacher_training, seed=0)
     labelled = take_per_class(bundle.train, setup.labels_per_class)
     few = hide_labels(bundle.train, labelled.ids)
-    per_epoch = -(-len(few) // setup.training.batch_size)
-    rounds = replace(
-        setup.training, epochs=setup.training.epochs * per_epoch // -(-len(labelled) // setup.training.batch_size)
-    )
+    per_epoch, short = (-(-len(part) // setup.training.batch_size) for part in (few, labelled))
+    updates = setup.training.epochs * per_epoch
+    if updates % short:
+        raise DistilError(
+            f"The {len(labelled)} labels make {short} batches of {setup.training.batch_size}, which do not divide the "
+            f"{updates} updates that both arms get; set training.batch_size to {len(labelled)} or more, or "
+            f"training.epochs to a multiple of {short}."
+        )
+    teacher = train_teacher(lab, setup.teacher, bundle, setup.teacher_training, seed=0)
+    rounds = replace(setup.training, epochs=updates // short)
     arms = {
         "alone": Arm(
             "reference",
@@ -81,7 +87,7 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         "Teacher": f"{setup.teacher}, trained on all {len(few)} labels",
         "Student": f"{setup.student}; it reads {len(labelled)} labels, and distilled it also sees the other images "
         "without labels",
-        "Budget": f"{setup.training.epochs * per_epoch} updates of {setup.training.batch_size} images for both arms",
+        "Budget": f"{updates} updates of {setup.training.batch_size} images for both arms",
         "How it was chosen": "labels per class and width were fixed on seeds 100-102, not on those shown",
     }
     return Experiment("Handwritten digits: does distillation help a small student?", bundle, arms, teacher, setting)

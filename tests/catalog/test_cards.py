@@ -31,6 +31,11 @@ def test_texts_over_several_lines_become_one_line(tmp_path: Path) -> None:
     assert read(tmp_path, card_text(summary='"""\n  two\n  lines"""')).summary == "two lines"
 
 
+def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    card = read(tmp_path, card_text(summary='"a\\u001b[31mred"', weights='"b\\u0007"', streams='["c\\u009b"]'))
+    assert (card.summary, card.components["weights"], card.needs.streams) == ("a[31mred", "b", ("c",))
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

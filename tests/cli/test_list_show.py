@@ -259,6 +259,13 @@ def test_a_distil_error_never_ends_in_a_traceback(
     assert words("show", "pld", capsys=capsys) == (2, "", "distil: The card is torn; mend it.\n")
 
 
+def test_a_message_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = words("show", "\x1b[2Jpld", capsys=capsys)
+    assert code == 2
+    assert "\x1b" not in err
+    assert "\\x1b[2Jpld" in err
+
+
 def test_an_interrupt_is_130_with_a_message(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,18 +167,23 @@ def _value(kind: Any, value: Any, file: Path, key: str) -> Any:
     if isinstance(value, dict) and hasattr(kind, "__dataclass_fields__"):
         return _fill(kind, value, file, f"{key}.")
     if origin is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(" ".join(item.split()) for item in value)
+        return tuple(_line(item) for item in value)
     if isinstance(value, dict) and issubclass(origin, Mapping):
         bad = [name for name, item in value.items() if not isinstance(item, str) and get_args(kind)[1] is not Any]
         if not bad:
-            return MappingProxyType(value)
+            return MappingProxyType({n: _line(item) if isinstance(item, str) else item for n, item in value.items()})
         key, value = f"{key}.{bad[0]}", value[bad[0]]
         origin = str
     if isinstance(value, str) and origin is str:
-        return " ".join(value.split())
+        return _line(value)
     if type(value) is origin:
         return value
     wanted = {str: "a text", int: "a whole number", bool: "true or false", tuple: "a list of texts"}.get(
         origin, "a table"
     )
     raise DistilError(f"{file}: '{key}' must be {wanted}; got {type(value).__name__} {value!r}.")
+
+
+def _line(text: str) -> str:
+    """Return a text on one line, without the control characters that a terminal would obey."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 __all__ = ["main"]
+
+typed: list[str] = []
+"""The words after ``distil`` of the command that runs, for the report to repeat."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,4 +19,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     from distil.cli.app import run
 
+    typed[:] = sys.argv[1:] if arguments is None else arguments
     return run(arguments)

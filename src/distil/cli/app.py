@@ -91,7 +91,9 @@ def _version(wanted: bool) -> None:
 
 
 def _complain(sentence: str) -> int:
-    print(f"distil: {sentence}", file=sys.stderr)
+    # A message may quote a file or a card; a terminal must not obey what is in it.
+    shown = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in sentence)
+    print(f"distil: {shown}", file=sys.stderr)
     return 2
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from distil.cli.session import Display, command_line, open_out, resumable
+from distil.cli.session import SETTINGS, Display, command_line, open_out, resumable
 
 __all__ = ["register"]
 
@@ -31,7 +31,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the settings and the arms; train no arm.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the settings; train nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Run the demo, or a system's experiment on real data, and say whether distillation helped."""
@@ -41,14 +41,16 @@ def run(
     from distil.loops.settings import to_yaml
 
     recipe: Any = demo if slug is None else load_recipe(slug)
+    name = "demo" if slug is None else slug
+    begun = (out or Path("runs") / name) / SETTINGS
+    if resume and config is None and begun.is_file():
+        config = begun
     setup = prepare_setup(recipe, config=config, assignments=assign or (), seeds=seeds)
     if dry_run:
         typer.echo(json.dumps(asdict(setup)) if as_json else to_yaml(setup).rstrip())
         return
-    name = "demo" if slug is None else slug
     folder = open_out(out, name, resume=resume, overwrite=overwrite)
-    words = ["run", *([slug] if slug else []), *(["--seeds", str(seeds)] if seeds else [])]
-    words += [w for a in assign or () for w in ("--set", a)] + (["--config", str(config)] if config else [])
+    words = ["run", *([slug] if slug else []), *(["--device", device] if device else [])]
     with Display(quiet=as_json) as display, resumable(folder, words):
         lab = Lab(folder, progress=display, device=device)
         report = run_recipe(recipe, setup, folder, lab, command=command_line(), system=slug)

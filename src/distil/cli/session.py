@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import sys
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from distil import cli
 from distil.errors import DistilError
 
-__all__ = ["Display", "command_line", "console", "open_out", "resumable"]
+__all__ = ["SETTINGS", "Display", "command_line", "console", "open_out", "resumable"]
+
+SETTINGS = "settings.yaml"
 
 console = Console(stderr=True)
 """Progress and remarks go to standard error, so that ``--json`` on standard output stays clean."""
@@ -27,28 +30,31 @@ def open_out(out: Path | None, default: str, *, resume: bool, overwrite: bool) -
     """Return the folder to write to.
 
     A named folder that holds something is refused unless the run is resumed or the folder may be overwritten; the
-    default is ``runs/NAME``, or the next free ``runs/NAME-2``.
+    default is ``runs/NAME``, or the next free ``runs/NAME-2``. What is overwritten is only set aside here:
+    :func:`resumable` deletes it once the new run has got going.
     """
     if resume and overwrite:
         raise DistilError("--resume and --overwrite exclude each other; choose one.")
-    if out is None:
-        folder, i = Path("runs") / default, 2
-        while not resume and folder.exists() and any(folder.iterdir()):
-            folder, i = Path("runs") / f"{default}-{i}", i + 1
-    else:
-        folder = out
+    folder = Path("runs") / default if out is None else out
+    i = 2
+    while out is None and not resume and _holds_something(folder):
+        folder, i = Path("runs") / f"{default}-{i}", i + 1
     if folder.exists() and not folder.is_dir():
         raise DistilError(f"--out {folder} is a file; name a folder.")
-    if folder.exists() and any(folder.iterdir()) and not resume:
+    if resume and not folder.exists():
+        raise DistilError(f"--resume found no run in {folder}; correct --out, or leave --resume out to begin one.")
+    if _holds_something(folder) and not resume:
         if not overwrite:
             raise DistilError(
                 f"--out {folder} already holds something; add --resume to go on with it, --overwrite to replace it, "
                 "or name another folder."
             )
-        if not ((folder / "settings.yaml").exists() or (folder / "stages").exists()):
+        if not ((folder / SETTINGS).exists() or (folder / "stages").exists()):
             raise DistilError(f"--overwrite would delete {folder}, which is no run of distil; name another folder.")
-        shutil.rmtree(folder)
     try:
+        if overwrite and _holds_something(folder):
+            shutil.rmtree(_aside(folder), ignore_errors=True)
+            folder.rename(_aside(folder))
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.write_text("")
@@ -58,14 +64,11 @@ def open_out(out: Path | None, default: str, *, resume: bool, overwrite: bool) -
     return folder
 
 
-def command_line() -> str:
-    """Return the command as it was typed."""
-    return "distil " + shlex.join(sys.argv[1:])
-
-
 @contextmanager
 def resumable(folder: Path, words: list[str]) -> Iterator[None]:
-    """On Ctrl-C, say how to go on."""
+    """On Ctrl-C, say how to go on; after a mistake that came before any result, leave ``folder`` as it was found."""
+    kept = (folder / SETTINGS).read_bytes() if (folder / SETTINGS).is_file() else None
+    results = set(folder.rglob("tree.json"))
     try:
         yield
     except KeyboardInterrupt:
@@ -73,8 +76,40 @@ def resumable(folder: Path, words: list[str]) -> Iterator[None]:
             "\nStopped. What is done is kept; go on with:\n  distil "
             f"{escape(shlex.join([*words, '--out', str(folder), '--resume']))}",
             highlight=False,
+            soft_wrap=True,
         )
         raise
+    except DistilError:
+        if set(folder.rglob("tree.json")) == results:
+            _undo(folder, kept)
+        raise
+    finally:
+        shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
+def command_line() -> str:
+    """Return the command as it was typed."""
+    return "distil " + shlex.join(cli.typed)
+
+
+def _holds_something(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _aside(folder: Path) -> Path:
+    return folder.absolute().parent / f".{folder.name}.replaced"
+
+
+def _undo(folder: Path, settings: bytes | None) -> None:
+    """Take back what was written before the mistake was seen: settings at most, and an empty folder."""
+    if settings is not None:
+        (folder / SETTINGS).write_bytes(settings)
+        return
+    (folder / SETTINGS).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+        if _aside(folder).is_dir():
+            _aside(folder).rename(folder)
 
 
 class Display:
@@ -94,14 +129,22 @@ class Display:
         self._task: TaskID | None = None
         self._name, self._began, self._quiet = "", 0.0, quiet
         self._shown = 0.0
+        self._told: set[str] = set()
+        self._open = ExitStack()
 
     def __enter__(self) -> Display:
+        self._open.enter_context(warnings.catch_warnings())
+        # What libraries tell their developers is no news to who types a command.
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.showwarning = self._warn
         self._bar.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._close()
         self._bar.stop()
+        self._open.close()
 
     def begin(self, name: str, total: int | None = None) -> None:
         """Name what runs now; what ran before leaves a line where it took a while."""
@@ -120,6 +163,13 @@ class Display:
         """Print a line that stays."""
         if not self._quiet:
             self._bar.console.print(escape(text), highlight=False)
+
+    def _warn(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        """Print a warning once, as a sentence, without the place in the code it came from."""
+        text = str(message)
+        if text not in self._told:
+            self._told.add(text)
+            self._bar.console.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
     def _close(self) -> None:
         if self._task is not None:

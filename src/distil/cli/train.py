@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from distil.cli.session import Display, command_line, open_out, resumable
+from distil.cli.session import SETTINGS, Display, command_line, open_out, resumable
 from distil.errors import DistilError
 
 __all__ = ["register"]
@@ -166,10 +166,9 @@ def _go(
     from distil.report import write
 
     settings = OwnRun(seeds=(0, 1, 2)) if verb == "compare" else OwnRun()
-    kept = resume and config is None and out is not None and (out / "settings.yaml").is_file()
-    if kept:
-        assert out is not None
-        settings = from_yaml(settings, out / "settings.yaml")
+    begun = (out or Path("runs") / verb) / SETTINGS
+    if resume and config is None and begun.is_file():
+        config = begun
     if config is not None:
         settings = from_yaml(settings, config)
     settings = update(settings, {k: v for k, v in given.items() if v is not None})
@@ -197,9 +196,9 @@ def _go(
         )
         return
     folder = open_out(out, verb, resume=resume, overwrite=overwrite)
-    write_text(folder / "settings.yaml", to_yaml(settings))
     title = f"{settings.student} taught by {settings.teacher} on {Path(settings.data).name or settings.data}"
-    with Display(quiet=as_json) as display, resumable(folder, [verb]):
+    with Display(quiet=as_json) as display, resumable(folder, [verb, *(["--device", device] if device else [])]):
+        write_text(folder / SETTINGS, to_yaml(settings))
         report = run_own(settings, Lab(folder, progress=display, device=device), command=command_line(), title=title)
     write(report, folder)
     show_report(report, folder, as_json=as_json)

@@ -62,6 +62,7 @@ def fit(
     ema: float | None = None,
     patience: int | None = None,
     keep: str = "best",
+    ties: str = "first",
     select: Callable[[int, Any, Distiller], Tensor | Sequence[int]] | None = None,
     eval_every: int = 1,
     seed: int | None = None,
@@ -94,8 +95,9 @@ def fit(
         precision: "fp32", "bf16" or "fp16".
         clip: largest norm of the gradient over all trained parameters.
         ema: decay of an average of the weights; the average is what is scored and shipped.
-        patience: stop after this many evaluations without a better one.
+        patience: stop after this many evaluations without a better one (or an equal one, with ``ties="last"``).
         keep: "best" (on ``val``) or "last": which weights the result holds.
+        ties: which of equally good epochs is the best, the "first" or the "last".
         select: ``select(epoch, dataset, distiller) -> ids`` chooses what an epoch trains on.
         eval_every: epochs between evaluations.
         seed: order and draws; the distiller's by default.
@@ -119,7 +121,7 @@ def fit(
     plan = Plan(
         epochs=epochs, steps=steps, batch_size=batch_size, optimizer=optimizer, lr=lr, weight_decay=weight_decay,
         schedule=schedule, warmup=warmup, accumulate=accumulate, precision=precision, clip=clip, ema=ema,
-        patience=patience, keep=keep, select=select, eval_every=eval_every, trackers=tuple(trackers), resume=resume,
+        patience=patience, keep=keep, ties=ties, select=select, eval_every=eval_every, trackers=tuple(trackers), resume=resume,
         seed=distiller.seed if seed is None else seed, out=Path(out) if out is not None else None, device=device,
         save_every=save_every, workers=workers, check_teacher=check_teacher, diagnose=diagnose, progress=progress,
     )  # fmt: skip

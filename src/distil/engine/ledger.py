@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -81,11 +82,14 @@ class Ledger:
         """Return the last measured shares of the gradient, under the names of the history."""
         return {f"{name}s": self.shares.get(name, {}) for name in ("share", "cosine", "norm")}
 
-    def judge(self, metrics: Mapping[str, float], metric: str, *, higher: bool, epoch: int) -> bool:
-        """Note an evaluation; say whether it is the best so far. The first of equals is; what is no number never is."""
+    def judge(
+        self, metrics: Mapping[str, float], metric: str, *, higher: bool, epoch: int, ties: str = "first"
+    ) -> bool:
+        """Note an evaluation; say whether it is the best so far. Of equals the first is, or the last; what is no number never."""
         self.last = dict(metrics)
         sign = 1 if higher else -1
-        if metrics[metric] == metrics[metric] and (not self.best or sign * metrics[metric] > sign * self.best[metric]):
+        gain = sign * (metrics[metric] - self.best[metric]) if self.best else math.inf
+        if metrics[metric] == metrics[metric] and (gain > 0 or (gain == 0 and ties == "last")):
             self.best, self.stale = {**metrics, "epoch": float(epoch)}, 0
             return True
         self.stale += 1

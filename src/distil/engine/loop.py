@@ -259,7 +259,7 @@ class Loop:
         self.distiller.end_epoch(metrics)
         if metrics:
             task = self.distiller.task
-            if books.judge(metrics, task.metric, higher=task.higher_is_better, epoch=done):
+            if books.judge(metrics, task.metric, higher=task.higher_is_better, epoch=done, ties=plan.ties):
                 with self.ema.applied() if self.ema is not None else nullcontext():
                     state = self.distiller.state_dict()
                     books.best_state = {name: value.detach().cpu().clone() for name, value in state.items()}

@@ -17,7 +17,7 @@ from distil.errors import DistilError
 __all__ = ["Plan", "identity"]
 
 SAME = ("seed", "batch_size", "accumulate", "epochs", "steps", "optimizer", "lr", "weight_decay", "schedule", "warmup",
-        "precision", "clip", "ema", "select", "keep", "patience", "eval_every")  # fmt: skip
+        "precision", "clip", "ema", "select", "keep", "ties", "patience", "eval_every")  # fmt: skip
 """What a resumed run must share with the one that began; where it runs and how often it saves may differ."""
 
 
@@ -39,6 +39,7 @@ class Plan:
     ema: float | None
     patience: int | None
     keep: str
+    ties: str
     select: Callable[..., Any] | None
     eval_every: int
     seed: int
@@ -61,6 +62,8 @@ class Plan:
                 raise DistilError(f"{name}={value} must be a whole number of at least 1.")
         if self.keep not in ("best", "last"):
             raise DistilError(f"keep='{self.keep}' is unknown; use 'best' or 'last'.")
+        if self.ties not in ("first", "last"):
+            raise DistilError(f"ties='{self.ties}' is unknown; use 'first' or 'last'.")
         if self.clip is not None and not self.clip > 0:
             raise DistilError(f"clip={self.clip} is the largest norm of the gradient; it must be above 0.")
         if self.resume and self.out is None:

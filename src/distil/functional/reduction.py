@@ -46,7 +46,7 @@ class Term:
         return self.weights.detach().to(self.values.dtype).expand_as(self.values).sum()
 
     def sum(self) -> Tensor:
-        """Return the sum of ``values * weights``; an element of weight 0 adds exactly 0, even where it is not finite."""
+        """Return the sum of ``values * weights``; weight 0 adds exactly 0, even where a value is not finite."""
         if self.weights is None:
             return self.values.sum()
         weights = self.weights.detach().to(self.values.dtype).expand_as(self.values)

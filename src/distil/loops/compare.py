@@ -10,7 +10,7 @@ from distil.loops.lab import Arm, Lab, Outcome
 from distil.report import document
 from distil.tasks import Task
 
-__all__ = ["compare", "equal_budgets", "run_arms"]
+__all__ = ["check_seeds", "compare", "equal_budgets", "run_arms"]
 
 
 def run_arms(arms: Mapping[str, Arm], seeds: Sequence[int], lab: Lab, **inputs: Any) -> dict[str, list[Outcome]]:
@@ -21,8 +21,7 @@ def run_arms(arms: Mapping[str, Arm], seeds: Sequence[int], lab: Lab, **inputs: 
     """
     if not any(arm.role == "reference" for arm in arms.values()):
         raise DistilError("A comparison needs a reference arm: the same budget without the method.")
-    if len(set(seeds)) != len(seeds) or not seeds:
-        raise DistilError(f"seeds={list(seeds)} must be distinct, and at least one.")
+    check_seeds(seeds)
     outcomes: dict[str, list[Outcome]] = {name: [] for name in arms}
     for i, seed in enumerate(seeds):
         for name, arm in arms.items():
@@ -30,6 +29,12 @@ def run_arms(arms: Mapping[str, Arm], seeds: Sequence[int], lab: Lab, **inputs: 
             outcomes[name].append(lab.run(name, arm, seed, **inputs))
     equal_budgets(arms, outcomes)
     return outcomes
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that no run can be paired by."""
+    if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
+        raise DistilError(f"seeds={list(seeds)}: give at least one, all different, from 0 to 2**63 - 1.")
 
 
 def equal_budgets(arms: Mapping[str, Arm], outcomes: Mapping[str, Sequence[Outcome]]) -> None:

@@ -229,7 +229,10 @@ def _code_hash() -> str:
     """Hash the code that results depend on, without its docstrings and comments."""
     digest = hashlib.sha256(torch.__version__.encode())
     for file in _sources(("functional", "tasks", "data", "models", "engine", "methods", "systems", "loops")):
-        digest.update(file.name.encode() + ast.dump(_bare(ast.parse(file.read_text(encoding="utf-8")))).encode())
+        digest.update(
+            str(file.relative_to(PACKAGE)).encode()
+            + ast.dump(_bare(ast.parse(file.read_text(encoding="utf-8")))).encode()
+        )
     return digest.hexdigest()[:16]
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from distil.data import load
 from distil.data.bundle import Bundle
 from distil.data.fingerprint import fingerprint
+from distil.data.loading import mix_seed
 from distil.engine.distiller import Distiller
+from distil.engine.fit import fit
 from distil.errors import DistilError
-from distil.loops.compare import compare
+from distil.loops.compare import check_seeds, compare
 from distil.loops.lab import Arm, Lab
 from distil.loops.recipe import data_report
 from distil.loops.training import (
@@ -67,46 +73,82 @@ class OwnRun:
 
 
 def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
-    """Load everything, run the teacher on a slice and every method on a batch; stops before anything is trained.
+    """Load everything, try every method on a batch, and score the teacher; what does not fit stops before training.
 
     Raises:
-        DistilError: missing data or models, a teacher at chance, other class counts, a tap that does not exist, …
+        DistilError: missing data or models, other class counts, a tap that does not exist, settings that cannot be, a
+            teacher at chance, …
     """
     for name in ("data", "student", "teacher"):
         if not getattr(run, name):
             raise DistilError(f"--{name} is missing; see `distil train --help`.")
-    sums = {text: parse(text) for text in run.methods}
-    bundle = load(run.data, **{k: v for k in ("size", "channels", "limit") if (v := getattr(run, k)) is not None})
-    teacher = _teacher(run, bundle, lab)
-    for text, method in sums.items():
-        model = build_model(run.student, bundle, seed=run.seeds[0])
-        if run.student_weights:
-            load_weights(model, run.student_weights)
-        try:
-            Distiller(
-                model, teacher.module, method, task=bundle.task, example=example_of(bundle), epochs=run.training.epochs
-            )
-        except DistilError as error:
-            raise DistilError(f"The method '{text}' does not fit: {error}") from None
-    return bundle, teacher
+    check_seeds(run.seeds)
+    if not run.methods:
+        raise DistilError("--methods is missing; name at least one, e.g. kd,dkd,pld.")
+    for text in run.methods:
+        parse(text)
+    bundle = load(run.data, **_shape(run))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix_seed("model", "teacher", 0))
+        module = load_model(
+            run.teacher,
+            classes=len(bundle.classes),
+            input_shape=bundle.input_shape,
+            weights=run.teacher_weights,
+            pretrained=run.pretrained,
+        )
+    learns = [parameter.requires_grad for parameter in module.parameters()]
+    for text in ("supervised", *run.methods):
+        _try(text, run, bundle, module, lab)
+    for parameter, on in zip(module.parameters(), learns, strict=True):
+        parameter.requires_grad_(on)  # the trials froze it, and it may be trained yet
+    return bundle, _teacher(run, bundle, module, lab)
 
 
-def _teacher(run: OwnRun, bundle: Bundle, lab: Lab) -> Teacher:
-    module = load_model(
-        run.teacher,
-        classes=len(bundle.classes),
-        input_shape=bundle.input_shape,
-        weights=run.teacher_weights,
-        pretrained=run.pretrained,
-    )
+def _shape(run: OwnRun) -> dict[str, int]:
+    """How images are read, as far as it was said."""
+    if run.channels not in (None, 1, 3):
+        raise DistilError(f"channels={run.channels} is impossible; expected 1 (grey) or 3 (RGB).")
+    given = {key: value for key in ("size", "channels", "limit") if (value := getattr(run, key)) is not None}
+    for key, value in given.items():
+        if value < 1:
+            raise DistilError(f"{key}={value} is impossible; expected at least 1.")
+    return given
+
+
+def _try(text: str, run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab) -> None:
+    """Make one step on a few samples with a student that is thrown away."""
+    example, options = example_of(bundle), run.training.options()
+    student = _student(run, bundle)
+    try:
+        distiller = Distiller(
+            student, teacher, parse(text), task=bundle.task, example=example, epochs=run.training.epochs
+        )
+        distiller.totals([example])
+        if distiller.prepared:  # else it waits for its pass over the data
+            quiet = {"epochs": None, "steps": 1, "diagnose": False, "check_teacher": False}
+            fit(distiller, [example], device=lab.device, **{**options, **quiet})
+    except DistilError as error:
+        # The settings and models alone are at fault where the bare label loss cannot run.
+        raise error if text == "supervised" else DistilError(f"The method '{text}' does not fit: {error}") from None
+
+
+def _student(run: OwnRun, bundle: Bundle) -> nn.Module:
+    model = build_model(run.student, bundle, seed=run.seeds[0])
+    return load_weights(model, run.student_weights) if run.student_weights else model
+
+
+def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab) -> Teacher:
     if run.train_teacher:
         longer = replace(run.training, epochs=run.train_teacher)
-        return train_teacher(lab, run.teacher, bundle, longer, seed=0, start=module)
-    above_chance(module, bundle)
-    task = get_task(bundle.task)
-    return Teacher(
-        module.eval(), task.evaluate(module, bundle.test, role="teacher"), fingerprint(module), 0.0, name=run.teacher
-    )
+        teacher = train_teacher(lab, run.teacher, bundle, longer, seed=0, start=module)
+    else:
+        task = get_task(bundle.task)
+        module.eval()
+        scores = task.evaluate(module, bundle.test, role="teacher")
+        teacher = Teacher(module, scores, fingerprint(module), 0.0, name=run.teacher)
+    above_chance(teacher.module, bundle)
+    return teacher
 
 
 def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any]:
@@ -133,6 +175,8 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
         teacher=teacher_report(teacher, task, bundle),
         adjust=len(run.methods) > 1,
         settings={k: v for k, v in asdict(run).items() if k not in ("seeds", "methods", "baseline")},
+        student_fingerprint=fingerprint(_student(run, bundle)),
+        student_code=_code_of(run.student),
         data_fingerprint=bundle.fingerprint,
         teacher_fingerprint=teacher.fingerprint,
     )
@@ -164,11 +208,17 @@ def _arm(run: OwnRun, lab: Lab, bundle: Bundle, teacher: Teacher, name: str, met
     )
 
 
+def _code_of(spec: str) -> str:
+    """The content of the file that a model comes from, where the user names one: results depend on it."""
+    file = Path(spec.partition("(")[0].rpartition(":")[0]).expanduser()
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.suffix == ".py" else ""
+
+
 def _names(methods: Sequence[str]) -> list[str]:
     """Short names for arms, unique and fit for a file name."""
     names: list[str] = []
     for text in methods:
-        base = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-") or "method"
+        base = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:80] or "method"
         name, i = base, 2
         while name in names or name == "alone":
             name, i = f"{base}-{i}", i + 1

@@ -13,7 +13,7 @@ from distil import catalog
 from distil.data.bundle import Bundle
 from distil.engine.serial import write_text
 from distil.errors import DistilError
-from distil.loops.compare import compare
+from distil.loops.compare import check_seeds, compare
 from distil.loops.lab import Arm, Lab
 from distil.loops.settings import from_yaml, override, to_yaml
 from distil.loops.training import Teacher, teacher_report
@@ -54,6 +54,11 @@ class Recipe(Protocol):
 
 def load_recipe(slug: str) -> ModuleType:
     """Return the recipe of a system; one that is planned, or has none, is refused."""
+    if slug.lower() in catalog.rivals():
+        raise DistilError(
+            f"'{slug}' is a standard method and has no experiment of its own; use it in one of yours: distil train … "
+            f"--method {slug.lower()}."
+        )
     card = catalog.card(slug)
     if not (card.folder / "recipe.py").is_file():
         ready = [s for s, c in catalog.systems().items() if (c.folder / "recipe.py").is_file()]
@@ -80,9 +85,10 @@ def run_recipe(
     recipe: Any, setup: Any, out: Path, lab: Lab, *, command: str, system: str | None = None
 ) -> dict[str, Any]:
     """Run a recipe and write ``report.json``, ``report.html`` and ``settings.yaml`` into ``out``; returns it."""
+    check_seeds(setup.seeds)
+    write_text(out / "settings.yaml", to_yaml(setup))
     made: Experiment = recipe.experiment(setup, lab)
     task = get_task(made.bundle.task)
-    write_text(out / "settings.yaml", to_yaml(setup))
     report = compare(
         made.arms,
         setup.seeds,

@@ -77,7 +77,10 @@ def from_yaml(settings: S, path: str | Path) -> S:
         raise DistilError(
             f"The settings file {path} is no readable YAML{f' (line {line + 1})' if line is not None else ''}."
         ) from None
-    return update(settings, tree if tree is not None else {})
+    try:
+        return update(settings, tree if tree is not None else {})
+    except DistilError as error:
+        raise DistilError(f"The settings file {path} does not fit: {error}") from None
 
 
 def _plain(value: Any) -> Any:
@@ -99,7 +102,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
                 return _checked(value, option, where)
             except DistilError:
                 continue
-        raise DistilError(f"The setting '{where}' is {value!r}; expected {hint}.")
+        raise DistilError(f"The setting '{where}' is {value!r}; {_wanted(hint)} is expected.")
     if origin is typing.Literal:
         if value not in arguments:
             raise DistilError(f"The setting '{where}' is {value!r}; {nearest(str(value), map(str, arguments))}")
@@ -120,4 +123,14 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
             pass
     if hint is Any or (isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool))):
         return value
-    raise DistilError(f"The setting '{where}' is {value!r}; a {getattr(hint, '__name__', hint)} is expected.")
+    raise DistilError(f"The setting '{where}' is {value!r}; {_wanted(hint)} is expected.")
+
+
+def _wanted(hint: Any) -> str:
+    """Say in words what a type takes."""
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(map(_wanted, get_args(hint)))
+    if is_dataclass(hint):
+        return "a mapping of settings"
+    return words.get(hint, f"a {getattr(hint, '__name__', hint)}")

@@ -56,7 +56,13 @@ class Training:
     precision: str = "fp32"
     clip: float | None = None
     patience: int | None = None
+    ties: str = "first"
     eval_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "eval_every"):
+            if getattr(self, name) < 1:
+                raise DistilError(f"{name}={getattr(self, name)} must be a whole number of at least 1.")
 
     def options(self) -> dict[str, Any]:
         """Return them as ``fit`` takes them."""

@@ -54,7 +54,7 @@ class Setup:
     hidden: int = 128
     teacher_training: Training = field(
         default_factory=lambda: Training(
-            epochs=500, lr=0.01, weight_decay=5e-4, optimizer="adam", schedule="constant", patience=50
+            epochs=500, lr=0.01, weight_decay=5e-4, optimizer="adam", schedule="constant", patience=50, ties="last"
         )
     )
     seeds: tuple[int, ...] = (0, 1, 2)

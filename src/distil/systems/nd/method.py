@@ -46,7 +46,7 @@ class DirectNorm(Method):
         >>> DirectNorm(part="cosine").expression
         'directnorm(part=cosine)'
 
-    Paper: Wang et al., Improving Knowledge Distillation via Regularizing Feature Norm and Direction, 2023,
+    Paper: Wang et al., Improving Knowledge Distillation via Regularizing Feature Norm and Direction, ECCV 2024,
     arXiv 2305.17007.
     Differs from official code: class means come from the data given to ``prepare`` (clean unless the data augment),
     where the code averages augmented images; vectorised.

@@ -1,0 +1,116 @@
+"""What the cards say of systems with code: every component can be switched; hooks, taps and exports are as listed."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+
+from distil import catalog
+from distil.engine.method import Method, Sum, overrides
+from distil.methods.expression import parse
+
+from .toys import graph, graph_distiller, image_distiller, samples, train
+
+# What flips each component: the arguments of published() that change. A component that is no argument of that name
+# would stand here with the arguments that switch it, and the reason.
+FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "pld": {
+        "teacher_temperature": [{"teacher_temperature": 4.0}],
+        "weights": [{"weights": name} for name in ("uniform", "position", "first-only")],
+        "label_first": [{"label_first": False}],
+        "standardise": [{"standardise": "teacher"}, {"standardise": "both"}],
+    },
+    "nd": {
+        "part": [{"part": "cosine"}, {"part": "norm"}],
+        "nd_weight": [{"nd_weight": 0.0}, {"nd_weight": 1.0}],
+        "base": [{"base": "dkd"}, {"base": "dist"}],
+        "warmup": [{"warmup": 0}, {"warmup": 1}],
+        "kd_weight": [{"kd_weight": 0.0}],
+        "cls_weight": [{"cls_weight": 0.0}],
+    },
+    "ff-g2m": {
+        "low": [{"low": False}],
+        "high": [{"high": False}],
+        "tau": [{"tau": 0.7}],
+        "lam": [{"lam": 0.0}, {"lam": 1.0}],
+    },
+}
+WITH_CODE = [slug for slug, card in catalog.systems().items() if card.has_method and card.origin == "distil"]
+CASES = [(slug, key, changed) for slug, keys in FLIPS.items() for key, flips in keys.items() for changed in flips]
+
+
+def published(slug: str, **changed: Any) -> Sum:
+    made: Sum = catalog.resolve(slug).load()(**changed)
+    return made
+
+
+def run(slug: str, **changed: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    if catalog.card(slug).field == "graph":
+        return train(graph_distiller(published(slug, **changed)), graph())
+    return train(image_distiller(published(slug, **changed)), samples())
+
+
+@pytest.mark.parametrize("slug", WITH_CODE)
+def test_every_component_of_a_card_is_an_argument_and_is_flipped_here(slug: str) -> None:
+    components = set(catalog.card(slug).components)
+    assert components == set(FLIPS[slug])
+    assert components <= set(inspect.signature(catalog.resolve(slug).load()).parameters)
+    for key, flips in FLIPS[slug].items():
+        assert all(set(changed) == {key} for changed in flips)
+
+
+@pytest.mark.parametrize("slug", WITH_CODE)
+def test_an_unflipped_repeat_is_bit_equal(slug: str) -> None:
+    for first, second in zip(run(slug), run(slug), strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("slug", "key", "changed"), CASES, ids=[f"{s}-{'-'.join(map(str, c.items()))}" for s, _, c in CASES]
+)
+def test_a_flipped_component_changes_loss_or_parameters(slug: str, key: str, changed: dict[str, Any]) -> None:
+    plain, flipped = run(slug), run(slug, **changed)
+    assert flipped[0].isfinite().all()
+    assert not (torch.equal(plain[0], flipped[0]) and torch.equal(plain[1], flipped[1]))
+
+
+@pytest.mark.parametrize("slug", WITH_CODE)
+def test_hooks_labels_and_contents_are_as_the_card_says(slug: str) -> None:
+    card = catalog.card(slug)
+    package = import_module(card.package)
+    classes = [getattr(package, name) for name in card.proof.exports]
+    assert classes
+    assert set(card.proof.exports) | {"published"} == set(package.__all__)
+    made: list[Method] = [kind() for kind in classes]
+    hooks = {hook for hook in vars(Method) if not hook.startswith("_") and callable(getattr(Method, hook))}
+    used = {hook for hook in hooks - {"forward"} if any(overrides(method, hook) for method in made)}
+    assert set(card.needs.hooks) == used
+    assert card.contains_task == any(method.contains_task for method in made)
+    reads = {tap for method in made for spec in method.taps for tap in ((spec,) if isinstance(spec, str) else spec)}
+    assert set(card.needs.taps) == reads - {None}
+    parts = [component.method for component in published(slug)]
+    assert (card.needs.labels != "none") == any(part.labels for part in parts)
+
+
+@pytest.mark.parametrize("slug", WITH_CODE)
+def test_reasons_are_given_for_terms_that_are_not_at_rest_at_equality(slug: str) -> None:
+    card = catalog.card(slug)
+    package = import_module(card.package)
+    restless = {
+        term
+        for name in card.proof.exports
+        for term, at_rest in getattr(package, name)().at_equality.items()
+        if at_rest is None
+    }
+    assert set(card.proof.at_equality) == restless
+    assert all(len(reason) > 20 for reason in card.proof.at_equality.values())
+
+
+@pytest.mark.parametrize("slug", WITH_CODE)
+def test_the_slug_in_an_expression_is_the_published_sum(slug: str) -> None:
+    assert parse(slug).expression == published(slug).expression
+    assert parse(published(slug).expression).expression == published(slug).expression
