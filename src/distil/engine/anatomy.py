@@ -21,6 +21,9 @@ from distil.tasks.base import evaluating
 
 __all__ = ["MEANINGS", "Anatomy", "Location", "ModuleRecord", "Tap", "anatomy", "first_tensor", "unwrapped"]
 
+Seen = tuple[str, nn.Module, Tensor | None, Tensor | None]
+"""One module call: its path, the module, the first tensor of its input and of its output."""
+
 MEANINGS = {
     "logits": "the class scores",
     "emb": "the input of the last linear layer",
@@ -146,7 +149,7 @@ def anatomy(
     (Location(path='3', side='in'),)
     """
     model = unwrapped(model)
-    seen: list[tuple[str, nn.Module, Tensor | None, Tensor | None]] = []
+    seen: list[Seen] = []
     with watched(model, seen), evaluating(model), torch.no_grad():
         output = call(model)
     scores = logits(output) if logits is not None else first_tensor(output)
@@ -161,20 +164,14 @@ def anatomy(
     return Anatomy(type(model).__name__, records, _meanings(once, scores))
 
 
-def _meanings(
-    seen: list[tuple[str, nn.Module, Tensor | None, Tensor | None]], scores: Tensor | None
-) -> dict[str, tuple[Location, ...]]:
+def _meanings(seen: list[Seen], scores: Tensor | None) -> dict[str, tuple[Location, ...]]:
     found: dict[str, tuple[Location, ...]] = {}
     head = _head(seen, scores)
     if head is not None:
         found["head"] = (Location(head),)
         found["emb"] = (Location(head, "in"),)
-    maps = [
-        e
-        for e in seen
-        if e[3] is not None and e[3].ndim == 4 and e[3].shape[2] * e[3].shape[3] > 1 and not _same(e[3], scores)
-    ]
     tokens = [e for e in seen if e[3] is not None and e[3].ndim == 3 and e[3].shape[1] > 1 and not _same(e[3], scores)]
+    maps = _maps(seen, tokens, scores)
     if maps:
         found["map"] = (Location(_outermost(maps, len(maps) - 1)[0]),)
         found["stages"] = tuple(Location(path) for path in _stages(maps))
@@ -185,7 +182,23 @@ def _meanings(
     return found
 
 
-def _head(seen: list[tuple[str, nn.Module, Tensor | None, Tensor | None]], scores: Tensor | None) -> str | None:
+def _maps(seen: list[Seen], tokens: list[Seen], scores: Tensor | None) -> list[Seen]:
+    """Every call that gave a feature map ``[N, C, H, W]``; not an attention's heads, nor what only cuts patches."""
+    sequences = {tuple(e[3].shape[1:]) for e in tokens if e[3] is not None}
+    maps = []
+    for entry in seen:
+        after = entry[3]
+        if after is None or after.ndim != 4 or _same(after, scores):
+            continue
+        _, heads, count, width = after.shape
+        if count * width > 1 and (count, heads * width) not in sequences:
+            maps.append(entry)
+    if maps and tokens and len(_stages(maps)) < 2 and seen.index(maps[-1]) < seen.index(tokens[0]):
+        return []
+    return maps
+
+
+def _head(seen: list[Seen], scores: Tensor | None) -> str | None:
     """The last leaf with a weight matrix that made the scores, else the last linear layer of that many outputs."""
     leaves = [e for e in seen if next(e[1].children(), None) is None and getattr(e[1], "weight", None) is not None]
     for path, module, _, after in reversed(leaves):
@@ -202,7 +215,7 @@ def _head(seen: list[tuple[str, nn.Module, Tensor | None, Tensor | None]], score
     return None
 
 
-def _stages(maps: list[tuple[str, nn.Module, Tensor | None, Tensor | None]]) -> list[str]:
+def _stages(maps: list[Seen]) -> list[str]:
     """The last map of each run of equal resolution; a stem made of single layers is left out where blocks exist."""
     ends = []
     for i, (_, _, _, after) in enumerate(maps):
@@ -214,7 +227,7 @@ def _stages(maps: list[tuple[str, nn.Module, Tensor | None, Tensor | None]]) -> 
     return [entry[0] for entry in (blocks if len(blocks) >= 2 else ends)]
 
 
-def _depths(tokens: list[tuple[str, nn.Module, Tensor | None, Tensor | None]]) -> list[str]:
+def _depths(tokens: list[Seen]) -> list[str]:
     """Four evenly spaced members of the longest row of sibling blocks (``blocks.0 … blocks.11``)."""
     rows: dict[str, list[str]] = {}
     for path, module, _, _ in tokens:
@@ -228,9 +241,7 @@ def _depths(tokens: list[tuple[str, nn.Module, Tensor | None, Tensor | None]]) -
     return [row[i] for i in picks]
 
 
-def _outermost(
-    entries: list[tuple[str, nn.Module, Tensor | None, Tensor | None]], i: int
-) -> tuple[str, nn.Module, Tensor | None, Tensor | None]:
+def _outermost(entries: list[Seen], i: int) -> Seen:
     """The enclosing module that hands on the very same tensor: children finish before their parents."""
     best = entries[i]
     for entry in entries[i + 1 :]:
@@ -267,7 +278,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def watched(model: nn.Module, seen: list[tuple[str, nn.Module, Tensor | None, Tensor | None]]) -> Iterator[None]:
+def watched(model: nn.Module, seen: list[Seen]) -> Iterator[None]:
     """Note every module call of ``model`` in ``seen``, in the order in which calls finish."""
 
     def note(path: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:

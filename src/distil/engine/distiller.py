@@ -149,9 +149,9 @@ class Distiller(nn.Module):
         else:
             ready = self._transformed(inputs if batch is None else batch)
         try:
-            if self.training and self._norms and is_alone(ready):
+            if self.training and self._norms and is_alone(ready) and any(m.training for m in self._norms):
+                self._tell_alone()
                 with lone_sample(self._norms):
-                    self._tell_alone()
                     return self._step(ready, totals, divides)
             return self._step(ready, totals, divides)
         finally:

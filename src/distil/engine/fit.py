@@ -121,9 +121,10 @@ def fit(
     plan = Plan(
         epochs=epochs, steps=steps, batch_size=batch_size, optimizer=optimizer, lr=lr, weight_decay=weight_decay,
         schedule=schedule, warmup=warmup, accumulate=accumulate, precision=precision, clip=clip, ema=ema,
-        patience=patience, keep=keep, ties=ties, select=select, eval_every=eval_every, trackers=tuple(trackers), resume=resume,
+        patience=patience, keep=keep, ties=ties, select=select, eval_every=eval_every, resume=resume,
         seed=distiller.seed if seed is None else seed, out=Path(out) if out is not None else None, device=device,
-        save_every=save_every, workers=workers, check_teacher=check_teacher, diagnose=diagnose, progress=progress,
+        trackers=tuple(trackers), save_every=save_every, workers=workers, check_teacher=check_teacher,
+        diagnose=diagnose, progress=progress,
     )  # fmt: skip
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         loop = Loop(distiller, train, val, plan, train if prepare is None else prepare)

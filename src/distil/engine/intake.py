@@ -76,7 +76,8 @@ class ReadThrough:
     """The training data as ``prepare`` reads them: in order, as often as it likes, one teacher pass per batch."""
 
     def __init__(self, data: Any, intake: Intake, seed: int) -> None:
-        self._source, self._intake, self._seed = as_batches(data, shuffle=False), intake, seed
+        size = max(1, min(256, len(data))) if hasattr(data, "__len__") else 256  # a small set is no mistake here
+        self._source, self._intake, self._seed = as_batches(data, size), intake, seed
 
     def __len__(self) -> int:
         return len(self._source)

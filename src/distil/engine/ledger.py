@@ -85,7 +85,7 @@ class Ledger:
     def judge(
         self, metrics: Mapping[str, float], metric: str, *, higher: bool, epoch: int, ties: str = "first"
     ) -> bool:
-        """Note an evaluation; say whether it is the best so far. Of equals the first is, or the last; what is no number never."""
+        """Note an evaluation; say whether it is the best so far (of equals, as ``ties``); no number never is."""
         self.last = dict(metrics)
         sign = 1 if higher else -1
         gain = sign * (metrics[metric] - self.best[metric]) if self.best else math.inf

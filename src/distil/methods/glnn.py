@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 from distil.engine.context import Context
-from distil.engine.method import Batch, Handles, Method, Traces
+from distil.engine.method import Batch, Handles
 from distil.functional.graph import node_kl
 from distil.functional.reduction import Term
-from distil.methods.nodes import NodeMemory
+from distil.methods.nodes import NodeMethod
 
 __all__ = ["GLNN"]
 
 
 @final
-class GLNN(Method):
+class GLNN(NodeMethod):
     """KL from the teacher's class probabilities to the student's, over all nodes, at temperature 1.
 
     The teacher's logits are computed once before training. The label loss is ``Supervised()``; the paper's whole loss
@@ -34,16 +34,7 @@ class GLNN(Method):
     Differs from official code: one summed step instead of two steps per epoch over mini-batches.
     """
 
-    taps = ((None, "logits"), ("logits", None))
     at_equality = {"glnn": "zero"}  # noqa: RUF012
-
-    def setup(self, student: Traces, teacher: Traces) -> None:
-        """Make the memory of the teacher's logits."""
-        self.memory = NodeMemory()
-
-    def prepare(self, teacher: Handles, data: Any) -> None:
-        """Compute the teacher's logits of every node once."""
-        self.memory.fill(teacher, data)
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``glnn``, one value per node."""

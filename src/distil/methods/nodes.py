@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distil.engine.method import Batch
+from distil.engine.method import Batch, Handles, Method, Traces
 from distil.engine.trace import ModelHandle
 from distil.errors import DistilError
 from distil.functional.graph import edges
 
-__all__ = ["EdgeSets", "NodeMemory"]
+__all__ = ["EdgeSets", "NodeMemory", "NodeMethod"]
 
 
 class NodeMemory(nn.Module):
@@ -85,3 +85,21 @@ class EdgeSets:
         if self_loops not in self._kept:
             self._kept[self_loops] = edges(index, count, self_loops=self_loops)
         return self._kept[self_loops]
+
+
+class NodeMethod(Method):
+    """A method on a full-batch graph: what the teacher says of every node is computed once, before training."""
+
+    taps = ((None, "logits"), ("logits", None))
+
+    def __init__(self, *, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self.edges = EdgeSets()
+
+    def setup(self, student: Traces, teacher: Traces) -> None:
+        """Make the memory of the teacher's logits."""
+        self.memory = NodeMemory()
+
+    def prepare(self, teacher: Handles, data: Any) -> None:
+        """Compute the teacher's logits of every node once."""
+        self.memory.fill(teacher, data)

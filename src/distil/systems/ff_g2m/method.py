@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 from distil.engine.context import Context
-from distil.engine.method import Batch, Handles, Method, Sum, Traces
+from distil.engine.method import Batch, Handles, Sum
 from distil.errors import DistilError
 from distil.functional.graph import high_frequency, low_frequency
 from distil.functional.reduction import Term
-from distil.methods.nodes import EdgeSets, NodeMemory
+from distil.methods.nodes import NodeMethod
 from distil.methods.supervised import Supervised
 
 __all__ = ["HighFrequency", "LowFrequency", "published"]
 
 
 @final
-class LowFrequency(Method):
+class LowFrequency(NodeMethod):
     """Pull the student of a node towards the teacher's predictions of its neighbours and of itself.
 
     Mean over directed edges, self loops included, of ``KL(softmax(h_j / T) ‖ softmax(z_i / T))``; ``h`` the teacher's
@@ -38,21 +38,11 @@ class LowFrequency(Method):
     Differs from official code: none (mean over the directed edge list, as there; golden).
     """
 
-    taps = ((None, "logits"), ("logits", None))
     at_equality = {"lfd": None}  # noqa: RUF012
 
     def __init__(self, *, temperature: float = 1.0, name: str | None = None) -> None:
         super().__init__(name=name)
         self.temperature = temperature
-        self.edges = EdgeSets()
-
-    def setup(self, student: Traces, teacher: Traces) -> None:
-        """Make the memory of the teacher's logits."""
-        self.memory = NodeMemory()
-
-    def prepare(self, teacher: Handles, data: Any) -> None:
-        """Compute the teacher's logits of every node once."""
-        self.memory.fill(teacher, data)
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``lfd``, one value per directed edge with self loops."""
@@ -67,7 +57,7 @@ class LowFrequency(Method):
 
 
 @final
-class HighFrequency(Method):
+class HighFrequency(NodeMethod):
     """Match in what neighbours differ: the softmax over classes of the absolute difference of their logits.
 
     Mean over directed edges without self loops of ``KL(softmax(|h_i − h_j| / τ) ‖ softmax(|z_i − z_j| / τ))``, no τ².
@@ -87,21 +77,11 @@ class HighFrequency(Method):
     Differs from official code: none (golden).
     """
 
-    taps = ((None, "logits"), ("logits", None))
     at_equality = {"hfd": "zero"}  # noqa: RUF012
 
     def __init__(self, *, temperature: float = 1.5, name: str | None = None) -> None:
         super().__init__(name=name)
         self.temperature = temperature
-        self.edges = EdgeSets()
-
-    def setup(self, student: Traces, teacher: Traces) -> None:
-        """Make the memory of the teacher's logits."""
-        self.memory = NodeMemory()
-
-    def prepare(self, teacher: Handles, data: Any) -> None:
-        """Compute the teacher's logits of every node once."""
-        self.memory.fill(teacher, data)
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``hfd``, one value per directed edge."""
