@@ -18,7 +18,7 @@ from typing import Any
 
 from distil import catalog
 from distil.cli.session import Display
-from distil.engine.serial import write_text
+from distil.files import write_text
 from distil.loops.lab import Lab
 from distil.loops.recipe import load_recipe, run_recipe
 from distil.loops.settings import update

@@ -1,4 +1,7 @@
-"""Make ``docs/results.md`` from the evidence: every figure in it was seen in a run whose command stands beside it."""
+"""Make ``docs/results.md`` and the README's table of systems: from the evidence, the cards and the computed states.
+
+Every figure was seen in a run whose command stands beside it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from distil.report import paired_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
+README = ROOT / "README.md"
+MARKS = ("<!-- systems: made by `make results` -->", "<!-- /systems -->")
 
 HEAD = """# Results
 
@@ -70,8 +75,17 @@ def row(arm: dict[str, Any], reference: dict[str, Any], metric: str, names: list
         gap = f"{seen.mean:+.1f}" + ("" if seen.low is None else f" ({seen.low:+.1f} to {seen.high:+.1f})")
         gap = f"**{gap}**" if seen.excludes_zero else gap
     extra = [mean_of((arm.get("diagnostics") or {}).get(name), 2) for name in names]
-    return [arm["label"], arm["role"], f"{statistics.mean(best):.1f} ± {spread(best):.1f}", f"{statistics.mean(last):.1f}", gap,
-            mean_of(arm["metrics"].get("ece", {}).get("best"), 3), f"{arm['parameters']:,}", f"{statistics.mean(arm['cost']['seconds']):.0f}", *extra]  # fmt: skip
+    return [
+        arm["label"],
+        arm["role"],
+        f"{statistics.mean(best):.1f} ± {spread(best):.1f}",
+        f"{statistics.mean(last):.1f}",
+        gap,
+        mean_of(arm["metrics"].get("ece", {}).get("best"), 3),
+        f"{arm['parameters']:,}",
+        f"{statistics.mean(arm['cost']['seconds']):.0f}",
+        *extra,
+    ]
 
 
 def mean_of(values: list[float] | None, digits: int) -> str:
@@ -84,6 +98,26 @@ def spread(values: list[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-if __name__ == "__main__":
+def readme(text: str) -> str:
+    """Return the README with its table of systems made anew."""
+    rows = ["| no | system | what it is | field | state |", "|---:|---|---|---|---|"]
+    for slug, card in catalog.systems().items():
+        if card.origin == "distil":
+            state = catalog.state(slug)
+            shown = f"**{state}**" if state.name != "planned" else str(state)
+            rows.append(
+                f"| {card.number} | `{slug}` | {card.name}, {card.venue} {card.year} | {card.field} | {shown} |"
+            )
+    begin, end = text.index(MARKS[0]) + len(MARKS[0]), text.index(MARKS[1])
+    return text[:begin] + "\n" + "\n".join(rows) + "\n" + text[end:]
+
+
+def main() -> None:
+    """Write both files."""
     PAGE.write_text(page(), encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)} written", file=sys.stderr)
+    README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)} and {README.relative_to(ROOT)} written", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ from architecture.source import Import, imports, modules, outside, tree
 # A module may import from its own floor and from those below. Names on one line share a floor.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
+    ("files",),
     ("functional",),
     ("tasks", "data", "models"),
     ("cache",),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -103,7 +103,7 @@ def test_the_report_pairs_by_seed_and_judges_against_reference_and_rivals(tmp_pa
 class Watched(Distiller):
     """A Distiller that notes the weights it starts from and the ids of every batch."""
 
-    seen: list[tuple[str, list[int]]] = []
+    seen: ClassVar[list[tuple[str, list[int]]]] = []
 
     def __init__(self, student: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(student, *args, **kwargs)
@@ -117,15 +117,13 @@ class Watched(Distiller):
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, list[int]]]]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[int]]]:
     monkeypatch.setattr(training, "Distiller", Watched)
     Watched.seen = []
-    yield Watched.seen
+    return Watched.seen
 
 
 def small() -> Bundle:
-    from dataclasses import replace
-
     whole = load("digits")
     (train,) = split(whole.train, [60])
     (val,) = split(whole.val, [30])

@@ -119,8 +119,8 @@ def test_the_name_is_part_of_the_key_and_the_order_of_inputs_is_not(lab: Lab) ->
 
 
 def test_what_has_no_content_to_hash_is_refused(lab: Lab) -> None:
-    with pytest.raises(DistilError, match="A stage cannot depend on a Path"):
-        lab.stage("t", Counted(), file=Path("x"))
+    with pytest.raises(DistilError, match="A stage cannot depend on a set"):
+        lab.stage("t", Counted(), names={"x"})
 
 
 def test_what_cannot_be_stored_is_refused_and_nothing_stays(lab: Lab) -> None:

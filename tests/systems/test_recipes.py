@@ -1,4 +1,4 @@
-"""Recipes at toy size: they run, their reports validate, budgets are equal, and a killed one goes on to the same figures."""
+"""Recipes at toy size: they run, reports validate, budgets are equal, and a killed one goes on to the same figures."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from distil.cli import main
 from distil.errors import DistilError
 from distil.loops.lab import Lab
 from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
-from distil.loops.settings import from_yaml
+from distil.loops.settings import from_yaml, update
 from distil.report import load
 from distil.report.check import validate
 
 needs_data = pytest.mark.skipif(not os.environ.get("DISTIL_DATA"), reason="DISTIL_DATA names no data root")
 IMAGES = (
     "pair.train=120",
+    "pair.teacher_train=200",
     "pair.val=60",
     "pair.teacher='distil:mlp(hidden=24)'",
     "pair.student='distil:mlp(hidden=4)'",
@@ -90,7 +91,7 @@ def test_the_image_recipes_run_on_their_own_data(slug: str, tmp_path: Path) -> N
 @pytest.mark.data
 @needs_data
 def test_the_graph_recipe_runs_on_cora(tmp_path: Path) -> None:
-    report = run("ff-g2m", tmp_path, "hidden=8", "teacher_training.epochs=3", "seeds=[0, 1]")
+    report = run("ff-g2m", tmp_path, "hidden=16", "teacher_training.epochs=30", "seeds=[0, 1]")
     sound(report, "ff-g2m")
     assert report["data"]["train"] == 140
     bound = next(arm for arm in report["arms"] if arm["role"] == "bound")
@@ -112,8 +113,6 @@ def test_every_recipe_states_valid_settings_for_its_evidence() -> None:
             recipe = load_recipe(slug)
             assert recipe.EVIDENCE
             for settings in recipe.EVIDENCE:
-                from distil.loops.settings import update
-
                 update(recipe.Setup(), settings)
 
 

@@ -159,7 +159,7 @@ def _go(
     | None, resume: bool, overwrite: bool, device: str | None, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     from distil.cli.run import show_report
-    from distil.engine.serial import write_text
+    from distil.files import write_text
     from distil.loops.lab import Lab
     from distil.loops.own import OwnRun, checked, run_own
     from distil.loops.settings import from_yaml, override, to_yaml, update

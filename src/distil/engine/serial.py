@@ -18,7 +18,7 @@ from torch import Tensor
 
 from distil.errors import DistilError
 
-__all__ = ["atomic_folder", "load_tree", "save_tree", "write_text"]
+__all__ = ["atomic_folder", "load_tree", "save_tree"]
 
 TENSORS, TREE = "tensors.safetensors", "tree.json"
 
@@ -88,21 +88,6 @@ def atomic_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return folder
-
-
-def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file by renaming, so that a reader never sees half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
-    try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
-    except OSError as error:
-        raise DistilError(f"{path} could not be written ({error.strerror or error}).") from None
-    finally:
-        fresh.unlink(missing_ok=True)
-    return path
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from distil import catalog
 from distil.data.bundle import Bundle
-from distil.engine.serial import write_text
 from distil.errors import DistilError
+from distil.files import write_text
 from distil.loops.compare import check_seeds, compare
 from distil.loops.lab import Arm, Lab
 from distil.loops.settings import from_yaml, override, to_yaml

@@ -10,17 +10,17 @@ import datetime
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from distil.errors import DistilError, nearest
+from distil.files import write_text
 from distil.report.check import KIND, VERSION, clean, validate
 from distil.report.verdict import bonferroni, sentence, verdict
 
-__all__ = ["build", "clean", "environment", "judge", "load", "save", "validate", "write_text"]
+__all__ = ["build", "clean", "environment", "judge", "load", "save", "validate"]
 
 
 def environment() -> tuple[dict[str, str], dict[str, Any]]:
@@ -224,22 +224,3 @@ def save(report: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     report = clean(report)
     validate(report)
     return write_text(Path(path), json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write ``text`` to a neighbour of ``path`` and move it there, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # a temporary file is private, a report is not
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path

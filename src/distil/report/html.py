@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
+from distil.files import write_text
 from distil.report import panels
 from distil.report.check import clean, validate
-from distil.report.document import save, write_text
+from distil.report.document import save
 from distil.report.svg import style
 from distil.report.text import MISSING, count, decimals_for, duration, fixed, heading, is_number, size, with_unit
 from distil.report.verdict import HELPED, HURT, NONE

@@ -1,0 +1,38 @@
+"""Writing a file whole or not at all; the standard library alone."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from distil.errors import DistilError
+
+__all__ = ["write_text"]
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write ``text`` to a neighbour of ``path`` and move it there, so that a reader never sees half a file.
+
+    Raises:
+        DistilError: the file cannot be written; what stood there before is untouched.
+    """
+    path = Path(path)
+    name = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # a temporary file is private, a report is not
+        os.replace(name, path)
+    except OSError as error:
+        raise DistilError(f"{path} could not be written ({error.strerror or error}); nothing was changed.") from error
+    finally:
+        if name:
+            Path(name).unlink(missing_ok=True)
+    return path

@@ -1,0 +1,49 @@
+"""What the documents say is what the evidence and the catalogue say."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from distil import catalog
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results", ROOT / "tools" / "results.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_results_page_is_made_from_the_evidence(tool: ModuleType) -> None:
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == tool.page(), "run `make results`"
+
+
+def test_the_table_of_the_readme_tells_the_computed_states(tool: ModuleType) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == tool.readme(text), "run `make results`"
+    assert text.count("| `") >= len(catalog.systems())
+
+
+@pytest.mark.parametrize("slug", [s for s in catalog.systems() if catalog.evidence(s) is not None])
+def test_evidence_is_complete_and_fair(slug: str) -> None:
+    stored = catalog.evidence(slug)
+    assert stored is not None
+    assert not catalog.state(slug).stale, f"the code of {slug} changed after its evidence: `make evidence`"
+    for run in stored["runs"]:
+        reference = next(arm for arm in run["arms"] if arm["role"] == "reference")
+        for arm in run["arms"]:
+            for scores in arm["metrics"].values():
+                assert len(scores["best"]) == len(scores["last"]) == len(run["seeds"])
+            if arm["role"] != "bound":
+                assert arm["budget"] == reference["budget"]
+        assert run["command"].startswith(f"distil run {slug}")
+    assert any(len(run["seeds"]) >= 3 for run in stored["runs"])
