@@ -217,4 +217,4 @@ class Memory(Method):
         return {"memory": Term((self.adapter(student(batch).logits) - target).square().mean(1))}
 
     def after_step(self, ctx: Any) -> None:
-        self.share.copy_((0.9 * self.share + 0.1 * ctx.terms["memory"].tanh()).clamp(0, 1))
+        self.share.copy_((0.9 * self.share + 0.1 * ctx.terms[self.name].tanh()).clamp(0, 1))

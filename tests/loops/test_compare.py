@@ -16,7 +16,7 @@ from distil.engine.distiller import Distiller
 from distil.errors import DistilError
 from distil.loops import training
 from distil.loops.compare import compare, equal_budgets, run_arms
-from distil.loops.lab import Arm, Lab
+from distil.loops.lab import Arm, Lab, Outcome
 from distil.loops.training import Teacher, Training, build_model, distil
 from distil.report.check import validate
 from distil.tasks import get_task
@@ -30,7 +30,7 @@ def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
 
 
-def two(**budget: float) -> dict[str, Arm]:
+def two(**budget: Any) -> dict[str, Arm]:
     return {
         "alone": arm("reference", lambda seed: outcome(50 + seed)),
         "kd": arm("method", lambda seed: outcome(60 + seed, **budget), "kd"),
@@ -41,7 +41,11 @@ def test_arms_run_seed_by_seed_and_are_reused(tmp_path: Path) -> None:
     order: list[tuple[str, int]] = []
 
     def noted(name: str) -> Any:
-        return lambda seed: (order.append((name, seed)), outcome(seed))[1]
+        def run(seed: int) -> Outcome:
+            order.append((name, seed))
+            return outcome(seed)
+
+        return run
 
     arms = {"a": arm("reference", noted("a")), "b": arm("method", noted("b"))}
     run_arms(arms, (0, 1), lab(tmp_path))

@@ -70,7 +70,7 @@ def folders(lab: Lab) -> list[Path]:
 
 
 def test_a_stage_runs_once_for_equal_inputs(lab: Lab) -> None:
-    tree = {"x": torch.arange(3.0), "deep": [1, 2.5, None, "t", (True, float("inf"))]}
+    tree: dict[str, Any] = {"x": torch.arange(3.0), "deep": [1, 2.5, None, "t", (True, float("inf"))]}
     make = Counted(tree)
     inputs: dict[str, Any] = {"settings": Some(), "seed": 3, "module": nn.Linear(2, 2)}
     first, again = lab.stage("t", make, **inputs), lab.stage("t", make, **inputs)
@@ -251,7 +251,7 @@ def test_tuning_goes_the_way_the_metric_is_good(lab: Lab) -> None:
 
 
 def test_trials_bound_a_large_grid_by_a_seeded_draw(lab: Lab, tmp_path: Path) -> None:
-    grid = {"lr": [0.1, 0.2, 0.3], "t": [1, 2, 4]}
+    grid: dict[str, list[Any]] = {"lr": [0.1, 0.2, 0.3], "t": [1, 2, 4]}
     _, trials, tried = tuned(lab, grid, trials=4)
     assert trials == len(tried) == 4
     assert len({tuple(point.items()) for point in tried}) == 4

@@ -30,7 +30,8 @@ IMAGES = (
     "pair.val=60",
     "pair.teacher='distil:mlp(hidden=24)'",
     "pair.student='distil:mlp(hidden=4)'",
-    "pair.teacher_training.epochs=2",
+    "pair.teacher_training.epochs=5",
+    "pair.teacher_training.lr=0.01",
     "training.epochs=2",
     "seeds=[0, 1]",
 )
@@ -91,7 +92,9 @@ def test_the_image_recipes_run_on_their_own_data(slug: str, tmp_path: Path) -> N
 @pytest.mark.data
 @needs_data
 def test_the_graph_recipe_runs_on_cora(tmp_path: Path) -> None:
-    report = run("ff-g2m", tmp_path, "hidden=16", "teacher_training.epochs=30", "seeds=[0, 1]")
+    report = run(
+        "ff-g2m", tmp_path, "hidden=16", "teacher_training.epochs=12", "teacher_training.lr=0.05", "seeds=[0, 1]"
+    )
     sound(report, "ff-g2m")
     assert report["data"]["train"] == 140
     bound = next(arm for arm in report["arms"] if arm["role"] == "bound")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from distil.cli.session import SETTINGS, Display, command_line, open_out, resumable
+from distil.cli.session import RUNS, SETTINGS, Display, command_line, open_out, resumable
 
 __all__ = ["register"]
 
@@ -42,7 +42,7 @@ def run(
 
     recipe: Any = demo if slug is None else load_recipe(slug)
     name = "demo" if slug is None else slug
-    begun = (out or Path("runs") / name) / SETTINGS
+    begun = (out or RUNS / name) / SETTINGS
     if resume and config is None and begun.is_file():
         config = begun
     setup = prepare_setup(recipe, config=config, assignments=assign or (), seeds=seeds)

@@ -18,9 +18,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from distil import cli
 from distil.errors import DistilError
 
-__all__ = ["SETTINGS", "Display", "command_line", "console", "open_out", "resumable"]
+__all__ = ["RUNS", "SETTINGS", "Display", "command_line", "console", "open_out", "resumable"]
 
-SETTINGS = "settings.yaml"
+RUNS, SETTINGS = Path("runs"), "settings.yaml"
 
 console = Console(stderr=True)
 """Progress and remarks go to standard error, so that ``--json`` on standard output stays clean."""
@@ -35,10 +35,10 @@ def open_out(out: Path | None, default: str, *, resume: bool, overwrite: bool) -
     """
     if resume and overwrite:
         raise DistilError("--resume and --overwrite exclude each other; choose one.")
-    folder = Path("runs") / default if out is None else out
+    folder = RUNS / default if out is None else out
     i = 2
     while out is None and not resume and _holds_something(folder):
-        folder, i = Path("runs") / f"{default}-{i}", i + 1
+        folder, i = RUNS / f"{default}-{i}", i + 1
     if folder.exists() and not folder.is_dir():
         raise DistilError(f"--out {folder} is a file; name a folder.")
     if resume and not folder.exists():
@@ -110,6 +110,8 @@ def _undo(folder: Path, settings: bytes | None) -> None:
         folder.rmdir()
         if _aside(folder).is_dir():
             _aside(folder).rename(folder)
+        elif folder.parent == RUNS and not any(RUNS.iterdir()):
+            RUNS.rmdir()
 
 
 class Display:

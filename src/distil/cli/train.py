@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from distil.cli.session import SETTINGS, Display, command_line, open_out, resumable
+from distil.cli.session import RUNS, SETTINGS, Display, command_line, open_out, resumable
 from distil.errors import DistilError
 
 __all__ = ["register"]
@@ -166,7 +166,7 @@ def _go(
     from distil.report import write
 
     settings = OwnRun(seeds=(0, 1, 2)) if verb == "compare" else OwnRun()
-    begun = (out or Path("runs") / verb) / SETTINGS
+    begun = (out or RUNS / verb) / SETTINGS
     if resume and config is None and begun.is_file():
         config = begun
     if config is not None:
@@ -181,7 +181,7 @@ def _go(
         )
     if dry_run:
         with Display(quiet=as_json) as display:
-            bundle, made = checked(settings, Lab(Path("runs"), progress=display, device=device))
+            bundle, made = checked(settings, Lab(RUNS, progress=display, device=device))
         facts = {
             "settings": asdict(settings),
             "data": bundle.name,

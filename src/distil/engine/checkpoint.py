@@ -76,9 +76,9 @@ def load_checkpoint(
     try:
         distiller.load_state_dict(tree["model"])
     except RuntimeError as error:
-        first = str(error).splitlines()[1:2]
+        first = (*str(error).splitlines()[1:2], "")[0].strip()
         raise DistilError(
-            f"{path} belongs to another student or method:{' '.join(first).strip()} Resume with the command that began "
+            f"{path} belongs to another student or method: {first} Resume with the command that began "
             "the run."
         ) from None
     for component in distiller.method:

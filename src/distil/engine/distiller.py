@@ -222,7 +222,7 @@ class Distiller(nn.Module):
 
     def _tied(self, loss: Tensor) -> Tensor:
         """Keep everything a skipped component would reach in the graph under DDP, which stops at unused parameters."""
-        if world_size() > 1 and any(c.coefficient(self.ctx) == 0 for c in self.method):
+        if world_size() > 1 and not self._every and any(c.coefficient(self.ctx) == 0 for c in self.method):
             for name, parameter in self.named_parameters():
                 if parameter.requires_grad and name not in self.untied:
                     loss = loss + 0.0 * parameter.sum()

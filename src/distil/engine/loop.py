@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -157,8 +158,8 @@ class Loop:
             if plan.save_every and ctx.step % plan.save_every == 0 and batches.resumable:
                 self._save()
             if interrupted():
-                if plan.out is not None and batches.resumable:
-                    self._save()
+                if plan.out is not None:
+                    self._save_or_say(batches)
                 raise KeyboardInterrupt
             if ctx.step >= self.total:
                 break
@@ -169,6 +170,16 @@ class Loop:
         due = plan.save_every is None and time.monotonic() - self._saved_at > SAVE_SECONDS
         if plan.out is not None and (late or due):
             self._save()
+
+    def _save_or_say(self, batches: BatchSource) -> None:
+        if batches.resumable:
+            self._save()
+        else:
+            warnings.warn(
+                "The data can be entered only at the start of an epoch, so this one is lost: a resumed run goes on from "
+                "its last whole epoch that was saved.",
+                stacklevel=2,
+            )
 
     def _done(self, batches: BatchSource) -> float:
         """Return the share of the run that is done."""
