@@ -62,7 +62,7 @@ def main() -> None:
     twin = copy.deepcopy(student)
     ours = with_distil(student, teacher, batches())
     plain = by_hand(twin, teacher, batches())
-    gap = max(float((a - b).abs().max()) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
+    gap = max(float((a - b).detach().abs().max()) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
     print(f"largest difference between the weights after 20 steps: {gap:g}")
 
 

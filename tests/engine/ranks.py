@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine import toys
 from torch import Tensor, nn
 
 from distil.data import DictDataset
@@ -20,6 +19,7 @@ from distil.engine import Distiller, OwnOptimizer, Term, fit, ramp
 from distil.engine.serial import save_tree
 from distil.engine.window import rank, world_size
 from distil.methods import KD, FitNets, Supervised
+from engine import toys
 
 __all__ = ["SCENARIOS", "run_all"]
 

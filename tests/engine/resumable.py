@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine import toys
 from torch import Tensor, nn
 
 from distil.data import DictDataset
 from distil.engine import Distiller, OwnOptimizer, Term, fit, ramp
 from distil.engine.serial import save_tree
 from distil.methods import DKD, KD, FitNets, Supervised
+from engine import toys
 
 __all__ = ["main"]
 

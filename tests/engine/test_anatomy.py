@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from engine import toys
 from torch import Tensor, nn
 
 from distil.engine import Anatomy, Distiller, anatomy
 from distil.errors import DistilError
 from distil.methods import KD
+from engine import toys
 
 
 @cache

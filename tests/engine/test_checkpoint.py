@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from engine import resumable, toys
 
 from distil.data import DictDataset
 from distil.engine import Distiller, fit
 from distil.engine.serial import load_tree, save_tree
 from distil.errors import DistilError
 from distil.methods import KD, FitNets, Supervised
+from engine import resumable, toys
 
 
 def spawn(folder: Path, *arguments: int) -> subprocess.CompletedProcess[str]:
@@ -49,7 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return plain(load_tree(folder / "end"))
 
 
-# Steps right after a checkpoint and right before one, within an epoch and at its end (six steps), the first and a late one.
+# Right after a checkpoint and right before one, within an epoch and at its end (six steps), early and late.
 @pytest.mark.parametrize("steps", [(1,), (3, 6), (8,), (11,)], ids=str)
 def test_kill_9_and_resume_is_exact(whole: dict[str, Any], tmp_path: Path, steps: tuple[int, ...]) -> None:
     for step in steps:
@@ -200,8 +200,8 @@ def test_plain_iterables_resume_at_the_start_of_an_epoch(tmp_path: Path) -> None
 def test_a_tree_reads_back_as_it_was(tmp_path: Path) -> None:
     shared = torch.randn(3)
     tree = {
-        "a": [1, 2.5, None, True, "ü"], 7: (shared, shared), "nan": float("inf"), "half": torch.zeros(2, dtype=torch.bfloat16),
-        "empty": torch.zeros(0, 4), "nested": {"t": torch.arange(3)},
+        "a": [1, 2.5, None, True, "ü"], 7: (shared, shared), "nan": float("inf"),
+        "half": torch.zeros(2, dtype=torch.bfloat16), "empty": torch.zeros(0, 4), "nested": {"t": torch.arange(3)},
     }  # fmt: skip
     save_tree(tree, tmp_path / "x")
     read = load_tree(tmp_path / "x")

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from engine import toys
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from distil.errors import DistilError
 from distil.functional.divergence import kl
 from distil.methods import AT, DKD, KD, RKD, FitNets, Supervised
 from distil.systems.nd import DirectNorm
+from engine import toys
 
 
 def plain_loop(windows: list[list[dict[str, torch.Tensor]]]) -> dict[str, torch.Tensor]:

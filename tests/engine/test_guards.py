@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from engine import toys
 from torch import nn
 
 from distil.engine import Distiller, Method, Term
 from distil.errors import DistilError
 from distil.methods import KD
+from engine import toys
 
 
 class Says(Method):
@@ -90,7 +90,9 @@ def test_nan_in_a_tap_names_it_and_the_terms_it_reached() -> None:
 
 def test_nan_in_one_term_is_told_from_the_others() -> None:
     method = Says(lambda m, s, t: {"says": Term((s - t).square().mean(1).masked_fill(torch.arange(8) == 3, torch.nan))})
-    with pytest.raises(DistilError, match=r"first in term 'says' \(seen in term 'says', the loss\); samples with id 103"):
+    with pytest.raises(
+        DistilError, match=r"first in term 'says' \(seen in term 'says', the loss\); samples with id 103"
+    ):
         toys.taught(KD() + method)(toys.batch(toys.vectors(), 8))
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from engine import toys
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from distil.engine import Distiller, Method, Term
 from distil.errors import DistilError
 from distil.methods import DIST, DKD, KD, RKD, Supervised
+from engine import toys
 
 
 def counted(*models: nn.Module) -> Counter[nn.Module]:
@@ -33,7 +33,9 @@ def _counting(model: nn.Module, forward: Callable[..., Any], calls: Counter[nn.M
     return run
 
 
-def handles(*taps: Any, make: Callable[..., nn.Module] = toys.mlp, **options: Any) -> tuple[Any, Any, dict[str, Tensor]]:
+def handles(
+    *taps: Any, make: Callable[..., nn.Module] = toys.mlp, **options: Any
+) -> tuple[Any, Any, dict[str, Tensor]]:
     """The handles of a student and a teacher, and a batch."""
 
     class Asks(toys.Hint):
@@ -129,7 +131,7 @@ def test_params_gives_second_derivatives() -> None:
 
 
 def test_a_part_passes_gradient_through_frozen_weights() -> None:
-    student, teacher, data = handles("head", "emb")
+    student, teacher, _ = handles("head", "emb")
     own = torch.randn(5, 8, requires_grad=True)
     teacher.part("head")(own).sum().backward()
     assert own.grad is not None
@@ -148,6 +150,23 @@ def test_pixel_gradients_through_the_frozen_teacher() -> None:
     assert pixels.grad is not None
     assert pixels.grad.abs().sum() > 0
     assert all(p.grad is None for p in teacher.module.parameters())
+
+
+def test_passes_on_the_side_move_no_statistics() -> None:
+    """BatchNorm sees each training batch once, however often a method looks at the student before the step."""
+
+    class Looks(toys.Hint):
+        def transform(self, batch: Any, student: Any, teacher: Any, ctx: Any) -> Any:
+            student(batch)
+            return batch
+
+        def before_step(self, student: Any, teacher: Any, batch: Any, ctx: Any) -> None:
+            student(batch)
+
+    looking, plain = toys.taught(Looks(), make=toys.CNN), toys.taught(toys.Hint(), make=toys.CNN)
+    for distiller in (looking, plain):
+        toys.step(distiller, toys.batch(toys.images()))
+    assert toys.same(looking.student.state_dict(), plain.student.state_dict())
 
 
 def test_before_step_has_a_memo_of_its_own_without_gradient() -> None:
@@ -234,7 +253,9 @@ def test_several_students_and_teachers_are_mappings() -> None:
             return student["a"].module
 
     students = {"a": toys.mlp(4), "b": toys.mlp(5)}
-    distiller = Distiller(students, {"x": toys.mlp(6), "y": toys.mlp(7)}, Peers(), example=toys.batch(toys.vectors(), 4))
+    distiller = Distiller(
+        students, {"x": toys.mlp(6), "y": toys.mlp(7)}, Peers(), example=toys.batch(toys.vectors(), 4)
+    )
     step = distiller(toys.batch(toys.vectors()))
     assert set(step.student) == {"a", "b"}
     assert set(distiller.groups()) == {"student.a", "student.b"}

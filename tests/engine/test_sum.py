@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from engine import toys
 from torch import nn
 
-from distil.engine import Distiller, Sum, Term, cosine, ramp, step_decay
+from distil.engine import Sum, Term, cosine, ramp, step_decay
 from distil.engine.schedule import as_schedule
 from distil.errors import DistilError
 from distil.methods import AT, DKD, KD, FitNets, Supervised
 from distil.methods.expression import parse
 from distil.systems.pld import PLD
+from engine import toys
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ class Mixes(toys.Hint):
 
 
 def test_what_a_sum_may_hold_once() -> None:
-    with pytest.raises(DistilError, match="two components called 'kd'.*name="):
+    with pytest.raises(DistilError, match=r"two components called 'kd'.*name="):
         KD() + 2 * KD()
     assert [c.name for c in KD() + KD(name="hot")] == ["kd", "hot"]
     with pytest.raises(DistilError, match="'mixes' and 'again' change the batch"):

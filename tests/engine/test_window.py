@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from engine import toys
 
 from distil.engine import Distiller, Method, Term
 from distil.errors import DistilError
 from distil.methods import DIST, KD, Supervised
+from engine import toys
 
 
 def ragged(sizes: list[int], unlabelled: int = 0) -> list[dict[str, torch.Tensor]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distil.data import DictDataset
-from distil.engine import Distiller, Method, OwnOptimizer, Term
+from distil.engine import Distiller, Method, OwnOptimizer, Term, fit
 from distil.engine.method import Sum
 from distil.functional.divergence import kl
 from distil.methods import KD, Supervised
@@ -89,7 +89,9 @@ def graph(nodes: int = 24, *, seed: int = 0, dtype: torch.dtype = torch.float32)
     """A ring with chords: both directions of every edge, half of the nodes in the mask."""
     data = vectors(nodes, seed=seed, dtype=dtype)
     ring = torch.arange(nodes)
-    ends = torch.cat([torch.stack([ring, (ring + k) % nodes]) for k in (1, 5)], 1) if nodes > 1 else ring.new_zeros(2, 0)
+    ends = (
+        torch.cat([torch.stack([ring, (ring + k) % nodes]) for k in (1, 5)], 1) if nodes > 1 else ring.new_zeros(2, 0)
+    )
     return {
         "inputs": data.inputs, "edge_index": torch.cat([ends, ends.flip(0)], 1), "labels": data.labels,
         "mask": ring % 2 == 0, "id": ring,
@@ -148,6 +150,18 @@ def hooks(*models: nn.Module) -> int:
     return sum(len(getattr(m, kind)) for model in models for m in model.modules() for kind in kinds)
 
 
+def train(distiller: Distiller, data: Any, val: Any = None, **options: Any) -> Any:
+    """A short run on the CPU, whatever the teacher knows."""
+    given = {"epochs": 4, "batch_size": 12, "lr": 0.02, "check_teacher": False, "device": "cpu", **options}
+    return fit(distiller, data, val, **given)
+
+
+def fell(result: Any, term: str | None = None) -> bool:
+    """Whether the loss, or one term, is lower at the end than after the first epoch."""
+    first, last = ((r["loss"] if term is None else r["terms"][term]) for r in (result.history[1], result.history[-1]))
+    return last < first
+
+
 class Hint(Method):
     """Match a tap; the smallest method that reads one."""
 
@@ -197,7 +211,7 @@ class Controller(Method):
 
 
 class Memory(Method):
-    """A queue of teacher logits, an after-step schedule moved by the terms, and noise from ``ctx.rng``: all must resume."""
+    """A queue of teacher logits, a schedule moved by the terms, and noise from ``ctx.rng``: all must resume."""
 
     at_equality = {"memory": None}  # noqa: RUF012
     queue: Tensor

@@ -78,8 +78,7 @@ def load_checkpoint(
     except RuntimeError as error:
         first = (*str(error).splitlines()[1:2], "")[0].strip()
         raise DistilError(
-            f"{path} belongs to another student or method: {first} Resume with the command that began "
-            "the run."
+            f"{path} belongs to another student or method: {first} Resume with the command that began the run."
         ) from None
     for component in distiller.method:
         for own, state in zip(own_optimizers(component.method), tree["own"][component.name], strict=True):

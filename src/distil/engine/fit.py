@@ -132,6 +132,6 @@ def fit(
         scored = loop.finish(test)
     books = loop.ledger
     return Result(
-        model=distiller.deployed(), last=books.last, best=books.best, test=scored, history=books.history,
+        model=distiller.deployed().eval(), last=books.last, best=books.best, test=scored, history=books.history,
         cost=loop.cost(), artifacts={} if plan.out is None else {"checkpoints": str(plan.out)},
     )  # fmt: skip

@@ -35,7 +35,7 @@ def check_sum(method: Sum) -> None:
             f"Both '{ships[0].name}' and '{ships[1].name}' say what ships; a sum may hold one such method."
         )
     tied = [c.name for c in method if c.method.contains_task]
-    if tied and any(c.name == "supervised" for c in method):
+    if tied and any(type(c.method).__name__ == "Supervised" for c in method):
         warnings.warn(
             f"'{tied[0]}' already holds the task loss its paper ties in; Supervised() counts it twice.", stacklevel=4
         )

@@ -168,7 +168,8 @@ class Loop:
         # A plain iterable can be entered only at its beginning, so its checkpoints wait for the end of an epoch.
         late = plan.save_every is not None and not batches.resumable
         due = plan.save_every is None and time.monotonic() - self._saved_at > SAVE_SECONDS
-        if plan.out is not None and (late or due):
+        # Clocks differ, and saving is done by all processes together or by none.
+        if plan.out is not None and agreed({"save": float(late or due)}, self.accelerator.device)["save"]:
             self._save()
 
     def _save_or_say(self, batches: BatchSource) -> None:
@@ -176,8 +177,8 @@ class Loop:
             self._save()
         else:
             warnings.warn(
-                "The data can be entered only at the start of an epoch, so this one is lost: a resumed run goes on from "
-                "its last whole epoch that was saved.",
+                "The data can be entered only at the start of an epoch, so this one is lost: a resumed run goes on "
+                "from the last whole epoch that was saved.",
                 stacklevel=2,
             )
 

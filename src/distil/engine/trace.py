@@ -134,7 +134,8 @@ class ModelHandle:
         if plain and key in self._memo:
             return self._memo[key][1]
         start = time.perf_counter()
-        with nullcontext() if wants_grad else torch.no_grad():
+        kept = _kept_buffers(self.module) if self._detached and not self._frozen else nullcontext()
+        with kept, nullcontext() if wants_grad else torch.no_grad():
             moved, home = self._to_device(batch)
             if params is not None:
                 output, values = self._functional(moved, params, replace)
@@ -185,7 +186,7 @@ class ModelHandle:
 
     @contextmanager
     def detached(self) -> Iterator[None]:
-        """Give ``before_step`` its own memo, without gradient."""
+        """Give ``transform`` and ``before_step`` a memo of their own, without gradient; buffers stay as they are."""
         kept, self._memo, self._detached = self._memo, {}, True
         try:
             yield
@@ -260,6 +261,18 @@ class ModelHandle:
             return batch, None
         moved = {k: v.to(self._device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
         return moved, found.device
+
+
+@contextmanager
+def _kept_buffers(module: nn.Module) -> Iterator[None]:
+    """Put buffers back as they were: a pass made on the side must not move the statistics of the step's own pass."""
+    before = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 class _TaskCall(nn.Module):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
+import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from distil import catalog
@@ -16,6 +19,7 @@ __all__ = ["parse"]
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {"ramp": ramp, "cosine": cosine, "step_decay": step_decay}
 _WORDS = {"true": True, "false": False, "none": None}
+_SHOWN = 160  # of a text that cannot be read
 
 
 def parse(text: str) -> Sum:
@@ -23,8 +27,8 @@ def parse(text: str) -> Sum:
 
     A name is a rival (``kd``), a system's slug (``pld``: its paper's whole weighted sum) or a lower-cased class that a
     system exports (``directnorm``: the bare method). A coefficient is a number or ``ramp(epochs=20)``, ``cosine(…)``,
-    ``step_decay(…)``. Arguments are keywords; a bare word is a string: ``at(taps=stages)``. A slug with a hyphen may be
-    written with an underscore (``ff_g2m``) or as it is.
+    ``step_decay(…)``. Arguments are keywords; a bare word or module path is a string: ``at(taps=stages)``,
+    ``at(taps=[layer1.0, layer2.1])``. A slug with a hyphen may be written with an underscore (``ff_g2m``) or as it is.
 
     Raises:
         DistilError: anything else; names the place and the nearest that exists.
@@ -32,20 +36,33 @@ def parse(text: str) -> Sum:
     >>> parse("0.1*supervised + 0.9*kd(temperature=4)").expression
     '0.1*supervised + 0.9*kd(temperature=4)'
     """
-    for slug in sorted(catalog.systems(), key=len, reverse=True):
-        if "-" in slug:
-            text = text.replace(slug, slug.replace("-", "_"))
+    text = text.replace("\n", " ").strip()
+    unread = f"The method '{text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}' cannot be read"
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError) as error:
-        where = f" near column {error.offset}" if isinstance(error, SyntaxError) and error.offset else ""
-        raise DistilError(
-            f"The method '{text}' cannot be read{where}; write it like 0.1*supervised + 0.9*kd(temperature=4)."
-        ) from None
-    value = _value(tree, text)
+        tree = ast.parse(_pattern(tuple(catalog.systems())).sub(_plain, text), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise DistilError(f"{unread}; write it like 0.1*supervised + 0.9*kd(temperature=4).") from None
+    try:
+        value = _value(tree, text)
+    except RecursionError:
+        raise DistilError(f"{unread}: it is nested too deeply.") from None
     if isinstance(value, (int, float, Schedule)):
         raise DistilError(f"The method '{text}' is only a number; name a method, e.g. kd or 0.9*kd.")
     return as_sum(value)
+
+
+@lru_cache(maxsize=4)
+def _pattern(slugs: tuple[str, ...]) -> re.Pattern[str]:
+    """Match what is no Python as it stands: paths (``layer1.0``, ``fc:in``) and hyphened slugs, and quotes as they are."""
+    hyphened = "|".join(re.escape(slug) for slug in sorted(slugs, key=len, reverse=True) if "-" in slug) or "(?!)"
+    path = r"\b[A-Za-z_]\w*(?:(?:\.\w+)+(?::in\b)?|:in\b)"
+    return re.compile(rf"""'[^']*'|"[^"]*"|(?P<slug>(?<![\w.-])(?:{hyphened})(?![\w-]))|(?P<path>{path})""", re.I)
+
+
+def _plain(found: re.Match[str]) -> str:
+    if found["slug"]:
+        return found["slug"].replace("-", "_")
+    return repr(found["path"]) if found["path"] else found[0]
 
 
 def _value(node: ast.expr, text: str) -> Any:
@@ -64,11 +81,19 @@ def _value(node: ast.expr, text: str) -> Any:
             raise DistilError(
                 f"'{node.func.id}' in '{text}' takes named arguments only, e.g. {node.func.id}(name=value)."
             )
-        return _named(node.func.id, {str(k.arg): _literal(k.value, text) for k in node.keywords}, text)
+        return _named(node.func.id, _keywords(node, text), text)
     raise DistilError(
         f"'{ast.unparse(node)}' in '{text}' is not allowed; methods are added with +, scaled with *, and take named "
         "arguments."
     )
+
+
+def _keywords(node: ast.Call, text: str) -> dict[str, Any]:
+    names = [str(keyword.arg) for keyword in node.keywords]
+    for name in names:
+        if names.count(name) > 1:
+            raise DistilError(f"'{name}' is given twice in '{ast.unparse(node)}'; give it once.")
+    return {str(keyword.arg): _literal(keyword.value, text) for keyword in node.keywords}
 
 
 def _named(name: str, arguments: dict[str, Any], text: str) -> Any:
@@ -83,13 +108,29 @@ def _named(name: str, arguments: dict[str, Any], text: str) -> Any:
 def _call(function: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Any:
     known = inspect.signature(function).parameters
     free = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    for argument in arguments:
+    for argument, value in arguments.items():
         if argument not in known and not free:
             raise DistilError(f"{name}({argument}=…) does not exist; {nearest(argument, known)}")
+        _check_kind(
+            f"{name}({argument}={value})", argument, value, known[argument].default if argument in known else None
+        )
     try:
         return function(**arguments)
     except TypeError as error:
-        raise DistilError(f"{name}({', '.join(f'{k}={v}' for k, v in arguments.items())}): {error}.") from None
+        shown = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        raise DistilError(f"{name}({shown}) cannot be made: {error}.") from None
+
+
+def _check_kind(shown: str, argument: str, value: Any, default: Any) -> None:
+    """Refuse a word where the default is a number or a switch: ``label_first=no`` would be as good as true."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise DistilError(f"{shown} must be true or false.")
+    elif isinstance(default, (int, float)) and not isinstance(value, Schedule):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise DistilError(f"{shown} must be a finite number.")
+    elif argument == "name" and not str(value).isidentifier():
+        raise DistilError(f"{shown} must be a plain word of letters, digits and underscores.")
 
 
 def _product(left: Any, right: Any, text: str) -> Any:
@@ -123,12 +164,8 @@ def _literal(node: ast.expr, text: str) -> Any:
         return members if isinstance(node, ast.List) else tuple(members)
     if isinstance(node, ast.Name):
         return _WORDS.get(node.id.lower(), node.id)
-    if isinstance(node, ast.Attribute):  # a module path such as layer1.0, or stages.1 below
-        return ast.unparse(node)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SCHEDULES:
-        return _call(
-            SCHEDULES[node.func.id], node.func.id, {str(k.arg): _literal(k.value, text) for k in node.keywords}
-        )
+        return _call(SCHEDULES[node.func.id], node.func.id, _keywords(node, text))
     raise DistilError(
         f"The argument '{ast.unparse(node)}' in '{text}' is not allowed; use a number, a word, a quoted string or a "
         "list."
