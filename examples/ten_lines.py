@@ -1,6 +1,6 @@
 """The ten-line loop, and its twin in plain PyTorch: after 20 steps the weights are equal bit for bit.
 
-    python examples/ten_lines.py
+python examples/ten_lines.py
 """
 
 from __future__ import annotations

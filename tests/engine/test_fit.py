@@ -73,9 +73,9 @@ def test_impossible_settings_are_refused(options: dict[str, Any], says: str) -> 
 
 def test_one_distiller_is_one_run() -> None:
     distiller = toys.taught()
-    fit(distiller, TRAIN, epochs=1, device="cpu")
-    with pytest.raises(DistilError, match=r"has already trained 1 steps.*make a new Distiller"):
-        fit(distiller, TRAIN, epochs=1, device="cpu")
+    fit(distiller, TRAIN, steps=2, batch_size=16, device="cpu")
+    with pytest.raises(DistilError, match=r"has already trained 2 steps.*make a new Distiller"):
+        fit(distiller, TRAIN, steps=2, batch_size=16, device="cpu")
 
 
 def test_a_teacher_at_chance_stops_the_run() -> None:

@@ -100,7 +100,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(DistilError, match="could not be written .disk full."):
+    with pytest.raises(DistilError, match=r"could not be written \(disk full\)"):
         save(sample_report(title="new"), path)
     assert load(path)["title"] == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["report.json"]

@@ -93,7 +93,9 @@ class Distiller(nn.Module):
         self.prepared = not self.method.having("prepare")
         self.untied: frozenset[str] = frozenset()
         self._guarded: set[str] = set()
-        self._inner = self.method.having("before_step")
+        # Plain attributes: a module's look-up of its sub-modules costs more than what is done with them in a step.
+        self._components = self.method.components
+        self._inner, self._after = self.method.having("before_step"), self.method.having("after_step")
         self._intake = Intake(self.task, self.method, self.cast)
         self._begin()
         self._dry_run(example)
@@ -194,7 +196,7 @@ class Distiller(nn.Module):
     def _active(self) -> list[tuple[Component, float]]:
         if self._every:
             return [(c, c.coefficient(self.ctx) or 1.0) for c in self.method]
-        active = [(c, weight) for c in self.method.components if (weight := c.coefficient(self.ctx))]
+        active = [(c, weight) for c in self._components if (weight := c.coefficient(self.ctx))]
         if not active:
             raise DistilError(
                 "Every coefficient is 0 at this step, so there is nothing to learn: give one component a constant "
@@ -260,7 +262,7 @@ class Distiller(nn.Module):
         return Totals(summed(self.method, batches, self.cast.device), world_size(), raws, batches)
 
     def _counts(self, batch: Batch) -> Mapping[str, Any]:
-        counts = {name: n for component in self.method.components for name, n in counts_of(component, batch).items()}
+        counts = {name: n for component in self._components for name, n in counts_of(component, batch).items()}
         if self.training:
             self._window.compare(counts, self.ctx.micro)
         return counts
@@ -284,7 +286,7 @@ class Distiller(nn.Module):
     def after_step(self) -> None:
         """Finish an optimizer step: publish its terms, let methods act, move the counters."""
         self.ctx.terms = self._window.close(self.ctx.micro)
-        for component in self.method.having("after_step"):
+        for component in self._after:
             self.ctx.reseed("after_step", self.seed, rank())
             with torch.no_grad():
                 component.method.after_step(self.ctx)

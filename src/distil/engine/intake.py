@@ -31,7 +31,7 @@ class Intake:
     def __init__(self, task: Task, method: Sum, cast: Cast) -> None:
         self.task, self.method, self.cast = task, method, cast
         self.classes: int | None = None
-        self._readers = [c.method.labels for c in method]
+        self._readable: dict[str, bool] = {}
         self._mixers = method.having("transform")
         self._checked = False
 
@@ -56,12 +56,19 @@ class Intake:
         if rng is not None:
             batch = self.task.prepare(batch, rng)
         labels: Tensor | None = batch.get("labels")
-        if labels is not None and not any(r is True or (r is not False and stream in r) for r in self._readers):
+        if labels is not None and not self._reads(stream):
             batch = {key: value for key, value in batch.items() if key != "labels"}
         elif labels is not None and self.classes and not labels.is_floating_point():
             self._check(labels, batch)
         ready: Batch = to_device(batch, self.cast.device)
         return ready
+
+    def _reads(self, stream: str) -> bool:
+        """Say whether any method may read the labels of ``stream`` ("" where there is only one)."""
+        if stream not in self._readable:
+            readers = [c.method.labels for c in self.method]
+            self._readable[stream] = any(r is True or (r is not False and stream in r) for r in readers)
+        return self._readable[stream]
 
     def _check(self, labels: Tensor, batch: Batch) -> None:
         """Check labels on a CPU always, on an accelerator once: each look there waits for the device."""

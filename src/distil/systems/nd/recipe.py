@@ -26,7 +26,7 @@ class Setup:
     pair: ImagePair = field(default_factory=ImagePair)
     training: Training = field(default_factory=lambda: Training(epochs=40, batch_size=64, lr=1e-2))
     nd_weight: float = 2.0
-    warmup: float = 5
+    warmup: float = 5.0
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
