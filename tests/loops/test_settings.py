@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from distil import demo
@@ -99,6 +100,7 @@ def test_what_does_not_fit_is_one_sentence(text: str, says: str) -> None:
     assert says in str(error.value)
 
 
+@examples(deadline=None, max_examples=40)
 @given(
     rate=st.floats(allow_nan=False, allow_infinity=False),
     name=st.text(st.characters(exclude_categories=["Cs"]), max_size=12),

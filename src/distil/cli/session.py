@@ -143,8 +143,8 @@ class Display:
         self._bar.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._close()
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self._close(done=kind is None)
         self._bar.stop()
         self._open.close()
 
@@ -173,10 +173,10 @@ class Display:
             self._told.add(text)
             self._bar.console.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
-    def _close(self) -> None:
+    def _close(self, *, done: bool = True) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
             seconds = time.perf_counter() - self._began
-            if not self._quiet and seconds > 0.05:
+            if done and not self._quiet and seconds > 0.05:
                 self._bar.console.print(f"  [green]✓[/] {escape(self._name)} [dim]{seconds:.1f} s[/]", highlight=False)

@@ -192,7 +192,7 @@ def _go(
         typer.echo(
             json.dumps(facts)
             if as_json
-            else f"{to_yaml(settings)}Everything fits; the teacher's {_scores(made.metrics)}. Nothing was trained."
+            else f"{to_yaml(settings)}Everything fits; the teacher's {_scores(made.metrics)}. No student was trained."
         )
         return
     folder = open_out(out, verb, resume=resume, overwrite=overwrite)

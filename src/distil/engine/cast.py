@@ -63,6 +63,7 @@ class Cast:
                     "freeze the student. Give the teacher its own copy: copy.deepcopy(model)."
                 )
             model.requires_grad_(False).eval()
+        self._still = [module for model in self.teachers.values() for module in model.modules()]
         if not any(p.requires_grad for model in self.students.values() for p in model.parameters()):
             raise DistilError("No parameter of the student requires grad; unfreeze what should learn.")
 
@@ -87,6 +88,11 @@ class Cast:
     def resolve(self, specs: Iterable[Spec], batch: Batch) -> None:
         """Find every tap that a method asks for, on each model, from one watched pass."""
         wanted = list(specs)
+        for spec in wanted:
+            if not all(
+                side is None or isinstance(side, str) for side in (spec if isinstance(spec, tuple) else (spec,))
+            ):
+                raise DistilError(f"The tap {spec!r} is no name; write a meaning or a module path, e.g. 'emb'.")
         for role, models in self.models.items():
             own = {k: v if isinstance(v, str) else v[0 if role == "student" else 1] for k, v in self.overrides.items()}
             names = sorted({side for spec in wanted if (side := side_of(spec, role)) is not None})
@@ -166,8 +172,8 @@ class Cast:
                     f"{which} is in eval mode, so dropout and BatchNorm would not train: call distiller.train() (or "
                     "student.train())."
                 )
-        for model in self.teachers.values():
-            if model.training:
+        if any(module.training for module in self._still):
+            for model in self.teachers.values():
                 model.eval()
 
     def output(self, batch: Batch) -> Any:

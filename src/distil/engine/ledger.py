@@ -29,9 +29,11 @@ class Ledger:
         stale: evaluations since the best.
         stopped: patience has ended.
         seconds, samples: spent so far.
+        teacher_seconds: of those, inside teachers' passes before this process took over.
         batch: micro-batches of the open epoch already used.
         chosen: the ids that the open epoch trains on, where they were selected.
         terms, loss, steps: sums over the open epoch, and how many steps went into them.
+        seen: how many of those steps each term was part of.
         shares: the last measured shares of the gradient.
     """
 
@@ -42,10 +44,12 @@ class Ledger:
     stale: int = 0
     stopped: bool = False
     seconds: float = 0.0
+    teacher_seconds: float = 0.0
     samples: int = 0
     batch: int = 0
     chosen: Tensor | None = None
     terms: dict[str, Tensor] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
     loss: float | Tensor = 0.0
     steps: int = 0
     shares: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -64,6 +68,7 @@ class Ledger:
         for name, value in terms.items():
             known = self.terms.get(name)
             self.terms[name] = value.clone() if known is None else known.to(value.device) + value
+            self.seen[name] = self.seen.get(name, 0) + 1
         self.loss = loss + (self.loss.to(loss.device) if isinstance(self.loss, Tensor) else self.loss)
         self.steps += 1
 
@@ -74,7 +79,9 @@ class Ledger:
         if isinstance(loss, Tensor) and world_size() > 1:
             dist.all_reduce(loss)
             loss = loss / world_size()
-        means = {name: float(value) / count for name, value in self.terms.items()}
+        # A term that a schedule switched off for some steps is averaged over the others.
+        means = {name: float(value) / self.seen[name] for name, value in self.terms.items()}
+        self.seen = {}
         self.terms, self.loss, self.steps, self.batch, self.chosen = {}, 0.0, 0, 0, None
         return {"loss": float(loss) / count, "terms": means}
 

@@ -44,6 +44,8 @@ class Loop:
         )
         distiller.to(self.accelerator.device)
         self.dataset = train
+        awake = [model for model in distiller.cast.students.values() if model.training]
+        self.asleep = [m for model in awake for m in model.modules() if not m.training]
         self.batches = self._batches(train)
         self._set_length()
         if plan.check_teacher:
@@ -57,6 +59,7 @@ class Loop:
         self.ema = Ema(distiller, plan.ema) if plan.ema is not None else None
         self.model = self._wrapped()
         self.ledger = Ledger()
+        self._before = distiller.teacher_seconds  # what preparing took is not part of the run's seconds either
         self._saved_at = time.monotonic()
         self._identity = identity(plan, distiller, train) if plan.out is not None else {}
         if found is not None:
@@ -99,8 +102,9 @@ class Loop:
         self.epochs: float = plan.epochs if plan.epochs is not None else math.inf
         if plan.steps is not None and per_epoch is not None and certain:
             self.epochs = math.ceil(plan.steps / per_epoch)
-        ctx.steps = ctx.steps or (int(self.total) if self.total < math.inf else None)
-        ctx.epochs = ctx.epochs or (int(self.epochs) if self.epochs < math.inf else None)
+        # A length that the Distiller was given holds only where the plan cannot tell: schedules follow the real run.
+        ctx.steps = int(self.total) if self.total < math.inf else ctx.steps
+        ctx.epochs = int(self.epochs) if self.epochs < math.inf else ctx.epochs
 
     def _check_teacher(self) -> None:
         teachers, task = self.distiller.teachers, self.distiller.task
@@ -148,7 +152,10 @@ class Loop:
     def _epoch(self, interrupted: Callable[[], bool]) -> None:
         ctx, plan, books, begun = self.distiller.ctx, self.plan, self.ledger, time.perf_counter()
         batches = self._chosen(ctx.epoch)
-        self.distiller.train()
+        self._train_mode()
+        if not batches.resumable:  # its order is drawn from the global generators, so those are set for every epoch
+            torch.manual_seed(mix_seed("epoch", plan.seed, self.accelerator.process_index, ctx.epoch))
+        began = ctx.step
         for window in _windows(batches.iterate(ctx.epoch, books.batch), plan.accumulate):
             self._step(window, self.factor(self._done(batches)))
             books.batch += len(window)
@@ -163,6 +170,8 @@ class Loop:
                 raise KeyboardInterrupt
             if ctx.step >= self.total:
                 break
+        if ctx.step == began and not books.batch:
+            raise DistilError("The training data gave no batch in this epoch; give data with at least one sample.")
         self._close_epoch(self.epochs <= ctx.epoch + 1 or ctx.step >= self.total)
         books.seconds += time.perf_counter() - begun
         # A plain iterable can be entered only at its beginning, so its checkpoints wait for the end of an epoch.
@@ -181,6 +190,12 @@ class Loop:
                 "from the last whole epoch that was saved.",
                 stacklevel=2,
             )
+
+    def _train_mode(self) -> None:
+        """Switch to train mode, but for the sub-modules that the user had frozen in eval before the run."""
+        self.distiller.train()
+        for module in self.asleep:
+            module.training = False
 
     def _done(self, batches: BatchSource) -> float:
         """Return the share of the run that is done."""
@@ -288,7 +303,8 @@ class Loop:
         self.distiller.check_finite()
         same_buffers(self.distiller)
         scaler = self.accelerator.scaler
-        loop = {"ledger": self.ledger.state(), "scaler": scaler.state_dict() if scaler is not None else None}
+        state = self.ledger.state() | {"teacher_seconds": self.cost()["teacher_seconds"]}
+        loop = {"ledger": state, "scaler": scaler.state_dict() if scaler is not None else None}
         if self.accelerator.is_main_process:
             inner = {name: o.optimizer for name, o in self.optimizers.items()}
             save_checkpoint(self.plan.out, self.distiller, inner, identity=self._identity, loop=loop, ema=self.ema)
@@ -322,7 +338,8 @@ class Loop:
         plan, books = self.plan, self.ledger
         labels = labels_read(self.batches, self.distiller.method)
         return {
-            "seconds": books.seconds, "teacher_seconds": self.distiller.teacher_seconds,
+            "seconds": books.seconds,
+            "teacher_seconds": books.teacher_seconds + self.distiller.teacher_seconds - self._before,
             "updates": float(self.distiller.ctx.step), "samples": float(books.samples),
             "batch_size": float(plan.batch_size * plan.accumulate * self.accelerator.num_processes),
             **({} if labels is None else {"labels": float(labels)}),

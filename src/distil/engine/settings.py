@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from distil.data.bundle import View
 from distil.data.fingerprint import fingerprint
+from distil.data.loading import Batches
 from distil.engine.distiller import Distiller
 from distil.errors import DistilError
 
@@ -66,6 +69,8 @@ class Plan:
             raise DistilError(f"ties='{self.ties}' is unknown; use 'first' or 'last'.")
         if self.clip is not None and not self.clip > 0:
             raise DistilError(f"clip={self.clip} is the largest norm of the gradient; it must be above 0.")
+        if self.save_every is not None and self.out is None:
+            raise DistilError("save_every= needs out=, the folder for checkpoints.")
         if self.resume and self.out is None:
             raise DistilError("resume=True needs out=, the folder of the run to go on with.")
 
@@ -81,9 +86,14 @@ def _content(data: Any) -> Any:
     """Name the data where that is cheap and certain: what augments or streams is not read for it."""
     if isinstance(data, Mapping) and not any(isinstance(value, Tensor) for value in data.values()):
         return {str(name): _content(part) for name, part in data.items()}
-    dataset = getattr(data, "dataset", data)
-    if isinstance(dataset, Mapping) or isinstance(getattr(dataset, "inputs", None), Tensor):
+    dataset = data.dataset if isinstance(data, (Batches, DataLoader)) else data
+    base = dataset
+    while isinstance(base, View):
+        base = base.dataset
+    if isinstance(base, Mapping) or isinstance(getattr(base, "inputs", None), Tensor):
         return fingerprint(dataset)
+    if isinstance(dataset, View):
+        return fingerprint({"positions": dataset.positions, "labels": dataset.labels})
     return len(dataset) if hasattr(dataset, "__len__") else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import itertools
 import json
 import os
@@ -23,7 +24,7 @@ from distil.data.loading import mix_seed
 from distil.engine.serial import load_tree, save_tree
 from distil.errors import DistilError
 
-__all__ = ["Arm", "Lab", "Outcome", "Progress", "Role", "Stage"]
+__all__ = ["Arm", "Lab", "Outcome", "Progress", "Role", "Stage", "code_of"]
 
 Role = Literal["reference", "rival", "method", "ablation", "bound"]
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -201,6 +202,15 @@ class Lab:
         return points[scores.index(max(scores))], len(points)
 
 
+def code_of(module: nn.Module) -> str:
+    """Hash the source of the classes that a model is made of: equal weights mean nothing under other code."""
+    files = {inspect.getsourcefile(type(part)) for part in module.modules()}
+    digest = hashlib.sha256()
+    for file in sorted(f for f in files if f is not None and not f.startswith(str(PACKAGE))):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def _key(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(_canonical(inputs), sort_keys=True).encode()).hexdigest()[:16]
 
@@ -228,7 +238,8 @@ def _canonical(value: Any) -> Any:
 def _code_hash() -> str:
     """Hash the code that results depend on, without its docstrings and comments."""
     digest = hashlib.sha256(torch.__version__.encode())
-    for file in _sources(("functional", "tasks", "data", "models", "engine", "methods", "systems", "loops")):
+    folders = ("functional", "tasks", "data", "models", "engine", "methods", "systems", "loops")
+    for file in [PACKAGE / "demo.py", *_sources(folders)]:
         digest.update(
             str(file.relative_to(PACKAGE)).encode()
             + ast.dump(_bare(ast.parse(file.read_text(encoding="utf-8")))).encode()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distil.data.bundle import NO_LABEL
 from distil.tasks import Prediction, Task
-from distil.tasks.base import evaluating
+from distil.tasks.base import device_of, evaluating, to_device
 
 __all__ = ["agreement", "latency", "reliability", "size_in_bytes"]
 
@@ -27,6 +27,8 @@ def latency(
     At least 10 and at most 200 passes after three warm-up passes, for about ``seconds``; on the device the batch is on.
     """
     times: list[float] = []
+    place = device_of(module)
+    batch = to_device(batch, place)
     size = int(next(v for v in batch.values() if isinstance(v, Tensor)).shape[0])
     with evaluating(module), torch.inference_mode():
         for _ in range(3):
@@ -35,7 +37,7 @@ def latency(
         while len(times) < 10 or (len(times) < 200 and time.perf_counter() - began < seconds):
             start = time.perf_counter()
             task.call(module, batch, role)
-            if torch.cuda.is_available():
+            if place.type == "cuda":
                 torch.cuda.synchronize()
             times.append(1000 * (time.perf_counter() - start))
     times.sort()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +19,7 @@ from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.errors import DistilError
 from distil.loops.compare import check_seeds, compare
-from distil.loops.lab import Arm, Lab
+from distil.loops.lab import Arm, Lab, code_of
 from distil.loops.recipe import data_report
 from distil.loops.training import (
     Teacher,
@@ -52,6 +51,7 @@ class OwnRun:
         methods: expressions; one for ``train``.
         baseline: also train the student alone, with the same budget, to say whether the method helped.
         size, channels, limit: how images are read.
+        taps: your paths for meanings, ``{emb: avgpool}``.
         training: how students are trained.
         seeds: shared by all arms.
     """
@@ -68,6 +68,7 @@ class OwnRun:
     size: int | None = None
     channels: int | None = None
     limit: int | None = None
+    taps: dict[str, str] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     seeds: tuple[int, ...] = (0,)
 
@@ -87,7 +88,10 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
         raise DistilError("--methods is missing; name at least one, e.g. kd,dkd,pld.")
     for text in run.methods:
         parse(text)
+    lab.progress.begin(f"reading {run.data}")
     bundle = load(run.data, **_shape(run))
+    for note in bundle.notes:
+        lab.progress.say(f"{bundle.name}: {note}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", "teacher", 0))
         module = load_model(
@@ -122,7 +126,7 @@ def _try(text: str, run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab) -
     student = _student(run, bundle)
     try:
         distiller = Distiller(
-            student, teacher, parse(text), task=bundle.task, example=example, epochs=run.training.epochs
+            student, teacher, parse(text), task=bundle.task, example=example, epochs=run.training.epochs, taps=run.taps
         )
         distiller.totals([example])
         if distiller.prepared:  # else it waits for its pass over the data
@@ -162,7 +166,7 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
         arms["alone"] = _arm(run, lab, bundle, teacher, "alone", "supervised", role="reference")
     for text, name in zip(run.methods, _names(run.methods), strict=True):
         arms[name] = _arm(run, lab, bundle, teacher, name, text, role="method" if arms else "reference")
-    task = get_task(bundle.task)
+    task, student = get_task(bundle.task), _student(run, bundle)
     return compare(
         arms,
         run.seeds,
@@ -175,8 +179,8 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
         teacher=teacher_report(teacher, task, bundle),
         adjust=len(run.methods) > 1,
         settings={k: v for k, v in asdict(run).items() if k not in ("seeds", "methods", "baseline")},
-        student_fingerprint=fingerprint(_student(run, bundle)),
-        student_code=_code_of(run.student),
+        student_fingerprint=fingerprint(student),
+        student_code=code_of(student),
         data_fingerprint=bundle.fingerprint,
         teacher_fingerprint=teacher.fingerprint,
     )
@@ -196,6 +200,7 @@ def _arm(run: OwnRun, lab: Lab, bundle: Bundle, teacher: Teacher, name: str, met
             check_teacher=False,
             ship=lab.out / "students" / f"{name}-seed{seed}.safetensors",
             weights=run.student_weights,
+            taps=run.taps,
         )
 
     label = "Student alone" if name == "alone" else method
@@ -206,12 +211,6 @@ def _arm(run: OwnRun, lab: Lab, bundle: Bundle, teacher: Teacher, name: str, met
         phrase="the student alone" if name == "alone" else f"the student taught by {method}",
         expression=method,
     )
-
-
-def _code_of(spec: str) -> str:
-    """The content of the file that a model comes from, where the user names one: results depend on it."""
-    file = Path(spec.partition("(")[0].rpartition(":")[0]).expanduser()
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.suffix == ".py" else ""
 
 
 def _names(methods: Sequence[str]) -> list[str]:

@@ -63,7 +63,10 @@ def update(settings: S, tree: Mapping[str, Any], path: str = "") -> S:
 
 def to_yaml(settings: Any) -> str:
     """Return the settings as YAML that :func:`from_yaml` reads back."""
-    return yaml.safe_dump(_plain(asdict(settings)), sort_keys=False, allow_unicode=True)
+    tree = _plain(asdict(settings))
+    text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    # A few odd characters come back changed unless they are escaped.
+    return text if yaml.safe_load(text) == tree else yaml.safe_dump(tree, sort_keys=False)
 
 
 def from_yaml(settings: S, path: str | Path) -> S:

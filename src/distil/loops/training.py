@@ -19,7 +19,7 @@ from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.engine.method import Sum
 from distil.errors import DistilError
-from distil.loops.lab import Lab, Outcome
+from distil.loops.lab import Lab, Outcome, code_of
 from distil.loops.measure import agreement, latency, reliability, size_in_bytes
 from distil.methods.expression import parse
 from distil.models import load_model
@@ -131,6 +131,7 @@ def train_teacher(
         seed=seed,
         method=method,
         origin=origin,
+        model_code=code_of(model),
     )
     model.load_state_dict(stage.value)
     model.eval()

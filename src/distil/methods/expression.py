@@ -53,7 +53,7 @@ def parse(text: str) -> Sum:
 
 @lru_cache(maxsize=4)
 def _pattern(slugs: tuple[str, ...]) -> re.Pattern[str]:
-    """Match what is no Python as it stands: paths (``layer1.0``, ``fc:in``), hyphened slugs; and quotes, to skip them."""
+    """Match what is no Python as it stands: paths (``layer1.0``, ``fc:in``) and hyphened slugs; quotes are skipped."""
     hyphened = "|".join(re.escape(slug) for slug in sorted(slugs, key=len, reverse=True) if "-" in slug) or "(?!)"
     path = r"\b[A-Za-z_]\w*(?:(?:\.\w+)+(?::in\b)?|:in\b)"
     return re.compile(rf"""'[^']*'|"[^"]*"|(?P<slug>(?<![\w.-])(?:{hyphened})(?![\w-]))|(?P<path>{path})""", re.I)

@@ -142,5 +142,6 @@ def published(
     """
     if base not in _BASES:
         raise DistilError(f"nd(base='{base}') is unknown; {nearest(base, _BASES)}")
-    warm = ramp(epochs=warmup) * kd_weight if warmup else kd_weight
-    return cls_weight * Supervised() + warm * _BASES[base](temperature=temperature) + nd_weight * DirectNorm(part=part)
+    taught = _BASES[base](temperature=temperature)
+    warmed = ramp(epochs=warmup) * taught if warmup else 1.0 * taught
+    return cls_weight * Supervised() + kd_weight * warmed + nd_weight * DirectNorm(part=part)
