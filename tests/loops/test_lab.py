@@ -14,7 +14,8 @@ from torch import nn
 
 from distil.errors import DistilError
 from distil.loops import lab as module
-from distil.loops.lab import Lab, Outcome, Stage
+from distil.loops.lab import Lab, Outcome, Stage, code_of
+from distil.models import load_model
 
 from .fakes import arm, outcome
 
@@ -179,6 +180,7 @@ def test_changed_code_is_another_stage_and_changed_comments_are_not(
 ) -> None:
     for folder in ("functional", "systems/pld"):
         (tmp_path / "package" / folder).mkdir(parents=True)
+    (tmp_path / "package" / "demo.py").write_text("A = 1\n")
     file = tmp_path / "package" / "functional" / "maths.py"
     monkeypatch.setattr(module, "PACKAGE", tmp_path / "package")
 
@@ -203,6 +205,21 @@ def test_the_code_that_is_hashed_is_all_that_results_depend_on() -> None:
     assert ast.dump(module._bare(ast.parse('def f():\n    """Doc."""\n    return 1'))) == ast.dump(
         ast.parse("def f():\n    return 1")
     )
+
+
+def test_the_code_of_a_model_is_its_structure_and_its_classes(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text("from torch import nn\n\nclass Own(nn.Linear):\n    pass\n")
+    own = f"{tmp_path / 'nets.py'}:Own(in_features=2, out_features=2)"
+    first = code_of(load_model(own))
+    assert code_of(load_model(own)) == first
+    (tmp_path / "nets.py").write_text("from torch import nn\n\nclass Own(nn.Linear):\n    scale = 2\n")
+    assert code_of(load_model(own)) != first
+    made = [nn.Sequential(nn.Linear(2, 2), kind()) for kind in (nn.ReLU, nn.Tanh, nn.ReLU)]
+    codes = [code_of(module) for module in made]
+    assert codes[0] == codes[2] != codes[1]
+    typed: dict[str, Any] = {"__name__": "__console__"}
+    exec("from torch import nn\nclass Typed(nn.Linear):\n    pass\n", typed)
+    assert code_of(typed["Typed"](2, 2)) == code_of(typed["Typed"](2, 2))
 
 
 def test_a_run_is_stored_by_arm_expression_and_seed(lab: Lab) -> None:

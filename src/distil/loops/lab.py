@@ -203,12 +203,20 @@ class Lab:
 
 
 def code_of(module: nn.Module) -> str:
-    """Hash the source of the classes that a model is made of: equal weights mean nothing under other code."""
-    files = {inspect.getsourcefile(type(part)) for part in module.modules()}
-    digest = hashlib.sha256()
-    for file in sorted(f for f in files if f is not None and not f.startswith(str(PACKAGE))):
+    """Hash how a model is built and the source of its classes: equal weights mean nothing under other code."""
+    digest = hashlib.sha256(repr(module).encode())
+    for file in sorted({_source_of(type(part)) for part in module.modules()} - {""}):
         digest.update(Path(file).read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _source_of(kind: type) -> str:
+    """The file that a class comes from; "" for this package's (hashed anyway) and for classes typed into a console."""
+    try:
+        file = inspect.getsourcefile(kind) or ""
+    except (TypeError, OSError):
+        return ""
+    return file if Path(file).is_file() and PACKAGE not in Path(file).resolve().parents else ""
 
 
 def _key(inputs: Mapping[str, Any]) -> str:
@@ -239,7 +247,7 @@ def _code_hash() -> str:
     """Hash the code that results depend on, without its docstrings and comments."""
     digest = hashlib.sha256(torch.__version__.encode())
     folders = ("functional", "tasks", "data", "models", "engine", "methods", "systems", "loops")
-    for file in [PACKAGE / "demo.py", *_sources(folders)]:
+    for file in [*PACKAGE.glob("demo.py"), *_sources(folders)]:
         digest.update(
             str(file.relative_to(PACKAGE)).encode()
             + ast.dump(_bare(ast.parse(file.read_text(encoding="utf-8")))).encode()

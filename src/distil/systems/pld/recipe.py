@@ -28,7 +28,7 @@ class Setup:
 
 
 def experiment(setup: Setup, lab: Lab) -> Experiment:
-    """Return the arms: alone, KD, DIST, PLD at the paper's temperature and a hotter one, uniform weights, the teacher's order."""
+    """Return the arms: alone, KD, DIST, PLD at two temperatures, uniform weights, the teacher's order."""
     pair = image_pair(setup.pair, lab)
     hot = setup.temperature
     methods: dict[str, tuple[Role, str, str]] = {
