@@ -25,7 +25,14 @@ WORDS += ["--epochs", "15", "--batch-size", "30", "--lr", "0.01"]
 
 def started(words: list[str], *, cwd: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "distil", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell hands on an ignored one
+    )
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:

@@ -283,7 +283,13 @@ def test_a_real_interrupt_of_a_real_process_is_130(tmp_path: Path) -> None:
     slow = "import time\nfrom distil import catalog\nfrom distil.cli import main\n"
     slow += "def wait(slug):\n    print('ready', flush=True)\n    time.sleep(60)\n"
     slow += "catalog.card = wait\nraise SystemExit(main(['show', 'pld']))\n"
-    process = subprocess.Popen([sys.executable, "-c", slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell hands on an ignored one
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.2)
