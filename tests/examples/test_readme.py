@@ -71,7 +71,7 @@ def test_methods_named_on_the_command_line_exist() -> None:
         for option in ("--method", "--methods"):
             if option in words:
                 for name in words[words.index(option) + 1].split(","):
-                    parse(name)
+                    assert parse(name).components, name
 
 
 def test_the_python_of_the_readme_runs() -> None:

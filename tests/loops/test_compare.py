@@ -72,7 +72,9 @@ def test_one_seed_with_another_budget_is_enough(tmp_path: Path) -> None:
 
 def test_a_bound_may_have_any_budget(tmp_path: Path) -> None:
     arms = {**two(), "more": arm("bound", lambda seed: outcome(90, updates=1e6))}
-    equal_budgets(arms, run_arms(arms, (0,), lab(tmp_path)))
+    outcomes = run_arms(arms, (0,), lab(tmp_path))
+    equal_budgets(arms, outcomes)
+    assert outcomes["more"][0].budget["updates"] == 1e6
 
 
 @pytest.mark.parametrize(
