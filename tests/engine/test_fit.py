@@ -319,3 +319,34 @@ def test_nan_stops_the_run_with_a_name() -> None:
     data.inputs[7] = torch.nan
     with pytest.raises(DistilError, match=r"first in inputs .*samples with id 107"):
         run(train=data)
+
+
+def test_a_tuple_of_tensors_is_a_data_set() -> None:
+    data = toys.vectors(64)
+    pair = (data.inputs, data.labels)
+    results = [
+        fit(toys.taught(), given, given, epochs=2, batch_size=16, check_teacher=False)
+        for given in (DictDataset(*pair), pair)
+    ]
+    assert results[0].last == results[1].last
+    assert toys.same(*(result.model.state_dict() for result in results))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"patience": 2}, r"patience=2 waits for better validation scores; pass val="),
+        ({"weight_decay": {"student": -1.0}}, r"weight_decay=-1\.0 of group 'student' must be"),
+        ({"lr": float("nan")}, r"lr=nan of group 'student' must be"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(options: Any, says: str) -> None:
+    with pytest.raises(DistilError, match=says):
+        fit(toys.taught(), toys.vectors(), epochs=1, **options)
+
+
+def test_a_plain_iterable_says_once_how_it_resumes(tmp_path: Path) -> None:
+    batches = [toys.batch(toys.vectors(), 8, start) for start in (0, 8)]
+    with pytest.warns(UserWarning, match="goes on from the last whole epoch") as said:
+        fit(toys.taught(), batches, epochs=2, out=tmp_path, check_teacher=False)
+    assert sum("whole epoch" in str(one.message) for one in said) == 1

@@ -10,7 +10,7 @@ from torch import nn
 
 from distil.engine import Distiller, Method, Term
 from distil.errors import DistilError
-from distil.methods import KD
+from distil.methods import KD, Supervised
 from engine import toys
 
 
@@ -128,3 +128,88 @@ def test_the_ring_of_an_accelerator_is_read_late_and_names_the_first_bad_step() 
     with pytest.raises(DistilError, match=r"at step 6: first in term 'kd' .*samples with id 2\."):
         sentinel.read()
     sentinel.read()
+
+
+class Mixed(nn.Module):
+    """A net whose hidden layer is followed by an activation that writes into its output."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.hidden, self.act, self.head = nn.Linear(6, 4), nn.ReLU(inplace=inplace), nn.Linear(4, toys.CLASSES)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head(self.act(self.hidden(inputs)))
+
+
+def test_a_tap_shows_what_its_module_gave_though_a_later_layer_writes_into_it() -> None:
+    data = toys.batch(toys.vectors())
+    steps = []
+    for inplace in (False, True):
+        student, teacher = (toys.seeded(lambda inplace=inplace: Mixed(inplace), seed) for seed in (1, 2))
+        distiller = Distiller(student, teacher, toys.Hint(tap="hidden") + KD(), example=data)
+        steps.append((distiller(data), student))
+        steps[-1][0].loss.backward()
+    (plain, one), (written, other) = steps
+    assert torch.equal(plain.loss, written.loss)
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(one.parameters(), other.parameters()))
+    with torch.no_grad():
+        assert (distiller.cast.handles()[0](data)["hidden"] < 0).any()
+
+
+def test_a_tap_written_into_only_in_training_is_refused() -> None:
+    class Sometimes(Mixed):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            hidden = self.hidden(inputs)
+            return self.head(hidden.mul_(2) if self.training else hidden)
+
+    data = toys.batch(toys.vectors())
+    distiller = Distiller(Sometimes(False), Sometimes(False), toys.Hint(tap="hidden"), example=data)
+    with pytest.raises(DistilError, match=r"tap hidden of the student was changed in place by a later layer"):
+        distiller(data)
+
+
+def test_a_listed_tap_that_is_never_run_is_named_on_the_first_step() -> None:
+    class Deaf(Method):
+        taps = ("hidden",)
+        at_equality = {"deaf": "zero"}  # noqa: RUF012
+
+        def forward(self, student: Any, teacher: Any, batch: Any, ctx: Any) -> dict[str, Term]:
+            return {"deaf": Term(student(batch).logits.square().mean(1))}
+
+    data = toys.batch(toys.vectors())
+    student, teacher = toys.seeded(lambda: toys.mlp(4), 1), toys.seeded(lambda: toys.mlp(4), 2)
+    distiller = Distiller(student, teacher, Deaf(), example=data)
+    with pytest.raises(
+        DistilError, match=r"'deaf' lists the tap 'hidden' \(hidden\) of the teacher, and it did not fire"
+    ):
+        distiller(data)
+
+
+def test_a_component_that_finds_nothing_in_an_epoch_stops_the_run() -> None:
+    data = toys.vectors()
+    data.labels[:] = -100
+    with pytest.raises(DistilError, match=r"'supervised' found nothing to learn from in a whole epoch"):
+        toys.train(toys.taught(KD() + Supervised()), data, epochs=2)
+    data.labels[0] = 1
+    toys.train(toys.taught(KD() + Supervised()), data, epochs=2, accumulate=2, batch_size=8)
+
+
+def test_every_teacher_is_scored_or_it_is_said_that_none_was() -> None:
+    data = toys.vectors(200)
+    with pytest.warns(UserWarning, match="The teacher was not scored, as there are no validation data"):
+        toys.train(toys.taught(), data, epochs=1, check_teacher=True)
+    student, wrong = toys.seeded(toys.mlp, 1), toys.seeded(toys.mlp, 2)
+    with torch.no_grad():
+        wrong.head.weight.zero_()
+
+    class Both(Method):
+        at_equality = {"both": "zero"}  # noqa: RUF012
+
+        def forward(self, student: Any, teacher: Any, batch: Any, ctx: Any) -> dict[str, Term]:
+            known = sum(handle(batch).logits for handle in teacher.values())
+            return {"both": Term((student(batch).logits - known).square().mean(1))}
+
+    teachers = {"a": toys.seeded(toys.mlp, 3), "b": wrong}
+    distiller = Distiller(student, teachers, Both(), example=toys.batch(data))
+    with pytest.warns(UserWarning, match=r"The teacher 'b': the teacher is right on .*not above the chance level"):
+        toys.train(distiller, data, data, epochs=1, check_teacher=True)

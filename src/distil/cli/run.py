@@ -23,6 +23,10 @@ def register(app: typer.Typer) -> None:
 def run(
     slug: Annotated[str | None, typer.Argument(help="A system's short name, e.g. pld; without one, the demo.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of paired seeds (0, 1, …).")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The first of the seeds; the recipe's own by default.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16, for the students of every arm.")] = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: training.epochs=20. May be repeated.")
     ] = None,
@@ -45,7 +49,7 @@ def run(
     begun = (out or RUNS / name) / SETTINGS
     if resume and config is None and begun.is_file():
         config = begun
-    setup = prepare_setup(recipe, config=config, assignments=assign or (), seeds=seeds)
+    setup = prepare_setup(recipe, config=config, assignments=assign or (), seeds=seeds, seed=seed, precision=precision)
     if dry_run:
         typer.echo(json.dumps(asdict(setup)) if as_json else to_yaml(setup).rstrip())
         return

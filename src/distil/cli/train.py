@@ -111,7 +111,8 @@ def compare(
     teacher: Teacher = None,
     student: Student = None,
     methods: Annotated[str | None, typer.Option(help="Methods, separated by commas: kd,dkd,pld.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of paired seeds (0, 1, …).")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of paired seeds; 3 by default.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The first of the seeds; 0 by default.")] = None,
     teacher_weights: Weights = None,
     pretrained: Pretrained = False,
     train_teacher: TrainTeacher = None,
@@ -137,7 +138,7 @@ def compare(
         "teacher_weights": _text(teacher_weights),
         "pretrained": pretrained or None,
         "train_teacher": train_teacher,
-        "seeds": list(range(seeds)) if seeds else None,
+        "seeds": list(range(seed or 0, (seed or 0) + (seeds or 3))) if seeds or seed is not None else None,
     }
     _go(
         "compare",

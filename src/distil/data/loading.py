@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from distil.data.bundle import collate, ids_of, indexed
+from distil.data.bundle import DictDataset, collate, ids_of, indexed
 from distil.errors import DistilError, nearest
 
 __all__ = ["BatchSource", "Batches", "FullBatch", "PlainBatches", "Streams", "as_batches", "epoch_order", "mix_seed"]
@@ -343,8 +343,9 @@ def as_batches(
 
     Args:
         data: a map-style dataset; a source made here (returned as it is); one batch as a dict; a dict of datasets
-            (they become :class:`Streams`, the first setting the epoch and keeping ``seed``); or any iterable of ready
-            batches, such as a list of dicts or a DataLoader. An ``IterableDataset`` yields samples and is batched.
+            (they become :class:`Streams`, the first setting the epoch and keeping ``seed``); a tuple of two tensors,
+            all inputs and all labels; or any iterable of ready batches, such as a list of dicts or a DataLoader. An
+            ``IterableDataset`` yields samples and is batched.
         batch_size, seed, shuffle, workers, drop_last, rank, world: as in :class:`Batches`; used for datasets only.
 
     Raises:
@@ -366,6 +367,8 @@ def as_batches(
         main = next(iter(data))
         named = {k: batched(v, seed if k == main else mix_seed(seed, str(k))) for k, v in data.items()}
         return Streams(named, epoch_of=main)
+    if _is_pair(data):
+        return batched(DictDataset(*data), seed)
     if isinstance(data, IterableDataset):
         return PlainBatches(DataLoader(data, batch_size))
     if isinstance(data, list | tuple | DataLoader):
@@ -377,3 +380,11 @@ def as_batches(
     raise DistilError(
         f"data of type {type(data).__name__} hold no batches; give a dataset, a DataLoader or a list of batches."
     )
+
+
+def _is_pair(data: Any) -> bool:
+    """Say whether data are the tuple (all inputs, all labels)."""
+    if not (isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)):
+        return False
+    inputs, labels = data
+    return labels.ndim == 1 and not labels.is_floating_point() and inputs.ndim > 1 and len(inputs) == len(labels)

@@ -117,7 +117,7 @@ class Cast:
                 for model in models.values():
                     stack.enter_context(evaluating(model))
             for role in ("student", "teacher"):
-                traces = {name: handle(inner) for name, handle in self.by_role(role).items()}
+                traces = {name: handle.dry(inner) for name, handle in self.by_role(role).items()}
                 seen.append(traces if self.several[role] else traces.get(ONE))
         self.forget()
         return seen[0], seen[1]
@@ -152,6 +152,20 @@ class Cast:
     def each(self) -> list[ModelHandle]:
         """Return every handle."""
         return [*self.by_role("student").values(), *self.by_role("teacher").values()]
+
+    def check_fired(self, component: str, specs: Iterable[Spec]) -> None:
+        """Refuse a component one of whose taps no pass has recorded since the dry run."""
+        for role in ("student", "teacher"):
+            handles = self.by_role(role).values()
+            for spec in specs if handles else ():
+                # Of several models, a method may use some in this step and others later.
+                missed = min((handle.silent(spec) for handle in handles), key=len)
+                if missed:
+                    raise DistilError(
+                        f"'{component}' lists the tap '{side_of(spec, role)}' ({missed[0]}) of the {role}, and it did "
+                        "not fire on the component's first step: the method did not run that model, or the model took "
+                        "another way than in the dry run. Take it out of the method's `taps`, or name another path."
+                    )
 
     def forget(self) -> None:
         """Drop every handle's memo."""

@@ -19,7 +19,7 @@ from distil.engine.intake import Intake, ReadThrough
 from distil.engine.method import Batch, Component, Method, Sum, as_sum, is_streams, own_optimizers
 from distil.engine.trace import Trace
 from distil.engine.watch import Watch
-from distil.engine.window import Totals, Window, counts_of, rank, reduced, summed, world_size
+from distil.engine.window import Counted, Totals, Window, counts_of, rank, reduced, summed, world_size
 from distil.errors import DistilError
 from distil.functional.reduction import Term
 from distil.tasks import Task, get_task
@@ -105,6 +105,7 @@ class Distiller(nn.Module):
         self._watch: Watch | None = None
         self._ready = self._every = self._keep_live = False
         self._window = Window()
+        self._counted = Counted()
         self._sentinel = NanSentinel()
         self.live: dict[str, Tensor] = {}
 
@@ -187,6 +188,8 @@ class Distiller(nn.Module):
         output = self.cast.output(batch)
         if self.training:
             self._window.add(values, joint=totals is not None)
+            if totals is None or self.ctx.micro == 0:
+                self._counted.add(counts, values)
             self._sentinel.watch(self.ctx.step, batch, loss, lambda: self._seen(batch, unreduced))
             self.ctx.micro += 1
         scale = 1 if totals is None else (totals.micro if divides else 1) * totals.world
@@ -220,6 +223,7 @@ class Distiller(nn.Module):
         learners = [p for p in self.student.parameters() if p.requires_grad]
         check_first(component, terms, batch, learners, teaches=teaches)
         if teaches:
+            self.cast.check_fired(component.name, component.method.taps)
             self._guarded.add(component.name)
 
     def _tied(self, loss: Tensor) -> Tensor:
@@ -300,6 +304,7 @@ class Distiller(nn.Module):
     def end_epoch(self, metrics: Mapping[str, float] | None = None) -> None:
         """Tell methods that an epoch is over, with its validation metrics where there are any."""
         self._sentinel.read()
+        self._counted.close(self._components)
         self.ctx.metrics = dict(metrics or {})
         self.ctx.epoch += 1
         for component in self.method.having("after_epoch"):
@@ -385,7 +390,7 @@ class Distiller(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        gone = ("_watch", "_window", "_sentinel", "live")
+        gone = ("_watch", "_window", "_counted", "_sentinel", "live")
         return {name: value for name, value in self.__dict__.items() if name not in gone}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -36,6 +36,8 @@ class Loop:
     """One run. ``run()`` trains, ``finish(test)`` restores the weights to keep and scores them."""
 
     def __init__(self, distiller: Distiller, train: Any, val: Any, plan: Plan, prepare: Any) -> None:
+        if plan.patience is not None and val is None:
+            raise DistilError(f"patience={plan.patience} waits for better validation scores; pass val= as well.")
         self.distiller, self.val, self.plan = distiller, val, plan
         found = latest(plan.out) if plan.out is not None else None
         self._check_fresh(found)
@@ -47,6 +49,12 @@ class Loop:
         awake = [model for model in distiller.cast.students.values() if model.training]
         self.asleep = [m for model in awake for m in model.modules() if not m.training]
         self.batches = self._batches(train)
+        if plan.out is not None and not self.batches.resumable:
+            warnings.warn(
+                "The data are a plain iterable of batches, which can be entered only at its start: a resumed run goes "
+                "on from the last whole epoch. Give a dataset for an exact resume at any step.",
+                stacklevel=4,
+            )
         self._set_length()
         if plan.check_teacher:
             self._check_teacher()
@@ -107,12 +115,22 @@ class Loop:
         ctx.epochs = int(self.epochs) if self.epochs < math.inf else ctx.epochs
 
     def _check_teacher(self) -> None:
+        """Score every teacher on the validation data; one alone at chance stops the run, one of several is named."""
         teachers, task = self.distiller.teachers, self.distiller.task
-        if self.val is None or len(teachers) != 1 or task.metric != "accuracy":
+        if not teachers or task.metric != "accuracy":
             return
-        seen = teacher_above_chance(task, next(iter(teachers.values())), self.val)
-        if not seen["ok"]:
-            raise DistilError(f"The run stops before training: {seen['message']}")
+        if self.val is None:
+            warnings.warn(
+                "The teacher was not scored, as there are no validation data: pass val= (or check_teacher=False).",
+                stacklevel=5,
+            )
+            return
+        for name, teacher in teachers.items():
+            seen = teacher_above_chance(task, teacher, self.val)
+            if not seen["ok"] and len(teachers) == 1:
+                raise DistilError(f"The run stops before training: {seen['message']}")
+            if not seen["ok"]:  # of several, some may know a part of the data alone
+                warnings.warn(f"The teacher '{name}': {seen['message']}", stacklevel=5)
 
     def _wrapped(self) -> Any:
         """Wrap student and adapters for many processes; parameters that no loss reaches are left out of the reducer."""

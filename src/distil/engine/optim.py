@@ -56,6 +56,8 @@ def make_optimizers(
         rate, decay = float(_of(lr, name, "lr")), float(_of(weight_decay, name, "weight_decay"))
         if not rate > 0 or not math.isfinite(rate):
             raise DistilError(f"lr={rate} of group '{name}' must be a finite number above 0.")
+        if not 0 <= decay < math.inf:
+            raise DistilError(f"weight_decay={decay} of group '{name}' must be a finite number of at least 0.")
         options = {"params": parameters, "name": name, "lr": rate, "weight_decay": decay}
         by_factory.setdefault(id(factory), (factory, []))[1].append(options)
     made = {}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distil.engine.anatomy import Location, Tap, first_tensor
+from distil.engine.hooks import ChangedInPlace, Recorder, hook_for, version_of
 from distil.errors import DistilError, nearest
 from distil.tasks.base import Task
 
@@ -114,6 +115,8 @@ class ModelHandle:
         self._paths = dict(module.named_modules())
         self._memo: dict[tuple[int, bool], tuple[Any, Trace]] = {}
         self._detached = False
+        self._silent = set(self._locations)  # taps that no pass has recorded yet
+        self._copied: set[Location] = set()  # taps that a later layer changes in place
         self._runner: Callable[[Mapping[str, Any]], tuple[Any, dict[Location, Tensor]]] = self._run
 
     def __call__(
@@ -144,6 +147,8 @@ class ModelHandle:
             else:
                 output, values = self._runner(moved)
         self.seconds += time.perf_counter() - start
+        if self._silent:
+            self._silent -= values.keys()
         trace = Trace(self.role, output, values, self._taps, self.task, home)
         if plain:
             self._memo[key] = (batch, trace)
@@ -184,6 +189,21 @@ class ModelHandle:
         """Drop the memo of this call."""
         self._memo.clear()
 
+    def dry(self, batch: Mapping[str, Any]) -> Trace:
+        """Make the dry run's pass: it finds the taps that must be copied, and does not count as their having fired."""
+        try:
+            return self(batch)
+        except ChangedInPlace as changed:
+            self._copied |= changed.locations
+            return self(batch)
+        finally:
+            self._silent = set(self._locations)
+
+    def silent(self, spec: Spec) -> list[Location]:
+        """Return where a tap should have been read and no pass since the dry run has."""
+        tap = self._taps.get(side_of(spec, self.role) or "")
+        return [] if tap is None else [place for place in tap.locations if place in self._silent]
+
     @contextmanager
     def detached(self) -> Iterator[None]:
         """Give ``transform`` and ``before_step`` a memo of their own, without gradient; buffers stay as they are."""
@@ -199,8 +219,12 @@ class ModelHandle:
         values: dict[Location, Tensor] = {}
         if not self._locations:
             return self.task.call(self.module, batch, role=self.role), values
-        with self._recording(self._paths, values, replacements or {}):
+        with self._recording(self._paths, values, replacements or {}) as versions:
             output = self.task.call(self.module, batch, role=self.role)
+        # Compiled hooks note no version: there the dry run's pass, which is never compiled, is the check.
+        changed = {place for place, noted in versions.items() if version_of(values[place]) != noted}
+        if changed:
+            raise ChangedInPlace(self.role, changed)
         return output, values
 
     def _functional(
@@ -239,10 +263,13 @@ class ModelHandle:
     @contextmanager
     def _recording(
         self, paths: Mapping[str, nn.Module], values: dict[Location, Tensor], replacements: Mapping[Location, nn.Module]
-    ) -> Iterator[None]:
+    ) -> Iterator[dict[Location, int]]:
+        """Record taps while the pass runs; yields the versions of what was recorded."""
+        versions: dict[Location, int] = {}
         with ExitStack() as stack:
             for location in self._locations:
-                hook = _hook(location, values, replacements.get(location))
+                record = Recorder(self.role, location, values, versions, copies=location in self._copied)
+                hook = hook_for(record, replacements.get(location))
                 module = paths[location.path]
                 handle = (
                     module.register_forward_pre_hook(hook, with_kwargs=True)
@@ -250,7 +277,7 @@ class ModelHandle:
                     else module.register_forward_hook(hook)
                 )
                 stack.callback(handle.remove)
-            yield
+            yield versions
 
     def _to_device(self, batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], torch.device | None]:
         """Bring the batch to a teacher that lives elsewhere; what it leaves comes back to where the batch was."""
@@ -285,46 +312,3 @@ class _TaskCall(nn.Module):
 
     def forward(self, batch: Mapping[str, Any]) -> Any:
         return self._task.call(self.module, batch, role=self._role)
-
-
-def _hook(location: Location, values: dict[Location, Tensor], replacement: nn.Module | None) -> Callable[..., Any]:
-    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        tensor = first_tensor(output)
-        if tensor is None:
-            return None
-        if replacement is not None:
-            tensor = replacement(tensor)
-        values[location] = tensor
-        return _swap(output, tensor) if replacement is not None else None
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tensor = first_tensor(args)
-        if tensor is None:
-            tensor = first_tensor(kwargs)
-        if tensor is None:
-            return None
-        if replacement is not None:
-            tensor = replacement(tensor)
-        values[location] = tensor
-        return (_swap(args, tensor), kwargs) if replacement is not None else None
-
-    return before if location.side == "in" else after
-
-
-def _swap(value: Any, tensor: Tensor) -> Any:
-    """Return ``value`` with its first tensor replaced."""
-    if isinstance(value, Tensor):
-        return tensor
-    if isinstance(value, Mapping):
-        done, out = False, dict(value)
-        for key, member in value.items():
-            if not done and first_tensor(member) is not None:
-                out[key], done = _swap(member, tensor), True
-        rebuilt: Any = type(value)  # a Hugging Face output is a mapping made of keywords
-        return rebuilt(**out) if hasattr(value, "to_tuple") else rebuilt(out)
-    members = list(value)
-    for i, member in enumerate(members):
-        if first_tensor(member) is not None:
-            members[i] = _swap(member, tensor)
-            break
-    return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from distil.engine.method import Batch, Component, Sum
 from distil.errors import DistilError
 from distil.functional.reduction import Term
 
-__all__ = ["Count", "Totals", "Window", "counts_of", "rank", "reduced", "summed", "world_size"]
+__all__ = ["Count", "Counted", "Totals", "Window", "counts_of", "rank", "reduced", "summed", "world_size"]
 
 Count = float | Tensor
 TINY = torch.finfo(torch.float32).tiny
@@ -25,7 +25,7 @@ TINY = torch.finfo(torch.float32).tiny
 class Totals:
     """What each term counts over a window of micro-batches and all ranks, and the batches that made it."""
 
-    counts: Mapping[str, Tensor]
+    counts: Mapping[str, Count]
     world: int
     raws: Sequence[Any] = field(repr=False)
     batches: Sequence[Batch] = field(repr=False)
@@ -58,17 +58,16 @@ def _number(count: Count) -> Count:
     return count.item() if isinstance(count, Tensor) and count.device.type == "cpu" else count
 
 
-def summed(method: Sum, batches: Sequence[Batch], device: torch.device) -> dict[str, Tensor]:
+def summed(method: Sum, batches: Sequence[Batch], device: torch.device) -> dict[str, Count]:
     """Add the counts of all terms over micro-batches and over ranks."""
-    totals: dict[str, Tensor] = {}
+    totals: dict[str, Count] = {}
     for batch in batches:
         for component in method:
             for name, count in counts_of(component, batch).items():
-                one = torch.as_tensor(count, dtype=torch.float32, device=device)
-                totals[name] = totals[name] + one if name in totals else one
+                totals[name] = totals[name] + count if name in totals else count
     if world_size() > 1 and totals:
         names = sorted(totals)
-        packed = torch.stack([totals[name] for name in names])
+        packed = torch.stack([torch.as_tensor(totals[name], dtype=torch.float32, device=device) for name in names])
         dist.all_reduce(packed)
         totals = dict(zip(names, packed.unbind()))
     return totals
@@ -124,6 +123,31 @@ class Window:
                 "averaged by itself. Pass totals=distiller.totals(window) for the exact loss.",
                 stacklevel=5,
             )
+
+
+class Counted:
+    """What every term has counted in the open epoch, so that a component which never finds anything is noticed."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Count] = {}
+
+    def add(self, counts: Mapping[str, Count], active: Mapping[str, Any]) -> None:
+        """Add a step's counts, of the terms that took part in it."""
+        sums = self._sums
+        for name, count in counts.items():
+            if name in active:
+                sums[name] = sums[name] + count if name in sums else count
+
+    def close(self, components: Iterable[Component]) -> None:
+        """Refuse a component whose terms counted nothing in the whole epoch; begin a new one."""
+        sums, self._sums = self._sums, {}
+        for component in components:
+            own = [sums[name] for key in component.method.at_equality if (name := component.term(key)) in sums]
+            if own and not any(float(count) > 0 for count in own):
+                raise DistilError(
+                    f"'{component.name}' found nothing to learn from in a whole epoch: its terms count 0 elements. "
+                    "Give it what it reads (labels where it needs them, a mask that leaves something), or take it out."
+                )
 
 
 def world_size() -> int:

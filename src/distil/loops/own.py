@@ -103,6 +103,7 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
         )
     learns = [parameter.requires_grad for parameter in module.parameters()]
     for text in ("supervised", *run.methods):
+        lab.progress.begin(f"trying one step of {text}")
         _try(text, run, bundle, module, lab)
     for parameter, on in zip(module.parameters(), learns, strict=True):
         parameter.requires_grad_(on)  # the trials froze it, and it may be trained yet
@@ -148,6 +149,7 @@ def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab) -> Teache
         teacher = train_teacher(lab, run.teacher, bundle, longer, seed=0, start=module)
     else:
         task = get_task(bundle.task)
+        lab.progress.begin(f"scoring the teacher {run.teacher}")
         module.eval()
         scores = task.evaluate(module, bundle.test, role="teacher")
         teacher = Teacher(module, scores, fingerprint(module), 0.0, name=run.teacher)

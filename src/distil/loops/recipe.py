@@ -16,7 +16,7 @@ from distil.files import write_text
 from distil.loops.compare import check_seeds, compare
 from distil.loops.lab import Arm, Lab
 from distil.loops.settings import from_yaml, override, to_yaml
-from distil.loops.training import Teacher, teacher_report
+from distil.loops.training import Teacher, Training, teacher_report
 from distil.report import write
 from distil.tasks import get_task
 
@@ -69,15 +69,35 @@ def load_recipe(slug: str) -> ModuleType:
 
 
 def prepare_setup(
-    recipe: Any, *, config: str | Path | None = None, assignments: Iterable[str] = (), seeds: int | None = None
+    recipe: Any,
+    *,
+    config: str | Path | None = None,
+    assignments: Iterable[str] = (),
+    seeds: int | None = None,
+    seed: int | None = None,
+    precision: str | None = None,
 ) -> Any:
-    """Return the recipe's settings with a YAML file, then ``key=value`` assignments, laid over them."""
+    """Return the recipe's settings with a YAML file, then ``key=value`` assignments, laid over them.
+
+    Args:
+        recipe: a recipe's module.
+        config: a YAML file.
+        assignments: ``a.b=value`` texts; they win over the file.
+        seeds: how many seeds; ``seed`` is the first of them. Without either the recipe's own stay.
+        seed: the first seed.
+        precision: of the students' training, in every arm.
+    """
     setup = recipe.Setup()
     if config is not None:
         setup = from_yaml(setup, config)
     setup = override(setup, assignments)
-    if seeds is not None:
-        setup = override(setup, [f"seeds={list(range(seeds))}"])
+    if seeds is not None or seed is not None:
+        first, count = seed or 0, len(setup.seeds) if seeds is None else seeds
+        setup = override(setup, [f"seeds={list(range(first, first + count))}"])
+    if precision is not None:
+        if not isinstance(getattr(setup, "training", None), Training):
+            raise DistilError("--precision does not apply: this experiment trains no student by `training` settings.")
+        setup = override(setup, [f"training.precision={precision}"])
     return setup
 
 
