@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no failure: examples are bounded in number, not in milliseconds.
+settings.register_profile("distil", deadline=None)
+settings.load_profile("distil")
 
 
 @pytest.fixture(autouse=True, scope="session")

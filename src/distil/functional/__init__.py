@@ -19,6 +19,7 @@ from distil.functional.divergence import (
 )
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
+from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
 from distil.functional.ranking import plackett_luce, teacher_ranking
 from distil.functional.reduction import Term, reduce, working
@@ -49,6 +50,8 @@ __all__ = [
     "dkd",
     "edges",
     "high_frequency",
+    "interpolated_kl",
+    "jsd",
     "kd",
     "kl",
     "low_frequency",
@@ -65,9 +68,12 @@ __all__ = [
     "rkd",
     "rkd_angle",
     "rkd_distance",
+    "skew_kl",
+    "skew_reverse_kl",
     "soft_cross_entropy",
     "standardise",
     "tckd",
     "teacher_ranking",
+    "total_variation",
     "working",
 ]
