@@ -31,6 +31,9 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
+    adjust: Annotated[
+        bool, typer.Option("--adjust", help="Widen the intervals so that all verdicts hold together (Bonferroni).")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the settings; train nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -51,9 +54,10 @@ def run(
         return
     folder = open_out(out, name, resume=resume, overwrite=overwrite)
     words = ["run", *([slug] if slug else []), *(["--device", device] if device else [])]
+    words += ["--adjust"] if adjust else []
     with Display(quiet=as_json) as display, resumable(folder, words):
         lab = Lab(folder, progress=display, device=device)
-        report = run_recipe(recipe, setup, folder, lab, command=command_line(), system=slug)
+        report = run_recipe(recipe, setup, folder, lab, command=command_line(), system=slug, adjust=adjust)
     show_report(report, folder, as_json=as_json)
 
 

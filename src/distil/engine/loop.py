@@ -50,8 +50,10 @@ class Loop:
         self._set_length()
         if plan.check_teacher:
             self._check_teacher()
+        began = time.perf_counter()
         if not distiller.prepared:
             distiller.prepare(prepare)
+        preparing = time.perf_counter() - began
         made = make_optimizers(distiller.groups(), optimizer=plan.optimizer, lr=plan.lr, weight_decay=plan.weight_decay)
         self.optimizers = {name: self.accelerator.prepare_optimizer(o) for name, o in made.items()}
         distiller.watch(*self.optimizers.values())
@@ -64,6 +66,7 @@ class Loop:
         self._identity = identity(plan, distiller, train) if plan.out is not None else {}
         if found is not None:
             self._resume(found)
+        self.ledger.prepare_seconds += preparing
 
     # --- before -----------------------------------------------------------------------------------------------------
 
@@ -265,7 +268,9 @@ class Loop:
             # The next of the window: DDP copies what it is given, so a batch could not be recognised behind it.
             step = self.model(totals=totals, divides=False)
         if look:
+            began = time.perf_counter()
             self.ledger.shares = gradient_shares(self.distiller)
+            self.ledger.diagnosis_seconds += time.perf_counter() - began
             self.distiller.keep_live(False)
         self.accelerator.backward(step.loss)
         loss: Tensor = step.loss.detach()
@@ -293,9 +298,11 @@ class Loop:
             books.stopped = plan.patience is not None and books.stale >= plan.patience
 
     def _evaluate(self) -> dict[str, float]:
+        began = time.perf_counter()
         same_buffers(self.distiller)
         with self.ema.applied() if self.ema is not None else nullcontext():
             metrics = self.distiller.task.evaluate(self.distiller.deployed(), self.val)
+        self.ledger.validation_seconds += time.perf_counter() - began
         return agreed(metrics, self.accelerator.device)
 
     def _save(self) -> None:
@@ -340,6 +347,8 @@ class Loop:
         return {
             "seconds": books.seconds,
             "teacher_seconds": books.teacher_seconds + self.distiller.teacher_seconds - self._before,
+            "validation_seconds": books.validation_seconds, "diagnosis_seconds": books.diagnosis_seconds,
+            "prepare_seconds": books.prepare_seconds,
             "updates": float(self.distiller.ctx.step), "samples": float(books.samples),
             "batch_size": float(plan.batch_size * plan.accumulate * self.accelerator.num_processes),
             **({} if labels is None else {"labels": float(labels)}),

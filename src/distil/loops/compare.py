@@ -12,6 +12,8 @@ from distil.tasks import Task
 
 __all__ = ["check_seeds", "compare", "equal_budgets", "run_arms"]
 
+COST_PARTS = ("validation_seconds", "diagnosis_seconds", "prepare_seconds")
+
 
 def run_arms(arms: Mapping[str, Arm], seeds: Sequence[int], lab: Lab, **inputs: Any) -> dict[str, list[Outcome]]:
     """Run every arm for every seed, seed by seed, so that an early stop leaves whole rows; stored runs are reused.
@@ -77,13 +79,13 @@ def compare(
         seeds: shared by all arms: same initial weights, same order of the data.
         lab: where runs are stored.
         title, command, system, setting, data, teacher: what the report says about the run.
-        adjust: widen the intervals so that all verdicts against the reference hold together.
+        adjust: widen the intervals so that all verdicts of the report hold together.
         inputs: what all arms depend on; part of the key of stored runs.
     """
     outcomes = run_arms(arms, seeds, lab, **inputs)
     described = [_described(name, arm, outcomes[name]) for name, arm in arms.items()]
     unit = "%" if task.metric == "accuracy" else ""
-    report = document.build(
+    return document.build(
         title=title,
         metric={"name": task.metric, "higher_is_better": task.higher_is_better, "unit": unit, "score": "best"},
         seeds=list(seeds),
@@ -91,17 +93,12 @@ def compare(
         command=command,
         system=system,
         task=task.name,
+        rivals=True,
         adjust=adjust,
         setting=dict(setting or {}),
         data=data,
         teacher=teacher,
     )
-    for name, arm in arms.items():
-        if arm.role == "method":
-            rivals = [other for other, rival in arms.items() if rival.role == "rival"]
-            for rival in rivals:
-                document.judge(report, [name], against=rival)
-    return report
 
 
 def _described(name: str, arm: Arm, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -127,6 +124,7 @@ def _described(name: str, arm: Arm, outcomes: Sequence[Outcome]) -> dict[str, An
             "seconds": seconds,
             "teacher_seconds": taught,
             "teacher_share": sum(taught) / sum(seconds) if sum(seconds) else 0.0,
+            **{part: [o.cost[part] for o in outcomes] for part in COST_PARTS if all(part in o.cost for o in outcomes)},
         },
         "budget": first.budget,
         "diagnostics": {key: [o.diagnostics[key] for o in outcomes] for key in first.diagnostics},

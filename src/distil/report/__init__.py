@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from distil.report.document import build, environment, load, save, validate
+from distil.report.document import build, environment, load, rejudge, save, validate
 from distil.report.html import render, write
 from distil.report.terminal import print_report
 from distil.report.verdict import Interval, Verdict, bonferroni, paired_interval, sentence, verdict
@@ -21,6 +21,7 @@ __all__ = [
     "load",
     "paired_interval",
     "print_report",
+    "rejudge",
     "render",
     "save",
     "sentence",
