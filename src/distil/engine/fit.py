@@ -29,8 +29,8 @@ class Result:
         test: ``{"last": metrics, "best": metrics}`` on the test data, where those were given.
         history: one record per epoch: ``epoch, step, loss, terms, val, lr, shares, cosines, norms``; before them one of
             the first step, with ``epoch`` 0.
-        cost: ``seconds`` on the clock (data, steps, validation and diagnosis; not preparing, saving at ends of epochs or
-            the test), of them ``teacher_seconds, validation_seconds, diagnosis_seconds``; beside them
+        cost: ``seconds`` on the clock (data, steps, validation and diagnosis; not preparing, saving after epochs or the
+            test), of them ``teacher_seconds, validation_seconds, diagnosis_seconds``; beside them
             ``prepare_seconds``; ``updates, samples, batch_size``, and ``labels`` where the data know theirs.
         artifacts: paths of what was written.
     """

@@ -85,7 +85,7 @@ def build(
         command: the command that repeats the run.
         against: the arm the others are compared with; default: the first of role ``reference``.
         rivals: judge each arm of role ``method`` against each of role ``rival`` as well.
-        adjust: widen the intervals so that all verdicts of the report hold together (Bonferroni); the report says which.
+        adjust: widen the intervals so that all verdicts hold together (Bonferroni); the report says which.
         verdicts: ready ones instead of those made here.
         versions: default with `machine`: `environment`.
         created: ISO 8601; default now, in UTC.

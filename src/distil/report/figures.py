@@ -160,7 +160,7 @@ def curves(
     for line in lines:
         color, pattern = series(line.index), dash(8 * line.index if by_dash else line.index)
         mark = None if by_dash else f"{MARKED}{line.index}"
-        for x, y in line.seeds if 1 < len(line.seeds) and len(lines) <= _SEVERAL else ():
+        for x, y in line.seeds if len(line.seeds) > 1 and len(lines) <= _SEVERAL else ():
             axes.plot(x, y, color=color, linewidth=0.8, alpha=0.28, gid=mark)
         single = "o" if len(line.mean[0]) == 1 else ""
         axes.plot(
@@ -329,8 +329,8 @@ def _bar(axes: Axes, y: float, height: float, row: Spent) -> None:
     own = max(row.total - row.teacher - row.validation - row.diagnosis, 0)
     axes.barh(y, own, height=height, color=row.color)
     if row.teacher > 0:
-        looks = {"facecolor": "none", "edgecolor": row.color, "hatch": "/////", "linewidth": 1}
-        axes.barh(y, row.teacher, left=own, height=height, **looks)
+        bar = axes.barh(y, row.teacher, left=own, height=height, edgecolor=row.color, hatch="/////", linewidth=1)
+        bar.patches[0].set_facecolor("none")
     left = own + row.teacher
     for seconds, alpha in ((row.validation, 0.5), (row.diagnosis, 0.22)):
         if seconds > 0:

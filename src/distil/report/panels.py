@@ -14,6 +14,7 @@ from distil.report.verdict import HELPED, HURT, Interval
 from distil.report.view import View, finite, part, summary
 
 __all__ = [
+    "MARKS",
     "Key",
     "Panel",
     "agreement",
@@ -29,7 +30,7 @@ __all__ = [
 __all__ += ["term_groups"]
 
 #: The shape of the mean in the plot of differences says the outcome as its colour does.
-_MARKS = {HELPED: ("D", False), HURT: ("s", False)}
+MARKS = {HELPED: ("D", False), HURT: ("s", False)}
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def differences(view: View) -> Panel | None:
         label = view.label(entry["arm"])
         if len(against) > 1:
             label += f" \u2212 {view.label(entry['against'])}"
-        marker, hollow = _MARKS.get(entry["outcome"], ("o", True))
+        marker, hollow = MARKS.get(entry["outcome"], ("o", True))
         interval = Interval(gap["mean"], low, high, len(seeds))
         written = f"{mean} ({span})" if span else mean
         rows.append(Dots(label, OUTCOME[entry["outcome"]], seeds, interval, written, marker, hollow))

@@ -18,7 +18,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DASHES", "GRID", "INK", "MARKED", "MUTED", "OUTCOME", "SERIES", "SURFACE", "WIDTH", "canvas", "css", "dash", "finish"]
+__all__ = [
+    "DASHES",
+    "GRID",
+    "INK",
+    "MARKED",
+    "MUTED",
+    "OUTCOME",
+    "SERIES",
+    "SURFACE",
+    "WIDTH",
+    "canvas",
+    "css",
+    "dash",
+    "finish",
+]
 __all__ += ["series", "style", "write"]
 
 #: Every drawing is this many pixels wide: readable when a phone shrinks it, calm in two columns on a desk.

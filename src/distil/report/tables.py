@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from distil.report.text import MISSING, count, decimals_for, duration, fixed, is_number, size
