@@ -23,7 +23,8 @@ from distil.engine.host import agreed, find_accelerator, gentle_interrupt, same_
 from distil.engine.ledger import Ledger, labels_read
 from distil.engine.method import batch_size, is_streams
 from distil.engine.optim import lr_factor, make_optimizers
-from distil.engine.settings import Plan, identity
+from distil.engine.settings import Plan, described, identity
+from distil.engine.track import Tracks
 from distil.errors import DistilError
 from distil.tasks import teacher_above_chance
 
@@ -39,9 +40,8 @@ class Loop:
         self.distiller, self.val, self.plan = distiller, val, plan
         found = latest(plan.out) if plan.out is not None else None
         self._check_fresh(found)
-        self.accelerator = find_accelerator(
-            precision=plan.precision, device=plan.device, trackers=plan.trackers, folder=plan.out
-        )
+        self.accelerator = find_accelerator(precision=plan.precision, device=plan.device)
+        self.tracks = Tracks(plan.tracking, described(plan, distiller))
         distiller.to(self.accelerator.device)
         self.dataset = train
         awake = [model for model in distiller.cast.students.values() if model.training]
@@ -140,17 +140,11 @@ class Loop:
     def run(self) -> None:
         """Train until the plan is fulfilled, patience ends, or Ctrl-C asks to stop at the next whole step."""
         ctx, plan = self.distiller.ctx, self.plan
-        if plan.trackers:
-            self.accelerator.init_trackers(
-                "distil", config={"method": self.distiller.method.expression, "seed": plan.seed}
-            )
         with gentle_interrupt() as interrupted:
             while ctx.epoch < self.epochs and ctx.step < self.total and not self.ledger.stopped:
                 self._epoch(interrupted)
         if plan.out is not None:
             self._save()
-        for tracker in self.accelerator.trackers:  # accelerate's end_training() would end the process group as well
-            tracker.finish()
 
     def _epoch(self, interrupted: Callable[[], bool]) -> None:
         ctx, plan, books, begun = self.distiller.ctx, self.plan, self.ledger, time.perf_counter()
@@ -285,9 +279,7 @@ class Loop:
         lr = next(iter(self.optimizers.values())).param_groups[0]["lr"]
         means = books.close()
         books.history.append({"epoch": done, "step": ctx.step, **means, "val": metrics, "lr": lr, **books.diagnosis()})
-        if plan.trackers:
-            shown = {f"term/{n}": v for n, v in means["terms"].items()} | {f"val/{n}": v for n, v in metrics.items()}
-            self.accelerator.log({"loss": means["loss"], **shown}, step=ctx.step)
+        self.tracks.epoch(books.history[-1])
         self.distiller.end_epoch(metrics)
         if metrics:
             task = self.distiller.task

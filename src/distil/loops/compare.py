@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distil.engine.track import Tracking, Tracks
 from distil.errors import DistilError
 from distil.loops.lab import Arm, Lab, Outcome
 from distil.report import document
@@ -85,7 +86,7 @@ def compare(
     outcomes = run_arms(arms, seeds, lab, **inputs)
     described = [_described(name, arm, outcomes[name]) for name, arm in arms.items()]
     unit = "%" if task.metric == "accuracy" else ""
-    return document.build(
+    report = document.build(
         title=title,
         metric={"name": task.metric, "higher_is_better": task.higher_is_better, "unit": unit, "score": "best"},
         seeds=list(seeds),
@@ -99,6 +100,21 @@ def compare(
         data=data,
         teacher=teacher,
     )
+    _track_verdicts(report, lab)
+    return report
+
+
+def _track_verdicts(report: Mapping[str, Any], lab: Lab) -> None:
+    """Log what the comparison came to as a run of its own beside those of the arms."""
+    if not lab.trackers:
+        return
+    about = {"title": report["title"], "command": report["command"], "seeds": report["seeds"]}
+    with Tracks(Tracking(lab.trackers, lab.out / "trackers", "verdict"), about) as tracks:
+        for entry in report["verdicts"]:
+            name = f"{entry['arm']} against {entry['against']}"
+            bounds = {f"{name}/{key}": entry["difference"][key] for key in ("mean", "low", "high")}
+            tracks.log({f"{name}/verdict": entry["text"]}, 0)
+            tracks.log({key: value for key, value in bounds.items() if value is not None}, 0)
 
 
 def _described(name: str, arm: Arm, outcomes: Sequence[Outcome]) -> dict[str, Any]:
