@@ -255,6 +255,7 @@ class Loop:
         if ctx.step == 1:
             terms = {name: float(value) for name, value in ctx.terms.items()}
             books.history.append({"epoch": 0, "step": 1, "terms": terms, **books.diagnosis()})
+            self.tracks.epoch(books.history[-1])
 
     def _micro_step(self, totals: Any, *, look: bool) -> Tensor:
         self.distiller.keep_live(look)

@@ -101,7 +101,7 @@ class Tracks:
                 raise DistilError(f"The tracker '{tracker.name}' could not start: {error}") from error
             self._open.append(tracker)
             if tracker.name == "tensorboard":  # its hparams would be runs of their own, named by the clock
-                rows = "".join(f"| {key} | {value} |\n" for key, value in self._config.items())
+                rows = "".join(f"| {_cell(key)} | {_cell(value)} |\n" for key, value in self._config.items())
                 tracker.log({"config": f"| setting | value |\n|---|---|\n{rows}"}, step=0)
             else:
                 tracker.store_init_configuration(self._config)
@@ -156,6 +156,10 @@ def _made(tracker: Any, tracking: Tracking) -> GeneralTracker:
         mode=os.environ.get("WANDB_MODE", "offline"),
         settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
     )
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _plain(value: Any) -> Any:

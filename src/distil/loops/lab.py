@@ -164,7 +164,7 @@ class Lab:
         return Stage(load_tree(folder)["value"], seconds, reused=False)
 
     def run(self, name: str, arm: Arm, seed: int, **inputs: Any) -> Outcome:
-        """Return the outcome of ``arm`` for ``seed``, stored in the run's own folder, and track it if that was asked."""
+        """Return the outcome of ``arm`` for ``seed``, stored in the run's own folder, and track it."""
         self._tracked = f"{name}-seed{seed}" if self.trackers else None
         try:
             outcome = self._arm(name, arm, seed, **inputs)

@@ -41,7 +41,7 @@ def difference(
     Returns:
         ``kind`` (``"difference"``), ``version``, ``names``, ``titles``, ``metric``, ``differs`` (each with ``group``,
         ``what``, ``values``), ``same`` (groups in which nothing differs), ``arms``, ``only`` (arms of one run alone),
-        ``verdicts`` (each with both outcomes), ``adjustment`` and ``notes``.
+        ``verdicts`` (each with both outcomes), ``adjustment``, ``family`` (it in a sentence) and ``notes``.
 
     Raises:
         DistilError: one is no report, or they are of another metric or task.
@@ -76,7 +76,8 @@ def difference(
             "only": [[a["name"] for a in v.arms if a["name"] not in o.index] for v, o in (views, views[::-1])],
             "verdicts": _verdicts(views),
             "adjustment": {"kind": "bonferroni" if adjust else "none", "comparisons": len(shared), "level": level},
-            "notes": _notes(views, differs, names, len(shared), adjust),
+            "notes": _notes(views, differs, names),
+            "family": _family(len(shared), adjust),
         }
     )
     return made
@@ -193,9 +194,7 @@ def _flat(tree: Mapping[str, Any], start: str = "") -> dict[str, Any]:
     return flat
 
 
-def _notes(
-    views: tuple[View, View], differs: Sequence[Mapping[str, Any]], names: tuple[str, str], shared: int, adjust: bool
-) -> list[str]:
+def _notes(views: tuple[View, View], differs: Sequence[Mapping[str, Any]], names: tuple[str, str]) -> list[str]:
     notes = []
     marks = {group: {row["what"] for row in differs if row["group"] == group} for group in ("data", "teacher")}
     mixed = [group for group, rows in marks.items() if rows & {"fingerprint", "name"}]
@@ -208,14 +207,19 @@ def _notes(
         told = [", ".join(map(str, each)) or "none at all" for each in seeds]
         notes.append(
             f"The seeds are not the same ({names[0]}: {told[0]}; {names[1]}: {told[1]}), so nothing is paired: the "
-            "intervals are Welch's, for two independent groups, and wider than paired ones would be."
+            "intervals are Welch's, for two independent groups, and as a rule wider than paired ones."
         )
-    if shared > 1:
-        notes.append(
-            f"The {shared} intervals are widened so that all of them hold together (Bonferroni)."
-            if adjust
-            else f"Each of the {shared} intervals holds by itself; they are not widened for their number."
-        )
-    if not shared:
+    if not any(arm["name"] in views[1].index for arm in views[0].arms):
         notes.append("The runs have no arm of the same name; only their settings can be compared.")
     return notes
+
+
+def _family(shared: int, adjust: bool) -> str:
+    """Say how the number of intervals was allowed for; empty where there is but one."""
+    if shared < 2:
+        return ""
+    if adjust:
+        return f"The {shared} intervals are widened so that all of them hold together (Bonferroni)."
+    return (
+        f"Each of the {shared} intervals holds by itself; they are not widened for their number (--adjust does that)."
+    )

@@ -243,13 +243,16 @@ def shares(name: str, title: str, x: Sequence[float], parts: Sequence[tuple[str,
 
 
 def _name_layer(axes: Axes, x: Sequence[float], base: Sequence[float], top: Sequence[float], label: str) -> None:
-    """Write a layer's name inside it, at its thickest place away from the ends; a thin layer stays without."""
-    inner = range(round(len(x) * 0.22), round(len(x) * 0.78) + 1)
-    inside = [k for k in inner if k < len(x) and top[k] - base[k] > 12]
-    if inside and len(x) > 2:
-        k = len(x) // 2 if len(x) // 2 in inside else max(inside, key=lambda each: top[each] - base[each])
-        middle = (base[k] + top[k]) / 2
-        write(axes, x[k], middle, shorten(label, 18), color=SURFACE, ha="center", va="center", fontweight="bold")
+    """Write a layer's name inside it, at its thickest place; a thin or ragged layer stays without."""
+    reach = max(1, round(len(x) * 0.12))  # the name covers its neighbours too
+    best, place = 0.0, None
+    for k in range(round(len(x) * 0.22), min(len(x), round(len(x) * 0.78) + 1)):
+        near = slice(max(0, k - reach), k + reach + 1)
+        low, high = max(base[near]), min(top[near])
+        if high - low > best + 1e-9:
+            best, place = high - low, (x[k], (low + high) / 2)
+    if place is not None and best > 12 and len(x) > 2:
+        write(axes, *place, shorten(label, 18), color=SURFACE, ha="center", va="center", fontweight="bold")
 
 
 def reliability(name: str, title: str, bins: Sequence[tuple[float, float, float]], color: str) -> str:

@@ -16,7 +16,7 @@ from distil.report.check import clean, validate
 from distil.report.document import save
 from distil.report.pieces import WORDS, count_of, date_of, page, pairs
 from distil.report.svg import MARKED, style
-from distil.report.text import count, fixed, heading, is_number, with_unit
+from distil.report.text import count, fixed, heading, is_number, millis, with_unit
 from distil.report.verdict import HELPED, NONE
 from distil.report.view import View, finite, part
 
@@ -171,7 +171,7 @@ def _against_teacher(view: View, arm: Mapping[str, Any]) -> list[tuple[str, str,
     p50 = part(arm, "latency", "p50_ms")
     if is_number(p50):
         remark = _times(part(view.teacher, "latency", "p50_ms"), p50, "faster than the teacher")
-        tiles.append(("Latency, median", f"{fixed(p50, 2)} ms", remark))
+        tiles.append(("Latency, median", f"{millis(p50)} ms", remark))
     return tiles
 
 

@@ -149,8 +149,8 @@ def render_index(index: Mapping[str, Any], *, base: str = ".") -> str:
         link = "./" + quote(posixpath.normpath(posixpath.join(place, run["page"] or "report.json")))
         shown = {"link": link, "date": date_of(run["created"]), "kind": kind, "word": word}
         rows.append({**run, **shown, "metric": heading(run["metric"])})
-    meta = [count_of(len(rows), "run"), "newest first"]
-    context = {"title": f"Runs in {index['folder']}", "meta": meta, "rows": rows, "skipped": index["skipped"]}
+    title = f"{count_of(len(rows), 'run')} in {index['folder']}{'' if index['folder'].endswith('/') else '/'}"
+    context = {"title": title, "meta": ["newest first"], "rows": rows, "skipped": index["skipped"]}
     return page("index.html.j2", index, "index-json", script=_SORT, **context)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distil.report.text import MISSING, count, decimals_for, duration, fixed, is_number, size
+from distil.report.text import MISSING, count, decimals_for, duration, fixed, heading, is_number, millis, size
 from distil.report.view import View, finite, part, summary
 
 __all__ = ["budget", "diagnostics", "facts", "other_metrics", "per_seed", "teacher", "times"]
@@ -20,8 +20,8 @@ def teacher(view: View) -> dict[str, str] | None:
         "score": fixed(view.teacher_score, view.decimals),
         "parameters": count(view.teacher.get("parameters")),
         "size": size(view.teacher.get("bytes")),
-        "p50": fixed(part(latency, "p50_ms"), 2),
-        "p95": fixed(part(latency, "p95_ms"), 2),
+        "p50": millis(part(latency, "p50_ms")),
+        "p95": millis(part(latency, "p95_ms")),
         "throughput": fixed(part(latency, "throughput_per_s"), 0),
         "seconds": duration(part(view.teacher, "cost", "seconds")),
     }
@@ -48,20 +48,21 @@ def other_metrics(view: View) -> dict[str, Any]:
         written = [fixed(part(view.teacher, "metrics", name), decimals[name]) for name in names]
         cells = [cell for value in written for cell in ((value, ""), ("", ""))] + [("", "")] * agree
         rows.append({"label": str(view.teacher.get("name") or "teacher"), "index": None, "cells": cells})
-    return {"names": names, "agreement": agree, "rows": rows}
+    return {"names": names, "headings": [heading(name) for name in names], "agreement": agree, "rows": rows}
 
 
 def times(view: View) -> dict[str, Any]:
     """Return where each arm's time went: the mean of a seed, its known parts, and all seeds together."""
     known = {"teacher": "of it teacher", "validation": "validation", "diagnosis": "diagnosis"}
     known |= {"prepare": "before: preparing"}
-    shown = [n for n in known if any(summary(part(arm, "cost", f"{n}_seconds")) for arm in view.arms)]
+    means = {n: [summary(part(arm, "cost", f"{n}_seconds")) for arm in view.arms] for n in known}
+    shown = [n for n in known if any(each and (each.mean >= 0.005 or n != "prepare") for each in means[n])]
     rows = []
     for i, arm in enumerate(view.arms):
         spent = [value for value in finite(part(arm, "cost", "seconds")) if value is not None]
         if spent:
-            parts = [summary(part(arm, "cost", f"{n}_seconds")) for n in shown]
-            cells = [sum(spent) / len(spent), *(each.mean if each else None for each in parts), sum(spent)]
+            parts = [each.mean if (each := means[n][i]) else None for n in shown]
+            cells = [sum(spent) / len(spent), *parts, sum(spent)]
             rows.append({"label": view.label(arm["name"]), "index": i, "cells": [duration(cell) for cell in cells]})
     return {"names": ["a seed", *(known[n] for n in shown), "all seeds"], "rows": rows, "split": len(shown) > 1}
 

@@ -73,6 +73,7 @@ def print_index(index: Mapping[str, Any], console: Console) -> None:
     for run in index["runs"]:
         mark, best = _MARKS.get(run["outcome"], ("=", ""))[0], run["best"] or {}
         verdict = f"{mark} {run['outcome']}" if run["outcome"] else "no verdict"
+        verdict = "= too few seeds" if run["verdict"].startswith("Too few seeds") else verdict
         shown = [run["folder"], verdict, best.get("arm", MISSING), best.get("written", MISSING)]
         date = date_of(run["created"]).partition(",")[0]
         rows.append([*shown, str(run["arms"]), str(run["seeds"]), date, run["title"], run["command"]])
@@ -91,6 +92,8 @@ def print_difference(made: Mapping[str, Any], console: Console) -> None:
     console.print(Text(summary_of(made)))
     for note in made["notes"]:
         console.print(Text.assemble(("note: ", "yellow"), note))
+    if made["family"]:
+        console.print(Text(made["family"], style="dim"))
     rows = []
     for row in compared(made):
         mark = _MARKS.get(row["outcome"], ("=", ""))[0]

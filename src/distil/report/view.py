@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distil.report.check import OUTCOMES
-from distil.report.text import MISSING, count, decimals_for, duration, fixed, is_number, signed, size
+from distil.report.text import MISSING, count, decimals_for, duration, fixed, is_number, millis, signed, size
 from distil.report.verdict import Interval, paired_interval
 
 __all__ = ["MANY", "Row", "View", "finite", "part", "summary"]
@@ -210,8 +210,8 @@ class View:
             outcome=outcome,
             parameters=count(arm.get("parameters")),
             size=size(arm.get("bytes")),
-            p50=fixed(latency.get("p50_ms"), 2),
-            p95=fixed(latency.get("p95_ms"), 2),
+            p50=millis(latency.get("p50_ms")),
+            p95=millis(latency.get("p95_ms")),
             throughput=fixed(latency.get("throughput_per_s"), 0),
             seconds=duration(seconds.mean if seconds else None),
             teacher_share=f"{fixed(100 * share, 0)} %" if is_number(share) else MISSING,
