@@ -76,7 +76,7 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
                 lab, setup.method, setup.student, teacher, bundle, setup.training, seed=seed, train=few
             ),
             label="Distilled student",
-            phrase="the distilled student",
+            phrase="distillation",
             expression=setup.method,
         ),
     }

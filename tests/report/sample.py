@@ -113,7 +113,7 @@ def sample_report(*, arms: int = 4, seeds: int = 5, epochs: int = 20, **changes:
     facts = [dict(fact) for fact in ARMS[:arms]]
     for i in range(len(facts), arms):
         base = dict(ARMS[1 + i % 3])
-        extra = {"name": f"{base['name']}-{i}", "label": f"{base['label']} (T = {i})", "level": 75.5 + 0.8 * i}
+        extra = {"name": f"{base['name']}-{i}", "label": f"{base['label']} (T = {i})", "level": 76.4 + 0.21 * i}
         base.pop("phrase", None)
         facts.append(base | extra)
     given: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from distil.cli.session import RUNS, SETTINGS, Display, command_line, open_out, resumable
+from distil.cli.session import RUNS, SETTINGS, Display, Tracker, command_line, open_out, resumable
 
 __all__ = ["register"]
 
@@ -35,6 +35,10 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
+    tracker: Tracker = None,
+    adjust: Annotated[
+        bool, typer.Option("--adjust", help="Widen the intervals so that all verdicts hold together (Bonferroni).")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the settings; train nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -55,9 +59,10 @@ def run(
         return
     folder = open_out(out, name, resume=resume, overwrite=overwrite)
     words = ["run", *([slug] if slug else []), *(["--device", device] if device else [])]
+    words += [*(["--adjust"] if adjust else []), *(word for name in tracker or () for word in ("--tracker", name))]
     with Display(quiet=as_json) as display, resumable(folder, words):
-        lab = Lab(folder, progress=display, device=device)
-        report = run_recipe(recipe, setup, folder, lab, command=command_line(), system=slug)
+        lab = Lab(folder, progress=display, device=device, trackers=tracker or ())
+        report = run_recipe(recipe, setup, folder, lab, command=command_line(), system=slug, adjust=adjust)
     show_report(report, folder, as_json=as_json)
 
 

@@ -9,8 +9,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,9 +19,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from distil import cli
 from distil.errors import DistilError
 
-__all__ = ["RUNS", "SETTINGS", "Display", "command_line", "console", "open_out", "resumable"]
+__all__ = ["RUNS", "SETTINGS", "Display", "Tracker", "command_line", "console", "open_out", "resumable"]
 
 RUNS, SETTINGS = Path("runs"), "settings.yaml"
+
+Tracker = Annotated[
+    list[str] | None, typer.Option(help="Log to tensorboard or wandb (offline), under OUT/trackers. May be repeated.")
+]
 
 console = Console(stderr=True)
 """Progress and remarks go to standard error, so that ``--json`` on standard output stays clean."""

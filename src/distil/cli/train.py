@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from distil.cli.session import RUNS, SETTINGS, Display, command_line, open_out, resumable
+from distil.cli.session import RUNS, SETTINGS, Display, Tracker, command_line, open_out, resumable
 from distil.errors import DistilError
 
 __all__ = ["register"]
@@ -76,6 +76,7 @@ def train(
     resume: Resume = False,
     overwrite: Overwrite = False,
     device: Device = None,
+    tracker: Tracker = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -101,6 +102,7 @@ def train(
         resume,
         overwrite,
         device,
+        tracker or [],
         dry_run,
         as_json,
     )
@@ -126,6 +128,7 @@ def compare(
     resume: Resume = False,
     overwrite: Overwrite = False,
     device: Device = None,
+    tracker: Tracker = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -150,6 +153,7 @@ def compare(
         resume,
         overwrite,
         device,
+        tracker or [],
         dry_run,
         as_json,
     )
@@ -157,7 +161,7 @@ def compare(
 
 def _go(
     verb: str, given: dict[str, Any], training: dict[str, Any], assign: list[str] | None, config: Path | None, out: Path
-    | None, resume: bool, overwrite: bool, device: str | None, dry_run: bool, as_json: bool,
+    | None, resume: bool, overwrite: bool, device: str | None, trackers: list[str], dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     from distil.cli.run import show_report
     from distil.files import write_text
@@ -198,9 +202,11 @@ def _go(
         return
     folder = open_out(out, verb, resume=resume, overwrite=overwrite)
     title = f"{settings.student} taught by {settings.teacher} on {Path(settings.data).name or settings.data}"
-    with Display(quiet=as_json) as display, resumable(folder, [verb, *(["--device", device] if device else [])]):
+    words = [verb, *(["--device", device] if device else []), *(w for name in trackers for w in ("--tracker", name))]
+    with Display(quiet=as_json) as display, resumable(folder, words):
+        lab = Lab(folder, progress=display, device=device, trackers=trackers)
         write_text(folder / SETTINGS, to_yaml(settings))
-        report = run_own(settings, Lab(folder, progress=display, device=device), command=command_line(), title=title)
+        report = run_own(settings, lab, command=command_line(), title=title)
     write(report, folder)
     show_report(report, folder, as_json=as_json)
     if not as_json:

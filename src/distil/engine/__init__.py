@@ -9,6 +9,7 @@ from distil.engine.method import Method, Sum
 from distil.engine.own_optimizer import OwnOptimizer
 from distil.engine.schedule import Schedule, cosine, ramp, step_decay
 from distil.engine.trace import ModelHandle, Trace
+from distil.engine.track import Tracking
 from distil.functional.reduction import Term
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Term",
     "Totals",
     "Trace",
+    "Tracking",
     "anatomy",
     "cosine",
     "fit",

@@ -14,6 +14,7 @@ from distil.engine.distiller import Distiller
 from distil.engine.loop import Loop
 from distil.engine.optim import Factory
 from distil.engine.settings import Plan
+from distil.engine.track import Tracking, tracking_of
 
 __all__ = ["Result", "fit"]
 
@@ -29,7 +30,9 @@ class Result:
         test: ``{"last": metrics, "best": metrics}`` on the test data, where those were given.
         history: one record per epoch: ``epoch, step, loss, terms, val, lr, shares, cosines, norms``; before them one of
             the first step, with ``epoch`` 0.
-        cost: ``seconds, teacher_seconds, updates, samples, batch_size``, and ``labels`` where the data know theirs.
+        cost: ``seconds`` on the clock (data, steps, validation and diagnosis; not preparing, saving after epochs or the
+            test), of them ``teacher_seconds, validation_seconds, diagnosis_seconds``; beside them
+            ``prepare_seconds``; ``updates, samples, batch_size``, and ``labels`` where the data know theirs.
         artifacts: paths of what was written.
     """
 
@@ -73,7 +76,7 @@ def fit(
     workers: int = 0,
     check_teacher: bool = True,
     prepare: Any = None,
-    trackers: Sequence[str] = (),
+    trackers: Sequence[str] | Tracking = (),
     diagnose: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
@@ -107,7 +110,8 @@ def fit(
         workers: processes that load data.
         check_teacher: stop where the teacher is not above chance on ``val``.
         prepare: the data that methods go over before training (class means); ``train`` by default.
-        trackers: names that accelerate knows ("tensorboard", …).
+        trackers: "tensorboard" and "wandb" (offline, unless ``WANDB_MODE`` is set), logging losses, terms, shares and
+            validation to ``out/trackers/run``; or a :class:`~distil.engine.Tracking` that names folder and run.
         diagnose: measure each term's share of the gradient on the first step and once an epoch.
         progress: called with (step, steps) as the run goes on.
 
@@ -123,15 +127,23 @@ def fit(
         schedule=schedule, warmup=warmup, accumulate=accumulate, precision=precision, clip=clip, ema=ema,
         patience=patience, keep=keep, ties=ties, select=select, eval_every=eval_every, resume=resume,
         seed=distiller.seed if seed is None else seed, out=Path(out) if out is not None else None, device=device,
-        trackers=tuple(trackers), save_every=save_every, workers=workers, check_teacher=check_teacher,
+        tracking=tracking_of(trackers, Path(out) if out is not None else None), save_every=save_every,
+        workers=workers, check_teacher=check_teacher,
         diagnose=diagnose, progress=progress,
     )  # fmt: skip
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         loop = Loop(distiller, train, val, plan, train if prepare is None else prepare)
-        loop.run()
-        scored = loop.finish(test)
+        with loop.tracks as tracks:
+            loop.run()
+            scored = loop.finish(test)
+            tracks.finish(scored, loop.cost(), loop.ledger.history)
     books = loop.ledger
     return Result(
         model=distiller.deployed().eval(), last=books.last, best=books.best, test=scored, history=books.history,
-        cost=loop.cost(), artifacts={} if plan.out is None else {"checkpoints": str(plan.out)},
+        cost=loop.cost(), artifacts=_written(plan),
     )  # fmt: skip
+
+
+def _written(plan: Plan) -> dict[str, str]:
+    found = {} if plan.out is None else {"checkpoints": str(plan.out)}
+    return found if plan.tracking is None else found | {"trackers": str(plan.tracking.place)}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 import torch
@@ -23,30 +22,19 @@ __all__ = ["PRECISIONS", "agreed", "find_accelerator", "gentle_interrupt", "same
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
-def find_accelerator(
-    *, precision: str, device: str | None, trackers: Sequence[str], folder: Path | None
-) -> Accelerator:
+def find_accelerator(*, precision: str, device: str | None) -> Accelerator:
     """Return accelerate's view of this machine, or say what it cannot do."""
     if precision not in PRECISIONS:
         raise DistilError(f"precision='{precision}' is unknown; {nearest(precision, PRECISIONS)}")
-    if trackers and folder is None:
-        raise DistilError(f"trackers={list(trackers)} write files; give out=, the folder to write them to.")
     wanted, cpu = PRECISIONS[precision], device == "cpu"
     shared = AcceleratorState._shared_state
     if shared and (shared.get("_mixed_precision") != wanted or bool(shared.get("_cpu")) != cpu):
         AcceleratorState._reset_state()  # accelerate keeps one precision for a process; runs in it may differ
     try:
-        found = Accelerator(
-            mixed_precision=wanted,
-            cpu=cpu,
-            log_with=list(trackers) or None,
-            project_dir=str(folder) if folder else None,
-        )
+        found = Accelerator(mixed_precision=wanted, cpu=cpu)
         asked = torch.device(device) if device is not None else found.device
     except (ValueError, ImportError, RuntimeError) as error:
-        raise DistilError(
-            f"This machine cannot run precision='{precision}', device={device}, trackers={list(trackers)}: {error}"
-        ) from None
+        raise DistilError(f"This machine cannot run precision='{precision}', device={device}: {error}") from None
     if asked.type != found.device.type or asked.index not in (None, found.device.index):
         raise DistilError(f"device='{device}' was asked for and accelerate found '{found.device}'; use that, or 'cpu'.")
     return found

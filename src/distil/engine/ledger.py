@@ -30,6 +30,8 @@ class Ledger:
         stopped: patience has ended.
         seconds, samples: spent so far.
         teacher_seconds: of those, inside teachers' passes before this process took over.
+        validation_seconds, diagnosis_seconds: of ``seconds``, for scoring epochs and for measuring shares.
+        prepare_seconds: spent before training, on the methods' pass over the data; not among ``seconds``.
         batch: micro-batches of the open epoch already used.
         chosen: the ids that the open epoch trains on, where they were selected.
         terms, loss, steps: sums over the open epoch, and how many steps went into them.
@@ -45,6 +47,9 @@ class Ledger:
     stopped: bool = False
     seconds: float = 0.0
     teacher_seconds: float = 0.0
+    validation_seconds: float = 0.0
+    diagnosis_seconds: float = 0.0
+    prepare_seconds: float = 0.0
     samples: int = 0
     batch: int = 0
     chosen: Tensor | None = None
@@ -61,7 +66,7 @@ class Ledger:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state` returned."""
         for f in fields(self):
-            setattr(self, f.name, state[f.name])
+            setattr(self, f.name, state.get(f.name, getattr(self, f.name)))  # older checkpoints know fewer figures
 
     def add(self, terms: Mapping[str, Tensor], loss: Tensor) -> None:
         """Add one step."""

@@ -23,7 +23,8 @@ from distil.engine.host import agreed, find_accelerator, gentle_interrupt, same_
 from distil.engine.ledger import Ledger, labels_read
 from distil.engine.method import batch_size, is_streams
 from distil.engine.optim import lr_factor, make_optimizers
-from distil.engine.settings import Plan, identity
+from distil.engine.settings import Plan, described, identity
+from distil.engine.track import Tracks
 from distil.errors import DistilError
 from distil.tasks import teacher_above_chance
 
@@ -41,9 +42,8 @@ class Loop:
         self.distiller, self.val, self.plan = distiller, val, plan
         found = latest(plan.out) if plan.out is not None else None
         self._check_fresh(found)
-        self.accelerator = find_accelerator(
-            precision=plan.precision, device=plan.device, trackers=plan.trackers, folder=plan.out
-        )
+        self.accelerator = find_accelerator(precision=plan.precision, device=plan.device)
+        self.tracks = Tracks(plan.tracking, described(plan, distiller))
         distiller.to(self.accelerator.device)
         self.dataset = train
         awake = [model for model in distiller.cast.students.values() if model.training]
@@ -58,8 +58,10 @@ class Loop:
         self._set_length()
         if plan.check_teacher:
             self._check_teacher()
+        began = time.perf_counter()
         if not distiller.prepared:
             distiller.prepare(prepare)
+        preparing = time.perf_counter() - began
         made = make_optimizers(distiller.groups(), optimizer=plan.optimizer, lr=plan.lr, weight_decay=plan.weight_decay)
         self.optimizers = {name: self.accelerator.prepare_optimizer(o) for name, o in made.items()}
         distiller.watch(*self.optimizers.values())
@@ -72,6 +74,7 @@ class Loop:
         self._identity = identity(plan, distiller, train) if plan.out is not None else {}
         if found is not None:
             self._resume(found)
+        self.ledger.prepare_seconds += preparing
 
     # --- before -----------------------------------------------------------------------------------------------------
 
@@ -155,17 +158,11 @@ class Loop:
     def run(self) -> None:
         """Train until the plan is fulfilled, patience ends, or Ctrl-C asks to stop at the next whole step."""
         ctx, plan = self.distiller.ctx, self.plan
-        if plan.trackers:
-            self.accelerator.init_trackers(
-                "distil", config={"method": self.distiller.method.expression, "seed": plan.seed}
-            )
         with gentle_interrupt() as interrupted:
             while ctx.epoch < self.epochs and ctx.step < self.total and not self.ledger.stopped:
                 self._epoch(interrupted)
         if plan.out is not None:
             self._save()
-        for tracker in self.accelerator.trackers:  # accelerate's end_training() would end the process group as well
-            tracker.finish()
 
     def _epoch(self, interrupted: Callable[[], bool]) -> None:
         ctx, plan, books, begun = self.distiller.ctx, self.plan, self.ledger, time.perf_counter()
@@ -276,6 +273,7 @@ class Loop:
         if ctx.step == 1:
             terms = {name: float(value) for name, value in ctx.terms.items()}
             books.history.append({"epoch": 0, "step": 1, "terms": terms, **books.diagnosis()})
+            self.tracks.epoch(books.history[-1])
 
     def _micro_step(self, totals: Any, *, look: bool) -> Tensor:
         self.distiller.keep_live(look)
@@ -283,7 +281,9 @@ class Loop:
             # The next of the window: DDP copies what it is given, so a batch could not be recognised behind it.
             step = self.model(totals=totals, divides=False)
         if look:
+            began = time.perf_counter()
             self.ledger.shares = gradient_shares(self.distiller)
+            self.ledger.diagnosis_seconds += time.perf_counter() - began
             self.distiller.keep_live(False)
         self.accelerator.backward(step.loss)
         loss: Tensor = step.loss.detach()
@@ -298,9 +298,7 @@ class Loop:
         lr = next(iter(self.optimizers.values())).param_groups[0]["lr"]
         means = books.close()
         books.history.append({"epoch": done, "step": ctx.step, **means, "val": metrics, "lr": lr, **books.diagnosis()})
-        if plan.trackers:
-            shown = {f"term/{n}": v for n, v in means["terms"].items()} | {f"val/{n}": v for n, v in metrics.items()}
-            self.accelerator.log({"loss": means["loss"], **shown}, step=ctx.step)
+        self.tracks.epoch(books.history[-1])
         self.distiller.end_epoch(metrics)
         if metrics:
             task = self.distiller.task
@@ -311,9 +309,11 @@ class Loop:
             books.stopped = plan.patience is not None and books.stale >= plan.patience
 
     def _evaluate(self) -> dict[str, float]:
+        began = time.perf_counter()
         same_buffers(self.distiller)
         with self.ema.applied() if self.ema is not None else nullcontext():
             metrics = self.distiller.task.evaluate(self.distiller.deployed(), self.val)
+        self.ledger.validation_seconds += time.perf_counter() - began
         return agreed(metrics, self.accelerator.device)
 
     def _save(self) -> None:
@@ -358,6 +358,8 @@ class Loop:
         return {
             "seconds": books.seconds,
             "teacher_seconds": books.teacher_seconds + self.distiller.teacher_seconds - self._before,
+            "validation_seconds": books.validation_seconds, "diagnosis_seconds": books.diagnosis_seconds,
+            "prepare_seconds": books.prepare_seconds,
             "updates": float(self.distiller.ctx.step), "samples": float(books.samples),
             "batch_size": float(plan.batch_size * plan.accumulate * self.accelerator.num_processes),
             **({} if labels is None else {"labels": float(labels)}),

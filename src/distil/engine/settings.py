@@ -15,9 +15,10 @@ from distil.data.bundle import View
 from distil.data.fingerprint import fingerprint
 from distil.data.loading import Batches
 from distil.engine.distiller import Distiller
+from distil.engine.track import Tracking
 from distil.errors import DistilError
 
-__all__ = ["Plan", "identity"]
+__all__ = ["Plan", "described", "identity"]
 
 SAME = ("seed", "batch_size", "accumulate", "epochs", "steps", "optimizer", "lr", "weight_decay", "schedule", "warmup",
         "precision", "clip", "ema", "select", "keep", "ties", "patience", "eval_every")  # fmt: skip
@@ -52,7 +53,7 @@ class Plan:
     device: str | None
     workers: int
     check_teacher: bool
-    trackers: tuple[str, ...]
+    tracking: Tracking | None
     diagnose: bool
     progress: Callable[[int, int], None] | None
 
@@ -73,6 +74,11 @@ class Plan:
             raise DistilError("save_every= needs out=, the folder for checkpoints.")
         if self.resume and self.out is None:
             raise DistilError("resume=True needs out=, the folder of the run to go on with.")
+
+
+def described(plan: Plan, distiller: Distiller) -> dict[str, Any]:
+    """Return what a tracker shows as the settings of this run, in plain values."""
+    return {"method": distiller.method.expression, **{name: _plain(getattr(plan, name)) for name in SAME}}
 
 
 def identity(plan: Plan, distiller: Distiller, data: Any) -> dict[str, Any]:

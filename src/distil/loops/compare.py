@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distil.engine.track import Tracking, Tracks
 from distil.errors import DistilError
 from distil.loops.lab import Arm, Lab, Outcome
 from distil.report import document
 from distil.tasks import Task
 
 __all__ = ["check_seeds", "compare", "equal_budgets", "run_arms"]
+
+COST_PARTS = ("validation_seconds", "diagnosis_seconds", "prepare_seconds")
 
 
 def run_arms(arms: Mapping[str, Arm], seeds: Sequence[int], lab: Lab, **inputs: Any) -> dict[str, list[Outcome]]:
@@ -77,7 +80,7 @@ def compare(
         seeds: shared by all arms: same initial weights, same order of the data.
         lab: where runs are stored.
         title, command, system, setting, data, teacher: what the report says about the run.
-        adjust: widen the intervals so that all verdicts against the reference hold together.
+        adjust: widen the intervals so that all verdicts of the report hold together.
         inputs: what all arms depend on; part of the key of stored runs.
     """
     outcomes = run_arms(arms, seeds, lab, **inputs)
@@ -91,17 +94,27 @@ def compare(
         command=command,
         system=system,
         task=task.name,
+        rivals=True,
         adjust=adjust,
         setting=dict(setting or {}),
         data=data,
         teacher=teacher,
     )
-    for name, arm in arms.items():
-        if arm.role == "method":
-            rivals = [other for other, rival in arms.items() if rival.role == "rival"]
-            for rival in rivals:
-                document.judge(report, [name], against=rival)
+    _track_verdicts(report, lab)
     return report
+
+
+def _track_verdicts(report: Mapping[str, Any], lab: Lab) -> None:
+    """Log what the comparison came to as a run of its own beside those of the arms."""
+    if not lab.trackers:
+        return
+    about = {"title": report["title"], "command": report["command"], "seeds": report["seeds"]}
+    with Tracks(Tracking(lab.trackers, lab.out / "trackers", "verdict"), about) as tracks:
+        for entry in report["verdicts"]:
+            name = f"{entry['arm']} against {entry['against']}"
+            bounds = {f"{name}/{key}": entry["difference"][key] for key in ("mean", "low", "high")}
+            tracks.log({f"{name}/verdict": entry["text"]}, 0)
+            tracks.log({key: value for key, value in bounds.items() if value is not None}, 0)
 
 
 def _described(name: str, arm: Arm, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -127,6 +140,7 @@ def _described(name: str, arm: Arm, outcomes: Sequence[Outcome]) -> dict[str, An
             "seconds": seconds,
             "teacher_seconds": taught,
             "teacher_share": sum(taught) / sum(seconds) if sum(seconds) else 0.0,
+            **{part: [o.cost[part] for o in outcomes] for part in COST_PARTS if all(part in o.cost for o in outcomes)},
         },
         "budget": first.budget,
         "diagnostics": {key: [o.diagnostics[key] for o in outcomes] for key in first.diagnostics},

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from distil.data.fingerprint import fingerprint
 from distil.data.loading import mix_seed
 from distil.engine.serial import load_tree, save_tree
+from distil.engine.track import Tracking, Tracks, check_trackers
 from distil.errors import DistilError
 
-__all__ = ["Arm", "Lab", "Outcome", "Progress", "Role", "Stage", "code_of"]
+__all__ = ["Arm", "Lab", "Outcome", "Progress", "Role", "Stage", "code_of", "replay"]
 
 Role = Literal["reference", "rival", "method", "ablation", "bound"]
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -114,6 +116,7 @@ class Lab:
             user's cache.
         progress: what shows how far the run is.
         device: passed on to every ``fit``.
+        trackers: names of trackers ("tensorboard", "wandb"); each arm and seed is a run under ``out/trackers``.
     """
 
     def __init__(
@@ -123,12 +126,16 @@ class Lab:
         shared: str | Path | None = None,
         progress: Progress | None = None,
         device: str | None = None,
+        trackers: Sequence[str] = (),
     ) -> None:
         self.out = Path(out)
         self.shared = Path(shared or os.environ.get("DISTIL_CACHE") or Path.home() / ".cache" / "distil")
         self.progress: Progress = progress or Quiet()
         self.device = device
         self.costs: dict[str, float] = {}
+        check_trackers(trackers)
+        self.trackers = tuple(dict.fromkeys(trackers))
+        self._tracked: str | None = None
 
     def stage(self, name: str, fn: Callable[[], Any], *, shared: bool = False, **inputs: Any) -> Stage:
         """Return ``fn()``, or what it gave when it was last run on the same inputs by the same code.
@@ -157,7 +164,24 @@ class Lab:
         return Stage(load_tree(folder)["value"], seconds, reused=False)
 
     def run(self, name: str, arm: Arm, seed: int, **inputs: Any) -> Outcome:
-        """Return the outcome of ``arm`` for ``seed``, stored in the run's own folder."""
+        """Return the outcome of ``arm`` for ``seed``, stored in the run's own folder, and track it."""
+        self._tracked = f"{name}-seed{seed}" if self.trackers else None
+        try:
+            outcome = self._arm(name, arm, seed, **inputs)
+            tracking = self.tracking()
+        finally:
+            self._tracked = None
+        if tracking is not None and not tracking.place.exists():  # stored before, or not made by a tracked fit
+            replay(tracking, outcome, {"method": arm.expression, "seed": seed}, device=self.device)
+        return outcome
+
+    def tracking(self) -> Tracking | None:
+        """Return where the arm that runs now is tracked; None outside arms, and where nothing is."""
+        if self._tracked is None:
+            return None
+        return Tracking(self.trackers, self.out / "trackers", self._tracked)
+
+    def _arm(self, name: str, arm: Arm, seed: int, **inputs: Any) -> Outcome:
         stage = self.stage(
             f"arm-{name}-{seed}",
             lambda: asdict(arm.run(seed)),
@@ -190,7 +214,7 @@ class Lab:
         sign = 1 if higher_is_better else -1
         scores = []
         for point in points:
-            outcome = self.run(
+            outcome = self._arm(
                 f"{name}-tune", Arm("method", arm(point), expression=json.dumps(point)), seed, point=point, **inputs
             )
             seen = [r["val"][metric] for r in outcome.history if r.get("val")]
@@ -200,6 +224,15 @@ class Lab:
                 )
             scores.append(max(sign * value for value in seen))
         return points[scores.index(max(scores))], len(points)
+
+
+def replay(tracking: Tracking, outcome: Outcome, config: Mapping[str, Any], *, device: str | None = None) -> None:
+    """Log a stored outcome as its run would have been logged."""
+    PartialState(cpu=device == "cpu")  # accelerate's trackers ask it which process they are in
+    with Tracks(tracking, config) as tracks:
+        for record in outcome.history:
+            tracks.epoch(record)
+        tracks.finish(outcome.metrics, outcome.cost, outcome.history)
 
 
 def code_of(module: nn.Module) -> str:

@@ -210,7 +210,7 @@ def _arm(run: OwnRun, lab: Lab, bundle: Bundle, teacher: Teacher, name: str, met
         role,
         train,
         label=label,
-        phrase="the student alone" if name == "alone" else f"the student taught by {method}",
+        phrase="the student alone" if name == "alone" else f"distillation with {method}",
         expression=method,
     )
 

@@ -102,9 +102,12 @@ def prepare_setup(
 
 
 def run_recipe(
-    recipe: Any, setup: Any, out: Path, lab: Lab, *, command: str, system: str | None = None
+    recipe: Any, setup: Any, out: Path, lab: Lab, *, command: str, system: str | None = None, adjust: bool = False
 ) -> dict[str, Any]:
-    """Run a recipe and write ``report.json``, ``report.html`` and ``settings.yaml`` into ``out``; returns it."""
+    """Run a recipe and write ``report.json``, ``report.html`` and ``settings.yaml`` into ``out``; returns it.
+
+    ``adjust`` widens the intervals so that all verdicts hold together.
+    """
     check_seeds(setup.seeds)
     write_text(out / "settings.yaml", to_yaml(setup))
     made: Experiment = recipe.experiment(setup, lab)
@@ -117,6 +120,7 @@ def run_recipe(
         task=task,
         command=command,
         system=system,
+        adjust=adjust,
         setting=made.setting,
         data=data_report(made.bundle),
         teacher=teacher_report(made.teacher, task, made.bundle) if made.teacher is not None else None,

@@ -199,6 +199,7 @@ def distil(
         seed=seed,
         device=lab.device,
         progress=lab.progress.step,
+        trackers=lab.tracking() or (),
         check_teacher=check_teacher,
         out=out,
         resume=out is not None,

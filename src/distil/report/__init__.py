@@ -7,24 +7,45 @@
 
 from __future__ import annotations
 
-from distil.report.document import build, environment, load, save, validate
+from distil.report.against import render_difference, write_difference
+from distil.report.difference import difference
+from distil.report.document import build, environment, load, rejudge, save, validate
 from distil.report.html import render, write
-from distil.report.terminal import print_report
-from distil.report.verdict import Interval, Verdict, bonferroni, paired_interval, sentence, verdict
+from distil.report.index import find_runs, render_index, write_index
+from distil.report.terminal import print_difference, print_index, print_report
+from distil.report.verdict import (
+    Interval,
+    Verdict,
+    bonferroni,
+    paired_interval,
+    sentence,
+    verdict,
+    welch_interval,
+)
 
 __all__ = [
     "Interval",
     "Verdict",
     "bonferroni",
     "build",
+    "difference",
     "environment",
+    "find_runs",
     "load",
     "paired_interval",
+    "print_difference",
+    "print_index",
     "print_report",
+    "rejudge",
     "render",
+    "render_difference",
+    "render_index",
     "save",
     "sentence",
     "validate",
     "verdict",
+    "welch_interval",
     "write",
+    "write_difference",
+    "write_index",
 ]

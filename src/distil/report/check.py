@@ -24,6 +24,7 @@ _TOP: dict[str, type | tuple[type, ...]] = {
     "verdicts": list,
     "versions": dict,
     "machine": dict,
+    "adjustment": dict,
     "warnings": list,
 }
 _ARM: dict[str, type | tuple[type, ...]] = {

@@ -20,7 +20,7 @@ from distil.files import write_text
 from distil.report.check import KIND, VERSION, clean, validate
 from distil.report.verdict import bonferroni, sentence, verdict
 
-__all__ = ["build", "clean", "environment", "judge", "load", "save", "validate"]
+__all__ = ["build", "clean", "environment", "judge", "load", "rejudge", "save", "validate"]
 
 
 def environment() -> tuple[dict[str, str], dict[str, Any]]:
@@ -62,6 +62,7 @@ def build(
     system: str | None = None,
     task: str = "classification",
     against: str | None = None,
+    rivals: bool = False,
     adjust: bool = False,
     level: float = 0.95,
     setting: Mapping[str, Any] | None = None,
@@ -83,7 +84,8 @@ def build(
         arms: one mapping per arm; ``phrase`` says how its name reads inside a sentence (default: its label).
         command: the command that repeats the run.
         against: the arm the others are compared with; default: the first of role ``reference``.
-        adjust: widen the intervals so that all verdicts hold together (Bonferroni).
+        rivals: judge each arm of role ``method`` against each of role ``rival`` as well.
+        adjust: widen the intervals so that all verdicts hold together (Bonferroni); the report says which.
         verdicts: ready ones instead of those made here.
         versions: default with `machine`: `environment`.
         created: ISO 8601; default now, in UTC.
@@ -121,12 +123,12 @@ def build(
     )
     validate(report)
     if verdicts is None:
-        _judge(report, against, level, adjust)
+        _judge(report, against, level, rivals, adjust)
     return report
 
 
-def _judge(report: dict[str, Any], against: str | None, level: float, adjust: bool) -> None:
-    """Add one verdict per arm that is not the one compared with; bounds are not judged."""
+def _judge(report: dict[str, Any], against: str | None, level: float, rivals: bool, adjust: bool) -> None:
+    """Add one verdict per arm that is not the one compared with, then the methods' against rivals; no bounds."""
     arms = {arm["name"]: arm for arm in report["arms"]}
     if against is None:
         against = next((name for name, arm in arms.items() if arm.get("role") == "reference"), None)
@@ -136,7 +138,24 @@ def _judge(report: dict[str, Any], against: str | None, level: float, adjust: bo
     if against is None or not judged:
         return
     judged.sort(key=lambda name: arms[name].get("role") != "method")  # what the comparison is about comes first
-    judge(report, judged, against=against, level=bonferroni(level, len(judged)) if adjust else level)
+    methods, others = ([n for n, arm in arms.items() if arm.get("role") == role] for role in ("method", "rival"))
+    pairs = [(method, rival) for method in methods for rival in others if rivals and against not in (method, rival)]
+    family = len(judged) + len(pairs)
+    each = bonferroni(level, family) if adjust else level
+    report["adjustment"] = {"kind": "bonferroni" if adjust else "none", "comparisons": family, "level": level}
+    judge(report, judged, against=against, level=each)
+    for method, rival in pairs:
+        judge(report, [method], against=rival, level=each)
+    if adjust:  # intervals that hold together allow for picking the best after the fact
+        _best_first(report, against)
+
+
+def _best_first(report: dict[str, Any], against: str) -> None:
+    roles = {arm["name"]: arm.get("role") for arm in report["arms"]}
+    sign = -1 if report["metric"]["higher_is_better"] else 1
+    report["verdicts"].sort(
+        key=lambda v: (v["against"] != against, roles[v["arm"]] != "method", sign * v["difference"]["mean"])
+    )
 
 
 def judge(report: dict[str, Any], names: Sequence[str], *, against: str, level: float = 0.95) -> None:
@@ -181,6 +200,33 @@ def judge(report: dict[str, Any], names: Sequence[str], *, against: str, level: 
         difference = {"mean": gap.mean, "low": gap.low, "high": gap.high, "level": level, "per_seed": result.per_seed}
         entry = {"arm": name, "against": against, "metric": metric["name"], "difference": clean(difference)}
         report["verdicts"].append(entry | {"outcome": result.outcome, "text": text})
+
+
+def rejudge(report: Mapping[str, Any], *, adjust: bool, level: float = 0.95) -> dict[str, Any]:
+    """Return a report with the verdicts it has made anew, their intervals widened for their number or not.
+
+    Args:
+        report: as `build` made it or `load` read it; it is left as it is.
+        adjust: whether all verdicts are to hold together (Bonferroni).
+        level: of all of them together, or of each.
+
+    >>> arms = [{"name": n, "role": r, "metrics": {"accuracy": {"last": v}}} for n, r, v in
+    ...     [("alone", "reference", [70.0, 71.0, 70.5]), ("kd", "rival", [74.0, 75.1, 74.6])]]
+    >>> report = build(title="KD", metric={"name": "accuracy", "higher_is_better": True}, seeds=[0, 1, 2], arms=arms)
+    >>> rejudge(report, adjust=True)["adjustment"]["kind"]
+    'bonferroni'
+    """
+    made = clean(report)
+    validate(made)
+    pairs = [(entry["arm"], entry["against"]) for entry in made.get("verdicts") or []]
+    made["verdicts"], made["warnings"] = [], list(made.get("warnings") or [])
+    if pairs:
+        made["adjustment"] = {"kind": "bonferroni" if adjust else "none", "comparisons": len(pairs), "level": level}
+    for arm, against in pairs:
+        judge(made, [arm], against=against, level=bonferroni(level, len(pairs)) if adjust else level)
+    if adjust and pairs:
+        _best_first(made, pairs[0][1])
+    return dict(made)
 
 
 def _values(arm: Mapping[str, Any], metric: str, score: str) -> list[float | None]:

@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distil.report.svg import GRID, MUTED, SURFACE, WIDTH, canvas, dash, finish, series, write
+from distil.report.svg import GRID, MARKED, MUTED, SURFACE, WIDTH, canvas, dash, finish, series, write
 from distil.report.text import duration, shorten
 from distil.report.verdict import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["SMALL", "Curve", "Dots", "curves", "dots", "reliability", "shares", "times"]
+__all__ = ["SMALL", "TINY", "Curve", "Dots", "Spent", "curves", "dots", "multiple", "reliability", "shares", "times"]
 
-_ROW = 42
+#: Pixels of a row, and of one where there are many.
+_ROW, _CLOSE, _SEVERAL = 42, 31, 10
 #: Width and height of a drawing of which three stand side by side.
 SMALL = (300.0, 190.0)
+#: And of one among many.
+TINY = (170.0, 122.0)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Dots:
     written: str
     marker: str = "D"
     hollow: bool = False
+
+    @property
+    def words(self) -> str:
+        """The row in words, for who cannot see it."""
+        return f"{self.label}: {self.written}"
 
 
 @dataclass(frozen=True)
@@ -52,12 +60,13 @@ def dots(
         name: unique on the page.
         title: the accessible name.
         rows: from top to bottom.
-        marks: upright dashed lines (value, name).
+        marks: upright dashed lines (value, name), each named in a line of its own.
         zero: whether 0 gets a line of its own.
     """
-    head = 18 if marks else 0
-    figure, axes = canvas(_ROW * len(rows) + 36 + head, left=2, bottom=26)
-    axes.set_ylim(len(rows), -head / _ROW)
+    row_height = _ROW if len(rows) <= _SEVERAL else _CLOSE
+    line, head = 14 / row_height, 4 * bool(marks) + 14 * len(marks)
+    figure, axes = canvas(row_height * len(rows) + 36 + head, left=2, bottom=26)
+    axes.set_ylim(len(rows), -head / row_height)
     axes.set_yticks([])
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     if zero:
@@ -65,24 +74,27 @@ def dots(
     for value, _ in marks:
         axes.axvline(value, color=MUTED, linewidth=1, linestyle=(0, (3, 2.5)))
     for i, row in enumerate(rows):
+        if i and row_height == _CLOSE:
+            axes.axhline(i, color=GRID, linewidth=0.6)
         _dots(axes, i, row)
     known = [value for row in rows for value in (*row.values, *_bounds(row.interval)) if value is not None]
     known += [value for value, _ in marks] + ([0.0] if zero else [])
     _limits(axes, known, "x")
     left, right = axes.get_xlim()
-    for value, text in marks:
+    for k, (value, text) in enumerate(marks):
         side = "right" if value > (left + right) / 2 else "left"
-        write(axes, value, -0.06, f" {text} ", ha=side, va="bottom", color=MUTED, fontsize=9.5)
+        place = -0.06 - k * line
+        write(axes, value, place, f" {shorten(text, 30)} ", ha=side, va="bottom", color=MUTED, fontsize=9.5, boxed=True)
     for i, row in enumerate(rows):
-        place = axes.get_yaxis_transform()
-        write(axes, 0, i + 0.26, shorten(row.label, 36), transform=place, va="center", boxed=True)
-        write(axes, 1, i + 0.26, row.written, transform=place, va="center", ha="right", color=MUTED, boxed=True)
-    words = "; ".join(f"{row.label}: {row.written}" for row in rows)
-    return finish(figure, name, title, f"{words}.")
+        place_, y = axes.get_yaxis_transform(), i + 11 / row_height
+        room = 50 - len(row.written)
+        write(axes, 0, y, shorten(row.label, min(36, room)), transform=place_, va="center", boxed=True)
+        write(axes, 1, y, row.written, transform=place_, va="center", ha="right", color=MUTED, boxed=True)
+    return finish(figure, name, title, f"{'; '.join(row.words for row in rows)}.")
 
 
 def _dots(axes: Axes, i: int, row: Dots) -> None:
-    y = i + 0.7
+    y = i + 0.73
     known = [(k, value) for k, value in enumerate(row.values) if value is not None]
     spread = max(len(row.values) - 1, 1)
     places = [y + 0.12 * (2 * k / spread - 1) if spread > 1 else y for k, _ in known]
@@ -147,8 +159,9 @@ def curves(
         axes.axhline(0, color=MUTED, linewidth=1)
     for line in lines:
         color, pattern = series(line.index), dash(8 * line.index if by_dash else line.index)
-        for x, y in line.seeds if len(line.seeds) > 1 else ():
-            axes.plot(x, y, color=color, linewidth=0.8, alpha=0.28)
+        mark = None if by_dash else f"{MARKED}{line.index}"
+        for x, y in line.seeds if len(line.seeds) > 1 and len(lines) <= _SEVERAL else ():
+            axes.plot(x, y, color=color, linewidth=0.8, alpha=0.28, gid=mark)
         single = "o" if len(line.mean[0]) == 1 else ""
         axes.plot(
             *line.mean,
@@ -157,6 +170,7 @@ def curves(
             linestyle=pattern,
             marker=single,
             markersize=6,
+            gid=mark,
         )
     known = [value for line in lines for _, y in (*line.seeds, line.mean) for value in y]
     if limits is None:
@@ -168,11 +182,44 @@ def curves(
     return finish(figure, name, title, f"{ends}.")
 
 
-def _epochs(axes: Axes, label: str = "epoch") -> None:
+def multiple(
+    name: str,
+    title: str,
+    line: Curve,
+    *,
+    reference: Curve | None,
+    band: tuple[Sequence[float], Sequence[float], Sequence[float]],
+    limits: tuple[float, float],
+    axis: str = "epoch",
+) -> str:
+    """Draw one arm among many: its curve, the reference's dashed, and behind them what all arms cover.
+
+    Args:
+        band: epochs, lowest and highest value of any arm.
+        limits: ends of the upright axis, shared by all such drawings.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = canvas(TINY[1], width=TINY[0], left=30, bottom=30)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.fill_between(*band, color=GRID, linewidth=0)
+    if reference is not None and reference.label != line.label:
+        axes.plot(*reference.mean, color=MUTED, linewidth=1.2, linestyle=(0, (3, 2)))
+    for x, y in line.seeds if len(line.seeds) > 1 else ():
+        axes.plot(x, y, color=series(line.index), linewidth=0.7, alpha=0.35)
+    single = "o" if len(line.mean[0]) == 1 else ""
+    axes.plot(*line.mean, color=series(line.index), linewidth=1.8, marker=single)
+    axes.set_ylim(*limits)
+    axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
+    _epochs(axes, axis, ticks=3)
+    return finish(figure, name, title, f"{line.label} ends at {line.mean[1][-1]:.4g}.")
+
+
+def _epochs(axes: Axes, label: str = "epoch", ticks: int = 6) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.margins(x=0.02)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
     axes.set_xlabel(label, color=MUTED, fontsize=10, labelpad=3)
 
 
@@ -196,13 +243,16 @@ def shares(name: str, title: str, x: Sequence[float], parts: Sequence[tuple[str,
 
 
 def _name_layer(axes: Axes, x: Sequence[float], base: Sequence[float], top: Sequence[float], label: str) -> None:
-    """Write a layer's name inside it, at its thickest place away from the ends; a thin layer stays without."""
-    inner = range(round(len(x) * 0.22), round(len(x) * 0.78) + 1)
-    inside = [k for k in inner if k < len(x) and top[k] - base[k] > 12]
-    if inside and len(x) > 2:
-        k = len(x) // 2 if len(x) // 2 in inside else max(inside, key=lambda each: top[each] - base[each])
-        middle = (base[k] + top[k]) / 2
-        write(axes, x[k], middle, shorten(label, 18), color=SURFACE, ha="center", va="center", fontweight="bold")
+    """Write a layer's name inside it, at its thickest place; a thin or ragged layer stays without."""
+    reach = max(1, round(len(x) * 0.12))  # the name covers its neighbours too
+    best, place = 0.0, None
+    for k in range(round(len(x) * 0.22), min(len(x), round(len(x) * 0.78) + 1)):
+        near = slice(max(0, k - reach), k + reach + 1)
+        low, high = max(base[near]), min(top[near])
+        if high - low > best + 1e-9:
+            best, place = high - low, (x[k], (low + high) / 2)
+    if place is not None and best > 12 and len(x) > 2:
+        write(axes, *place, shorten(label, 18), color=SURFACE, ha="center", va="center", fontweight="bold")
 
 
 def reliability(name: str, title: str, bins: Sequence[tuple[float, float, float]], color: str) -> str:
@@ -230,34 +280,62 @@ def reliability(name: str, title: str, bins: Sequence[tuple[float, float, float]
     return finish(figure, name, title, f"{words}.")
 
 
-def times(name: str, title: str, rows: Sequence[tuple[str, str, float, float]]) -> str:
-    """Draw the seconds of each arm, the teacher's part of them hatched.
+@dataclass(frozen=True)
+class Spent:
+    """Where an arm's seconds went: in all, and of them the teacher's passes, validation and diagnosis."""
+
+    label: str
+    color: str
+    total: float
+    teacher: float = 0.0
+    validation: float = 0.0
+    diagnosis: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """The row in words, for who cannot see it."""
+        parts = {"teacher": self.teacher, "validation": self.validation, "diagnosis": self.diagnosis}
+        told = "".join(f", {name} {duration(value)}" for name, value in parts.items() if value or name == "teacher")
+        return f"{self.label}: {duration(self.total)}{told}"
+
+
+def times(name: str, title: str, rows: Sequence[Spent]) -> str:
+    """Draw the seconds of each arm: its own training, then the teacher's part hatched, validation, diagnosis paler.
 
     Args:
-        rows: label, colour, seconds in all, seconds of the teacher within them; at least one.
+        rows: from top to bottom; at least one.
     """
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
-    figure, axes = canvas(_ROW * len(rows) + 36, left=2, bottom=26)
+    row_height = _ROW if len(rows) <= _SEVERAL else _CLOSE
+    figure, axes = canvas(row_height * len(rows) + 36, left=2, bottom=26)
     axes.set_ylim(len(rows), 0)
     axes.set_yticks([])
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     place = axes.get_yaxis_transform()
-    for i, (label, color, total, teacher) in enumerate(rows):
-        own = max(total - teacher, 0)
-        axes.barh(i + 0.7, own, height=0.28, color=color)
-        if teacher > 0:
-            axes.barh(
-                i + 0.7, teacher, left=own, height=0.28, facecolor="none", edgecolor=color, hatch="/////", linewidth=1
-            )
-        write(axes, 0, i + 0.3, shorten(label, 36), transform=place, va="center", boxed=True)
-        write(axes, 1, i + 0.3, duration(total), transform=place, va="center", ha="right", color=MUTED, boxed=True)
-    longest = max(row[2] for row in rows) or 1
+    for i, row in enumerate(rows):
+        _bar(axes, i + 0.72, 10 / row_height, row)
+        written, y = duration(row.total), i + 11 / row_height
+        write(axes, 0, y, shorten(row.label, 36), transform=place, va="center", boxed=True)
+        write(axes, 1, y, written, transform=place, va="center", ha="right", color=MUTED, boxed=True)
+    longest = max(row.total for row in rows) or 1
     scale, unit = (1, "s") if longest < 120 else (60, "min") if longest < 7200 else (3600, "h")
     axes.set_xlim(0, longest * 1.04)
     axes.xaxis.set_major_locator(
         FixedLocator([scale * tick for tick in MaxNLocator(5).tick_values(0, longest / scale)])
     )
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / scale:g} {unit}" if value else "0")
-    words = "; ".join(f"{label}: {duration(total)}, teacher {duration(part)}" for label, _, total, part in rows)
-    return finish(figure, name, title, f"{words}.")
+    return finish(figure, name, title, f"{'; '.join(row.words for row in rows)}.")
+
+
+def _bar(axes: Axes, y: float, height: float, row: Spent) -> None:
+    own = max(row.total - row.teacher - row.validation - row.diagnosis, 0)
+    axes.barh(y, own, height=height, color=row.color)
+    if row.teacher > 0:
+        bar = axes.barh(y, row.teacher, left=own, height=height, edgecolor=row.color, hatch="/////", linewidth=1)
+        bar.patches[0].set_facecolor("none")
+    left = own + row.teacher
+    for seconds, alpha in ((row.validation, 0.5), (row.diagnosis, 0.22)):
+        if seconds > 0:
+            axes.barh(y, seconds, left=left, height=height, color=row.color, alpha=alpha, linewidth=0)
+            left += seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distil.report import figures
@@ -14,6 +14,7 @@ from distil.report.verdict import HELPED, HURT, Interval
 from distil.report.view import View, finite, part, summary
 
 __all__ = [
+    "MARKS",
     "Key",
     "Panel",
     "agreement",
@@ -22,13 +23,14 @@ __all__ = [
     "curve_panels",
     "differences",
     "legend",
+    "multiples",
     "reliability",
     "results",
 ]
 __all__ += ["term_groups"]
 
 #: The shape of the mean in the plot of differences says the outcome as its colour does.
-_MARKS = {HELPED: ("D", False), HURT: ("s", False)}
+MARKS = {HELPED: ("D", False), HURT: ("s", False)}
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,13 @@ def results(view: View) -> Panel | None:
         return None
     means = [value for row in rows for value in finite(row.values) if value is not None]
     teacher, marks, note = view.teacher_score, [], ""
+    against = view.mean(view.arms[view.index[view.reference]], view.score) if view.reference else None
+    if view.reference is not None and against is not None and len(rows) > 2:
+        marks.append((against.mean, view.label(view.reference)))
     if teacher is not None and means:
         spread = max(max(means) - min(means), 1e-9)
         near = min(means) - 2.5 * spread <= teacher <= max(means) + 2.5 * spread
-        marks = [(teacher, "teacher")] if near else []
+        marks += [(teacher, "teacher")] if near else []
         far = f"The teacher, at {with_unit(fixed(teacher, view.decimals), view.unit)}, lies outside the drawing."
         note = "" if near else far
     caption = f"{heading(view.metric)} on test, by seed"
@@ -90,9 +95,11 @@ def results(view: View) -> Panel | None:
 
 def differences(view: View) -> Panel | None:
     """Draw the paired differences of every verdict with its interval."""
-    against = {entry["against"] for entry in view.verdicts}
+    entries = [entry for entry in view.verdicts if not view.many or entry["against"] == view.reference]
+    against = {entry["against"] for entry in entries}
+    order = {row.name: i for i, row in enumerate(view.rows())}
     rows = []
-    for entry in view.verdicts:
+    for entry in sorted(entries, key=lambda e: (e["against"] != view.reference, order[e["arm"]])):
         gap = entry.get("difference") or {}
         if not is_number(gap.get("mean")):
             continue
@@ -102,7 +109,7 @@ def differences(view: View) -> Panel | None:
         label = view.label(entry["arm"])
         if len(against) > 1:
             label += f" \u2212 {view.label(entry['against'])}"
-        marker, hollow = _MARKS.get(entry["outcome"], ("o", True))
+        marker, hollow = MARKS.get(entry["outcome"], ("o", True))
         interval = Interval(gap["mean"], low, high, len(seeds))
         written = f"{mean} ({span})" if span else mean
         rows.append(Dots(label, OUTCOME[entry["outcome"]], seeds, interval, written, marker, hollow))
@@ -134,12 +141,8 @@ def _curve(label: str, index: int, seeds: Sequence[tuple[object, object]]) -> Cu
 
 
 def curve_panels(view: View) -> list[Panel]:
-    """Draw validation scores and training loss, a line per arm: over updates where all arms tell them, else epochs.
-
-    Arms of one budget may cut it into unequal epochs; updates are what they share.
-    """
-    seen = [seed for arm in view.arms for seed in arm.get("curves") or [] if finite(part(seed, "epoch"))]
-    axis = "update" if seen and all(finite(part(seed, "update")) for seed in seen) else "epoch"
+    """Draw validation scores and training loss, a line per arm."""
+    axis = _axis(view)
     names = {name: None for arm in view.arms for seed in arm.get("curves") or [] for name in part(seed, "val") or {}}
     order = sorted(names, key=lambda name: name != view.metric)
     wanted: list[tuple[str, tuple[str, ...]]] = [(f"{heading(name)} on validation", ("val", name)) for name in order]
@@ -165,6 +168,46 @@ class TermGroup:
     expression: str
     keys: list[Key]
     panels: list[Panel]
+    name: str = ""
+
+
+def multiples(view: View) -> list[Panel]:
+    """Draw the deciding metric's curve of every arm apart, best arm first, over what all arms cover."""
+    import numpy as np
+
+    axis, lines = _axis(view), {}
+    for arm in view.arms:
+        seeds = [(part(seed, axis), part(seed, "val", view.metric)) for seed in arm.get("curves") or []]
+        line = _curve(view.label(arm["name"]), view.index[arm["name"]], seeds)
+        if line is not None and line.mean[0]:
+            lines[arm["name"]] = line
+    if not lines:
+        return []
+    grid = np.linspace(0, max(line.mean[0][-1] for line in lines.values()), 41)
+    inside = np.array([np.interp(grid, *line.mean, left=np.nan, right=np.nan) for line in lines.values()])
+    known = ~np.isnan(inside).all(0)
+    low, high = np.nanmin(inside[:, known], 0, initial=np.inf), np.nanmax(inside[:, known], 0, initial=-np.inf)
+    every = [value for line in lines.values() for value in line.mean[1]]
+    pad = 0.05 * (max(every) - min(every)) or 0.5
+    shared: dict[str, Any] = {
+        "reference": lines.get(view.reference or ""),
+        "band": (grid[known].tolist(), low.tolist(), high.tolist()),
+        "limits": (min(every) - pad, max(every) + pad),
+        "axis": axis,
+    }
+    panels = []
+    for row in view.rows():
+        if row.name in lines:
+            caption = f"{heading(view.metric)} on validation, {row.label}"
+            drawn = figures.multiple(f"multiple{row.index}", caption, lines[row.name], **shared)
+            panels.append(Panel(row.label, drawn))
+    return panels
+
+
+def _axis(view: View) -> str:
+    """What curves count: updates where all arms tell them (epochs of one budget may be unequal), else epochs."""
+    seen = [seed for arm in view.arms for seed in arm.get("curves") or [] if finite(part(seed, "epoch"))]
+    return "update" if seen and all(finite(part(seed, "update")) for seed in seen) else "epoch"
 
 
 def term_groups(view: View) -> tuple[list[TermGroup], list[tuple[str, str]]]:
@@ -176,20 +219,23 @@ def term_groups(view: View) -> tuple[list[TermGroup], list[tuple[str, str]]]:
         label = view.label(arm["name"])
         if len(names) == 1:
             single.append((label, names[0]))
-        if len(names) > 1 and (panels := _term_panels(f"terms{number}", label, seeds, names)):
+        if len(names) > 1 and (panels := _term_panels(f"terms{number}", label, seeds, names, thin=not view.many)):
             keys = legend([(name, i + 1) for i, name in enumerate(names)], dashed=True)
-            groups.append(TermGroup(label, str(arm.get("expression") or ""), keys, panels))
+            groups.append(TermGroup(label, str(arm.get("expression") or ""), keys, panels, arm["name"]))
     return groups, single
 
 
-def _term_panels(name: str, label: str, seeds: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Panel]:
+def _term_panels(
+    name: str, label: str, seeds: Sequence[Mapping[str, Any]], names: Sequence[str], *, thin: bool
+) -> list[Panel]:
+    """Draw losses, shares and cosines; ``thin`` says whether seeds get lines of their own."""
     lines = {}
     for what in ("loss", "share", "cosine"):
         found = [
             _curve(term, i + 1, [(part(seed, "epoch"), part(seed, what, term)) for seed in seeds])
             for i, term in enumerate(names)
         ]
-        lines[what] = [line for line in found if line]
+        lines[what] = [line if thin else replace(line, seeds=()) for line in found if line]
     panels = []
     if lines["loss"]:
         drawn = figures.curves(f"{name}-loss", f"Loss of each term, {label}", lines["loss"], size=SMALL, by_dash=True)
@@ -235,9 +281,9 @@ def calibration(view: View) -> Panel | None:
     return _compared(view, "calibration", caption, "", *keys, decimals=3, note=note)
 
 
-def reliability(view: View) -> list[Panel]:
-    """Draw accuracy against confidence, an arm at a time."""
-    panels = []
+def reliability(view: View) -> dict[str, Panel]:
+    """Draw accuracy against confidence, an arm at a time, by its name."""
+    panels = {}
     for i, arm in enumerate(view.arms):
         lists = [finite(part(arm, "reliability", key)) for key in ("confidence", "accuracy", "count")]
         if not lists[2]:
@@ -248,19 +294,22 @@ def reliability(view: View) -> list[Panel]:
         error = view.spread(view.mean(arm, view.score, "ece"), 3)
         label = view.label(arm["name"])
         drawn = figures.reliability(f"reliability{i}", f"Reliability of {label}", bins, series(i))
-        panels.append(Panel(label, drawn, f"ECE {error[0]} {error[1]}".strip()))
+        panels[arm["name"]] = Panel(label, drawn, f"ECE {error[0]} {error[1]}".strip())
     return panels
 
 
 def cost(view: View) -> Panel | None:
-    """Draw the seconds each arm took, and the teacher's part."""
+    """Draw the seconds each arm took, and the parts of them that are known apart."""
     rows = []
     for i, arm in enumerate(view.arms):
-        seconds = summary(part(arm, "cost", "seconds"))
-        teacher = summary(part(arm, "cost", "teacher_seconds"))
-        if seconds:
-            rows.append((view.label(arm["name"]), series(i), seconds.mean, teacher.mean if teacher else 0.0))
+        total = summary(part(arm, "cost", "seconds"))
+        if total:
+            names = ("teacher", "validation", "diagnosis")
+            parts = {n: spent.mean for n in names if (spent := summary(part(arm, "cost", f"{n}_seconds")))}
+            rows.append(figures.Spent(view.label(arm["name"]), series(i), total.mean, **parts))
     if not rows:
         return None
-    caption = "Training time of one seed, mean"
-    return Panel(caption, figures.times("cost", caption, rows), "Hatched: the teacher's forward passes.")
+    caption, note = "Training time of one seed, mean", "Hatched: the teacher's forward passes."
+    if any(row.validation or row.diagnosis for row in rows):
+        note = "Hatched: the teacher's forward passes; paler: validation; palest: measuring shares of the gradient."
+    return Panel(caption, figures.times("cost", caption, rows), note)

@@ -18,7 +18,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DASHES", "GRID", "INK", "MUTED", "OUTCOME", "SERIES", "SURFACE", "WIDTH", "canvas", "css", "dash", "finish"]
+__all__ = [
+    "DASHES",
+    "GRID",
+    "INK",
+    "MARKED",
+    "MUTED",
+    "OUTCOME",
+    "SERIES",
+    "SURFACE",
+    "WIDTH",
+    "canvas",
+    "css",
+    "dash",
+    "finish",
+]
 __all__ += ["series", "style", "write"]
 
 #: Every drawing is this many pixels wide: readable when a phone shrinks it, calm in two columns on a desk.
@@ -26,6 +40,8 @@ WIDTH = 360
 
 INK, MUTED, GRID, SURFACE = "#fb0001", "#fb0002", "#fb0003", "#fb0004"
 OUTCOME = {"helped": "#fb0005", "no difference seen": "#fb0006", "hurt": "#fb0007"}
+#: A shape drawn with this and a number as its gid gets the two as its class, which a style sheet may point at.
+MARKED = "arm-"
 SERIES = tuple(f"#fc00{i:02x}" for i in range(8))
 DASHES: tuple[Any, ...] = ("solid", (0, (4.5, 1.8)), (0, (1.2, 1.5)), (0, (6, 1.6, 1.2, 1.6)))
 
@@ -167,6 +183,8 @@ def _rename(root: ElementTree.Element, name: str) -> None:
                 element.attrib[key] = value.replace(f"#{target}", f"#{name}-{target}")
     for element in root.iter():
         own = element.attrib.pop("id", None)
+        if own is not None and own.startswith(MARKED):
+            element.attrib["class"] = own
         if own in used:
             element.attrib["id"] = f"{name}-{own}"
 

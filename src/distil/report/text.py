@@ -14,6 +14,7 @@ __all__ = [
     "fixed",
     "heading",
     "is_number",
+    "millis",
     "shorten",
     "signed",
     "size",
@@ -125,6 +126,15 @@ def size(value: object) -> str:
     if abs(number) < 1000:
         return f"{fixed(number, 0)} B"
     return _scaled(number, ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")))
+
+
+def millis(value: object) -> str:
+    """Write milliseconds: two decimals, three where two would round most of it away.
+
+    >>> millis(1.84), millis(0.0183), millis(None)
+    ('1.84', '0.018', '—')
+    """
+    return fixed(value, 2 if not is_number(value) or abs(float(value)) >= 0.1 else 3)  # type: ignore[arg-type]
 
 
 def duration(value: object) -> str:

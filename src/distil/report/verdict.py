@@ -15,7 +15,7 @@ from distil.errors import DistilError
 from distil.report.text import decimals_for, fixed, signed, with_unit
 
 __all__ = ["HELPED", "HURT", "LEAST_SEEDS", "NONE", "Interval", "Verdict", "bonferroni", "paired_interval"]
-__all__ += ["sentence", "verdict"]
+__all__ += ["sentence", "verdict", "welch_interval"]
 
 Outcome = Literal["helped", "no difference seen", "hurt"]
 HELPED: Outcome = "helped"
@@ -128,6 +128,48 @@ def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interv
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = float(stdtrit(n - 1, (1 + level) / 2)) * deviation / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n, level)
+
+
+def welch_interval(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> Interval:
+    """Return the difference of the means of two independent groups with Welch's t-interval.
+
+    With sizes n, m and variances s², r² (n - 1 and m - 1 in the denominator) the interval is
+    ``d ± t(1 - (1 - level) / 2, ν) · √(s²/n + r²/m)``, ν from Welch and Satterthwaite.
+
+    Args:
+        first, second: the values of the groups; their order and number are free.
+        level: coverage, between 0 and 1.
+
+    Returns:
+        The interval of first minus second, ``n`` being the size of the smaller group; bounds are None where a group
+        holds a single value, and equal to the mean where neither group varies.
+
+    Raises:
+        DistilError: a group is empty, a value is not finite, or a level is outside (0, 1).
+
+    >>> welch_interval([3.0, 4.0, 5.0], [1.0, 2.0, 3.0]).mean
+    2.0
+    """
+    level = _level(level)
+    groups = [_finite(first, "a value of the first group"), _finite(second, "a value of the second group")]
+    sizes = [len(group) for group in groups]
+    if not all(sizes):
+        raise DistilError("a group is empty; a difference of means needs at least one value in each.")
+    means = [math.fsum(group) / len(group) for group in groups]
+    gap, n = means[0] - means[1], min(sizes)
+    if n == 1:
+        return Interval(gap, None, None, n, level)
+    parts = [
+        0.0 if len(set(group)) == 1 else math.fsum((v - mean) ** 2 for v in group) / (size - 1) / size
+        for group, mean, size in zip(groups, means, sizes)
+    ]
+    if sum(parts) == 0:
+        return Interval(gap, gap, gap, n, level)
+    from scipy.special import stdtrit
+
+    freedom = sum(parts) ** 2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes))
+    half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(sum(parts))
+    return Interval(gap, gap - half, gap + half, n, level)
 
 
 def bonferroni(level: float, comparisons: int) -> float:

@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distil.report.text import MISSING, count, decimals_for, duration, fixed, is_number, signed, size
+from distil.report.check import OUTCOMES
+from distil.report.text import MISSING, count, decimals_for, duration, fixed, is_number, millis, signed, size
 from distil.report.verdict import Interval, paired_interval
 
-__all__ = ["Row", "View", "finite", "part", "summary"]
+__all__ = ["MANY", "Row", "View", "finite", "part", "summary"]
+
+#: With more arms than this (and than there are colours) a page folds what is told arm by arm.
+MANY = 8
 
 
 def finite(values: object) -> list[float | None]:
@@ -88,6 +92,11 @@ class View:
         return summary(part(arm, "metrics", metric or self.metric, score))
 
     @property
+    def many(self) -> bool:
+        """Whether there are more arms than a reader can follow at once."""
+        return len(self.arms) > MANY
+
+    @property
     def reference(self) -> str | None:
         """The arm that differences refer to: what most verdicts are against, else the first reference."""
         against = [entry["against"] for entry in self.verdicts]
@@ -100,6 +109,36 @@ class View:
         """The coverage of the verdicts' intervals, written; wider than 95 % where many comparisons were allowed for."""
         levels = [level for entry in self.verdicts if is_number(level := part(entry, "difference", "level"))]
         return f"{100 * max(levels, default=0.95):.4g} %"
+
+    @property
+    def family(self) -> str:
+        """How the number of comparisons was allowed for, in a sentence; empty where there is but one."""
+        number, made = len(self.verdicts), self.report.get("adjustment") or {}
+        if number < 2:
+            return ""
+        if made.get("kind") == "bonferroni":
+            together = f"{100 * made['level']:.4g}\u00a0%" if is_number(made.get("level")) else "their level"
+            each = self.level.replace(" ", "\u00a0")
+            return (
+                f"The intervals are widened for the number of comparisons: each of the {number} covers {each}, so "
+                f"that all of them hold together with {together} (Bonferroni)."
+            )
+        levels = {part(entry, "difference", "level") for entry in self.verdicts}
+        if len(levels) > 1 or self.level != "95 %":
+            return f"There are {number} comparisons; some intervals are widened for that, up to {self.level}."
+        return (
+            f"Each of the {number} intervals covers {self.level} by itself; they are not widened for their number, so "
+            "about one in twenty excludes 0 by chance alone. `distil report FOLDER --adjust` widens them."
+        )
+
+    @property
+    def tally(self) -> str:
+        """How many arms helped, did not differ and hurt, against the reference."""
+        seen = [entry["outcome"] for entry in self.verdicts if entry["against"] == self.reference]
+        if len(seen) < 2 or self.reference is None:
+            return ""
+        counts = ", ".join(f"{seen.count(word)} {word}" for word in OUTCOMES if word in seen)
+        return f"{len(seen)} arms against {self.label(self.reference)}: {counts}."
 
     @property
     def teacher_score(self) -> float | None:
@@ -132,6 +171,17 @@ class View:
             span = f"{signed(gap['low'], decimals)} to {signed(gap['high'], decimals)}"
         return signed(gap.get("mean"), decimals), span
 
+    def pairs(self) -> list[dict[str, Any]]:
+        """Return the differences to others than the reference, written: a method's against its rivals."""
+        rows = []
+        for entry in self.verdicts:
+            if entry["against"] != self.reference:
+                names = {"label": self.label(entry["arm"]), "against": self.label(entry["against"])}
+                mean, span = self.written(entry)
+                rows.append(names | {"difference": mean, "span": span, "outcome": entry["outcome"]})
+                rows[-1] |= {"index": self.index[entry["arm"]], "against_index": self.index[entry["against"]]}
+        return rows
+
     def rows(self) -> list[Row]:
         """Return the leaderboard, best arm first, arms without a value last."""
         order = sorted(self.arms, key=self._rank)
@@ -160,8 +210,8 @@ class View:
             outcome=outcome,
             parameters=count(arm.get("parameters")),
             size=size(arm.get("bytes")),
-            p50=fixed(latency.get("p50_ms"), 2),
-            p95=fixed(latency.get("p95_ms"), 2),
+            p50=millis(latency.get("p50_ms")),
+            p95=millis(latency.get("p95_ms")),
             throughput=fixed(latency.get("throughput_per_s"), 0),
             seconds=duration(seconds.mean if seconds else None),
             teacher_share=f"{fixed(100 * share, 0)} %" if is_number(share) else MISSING,
