@@ -160,8 +160,9 @@ def _go(
 ) -> None:  # fmt: skip
     from distil.cli.run import show_report
     from distil.files import write_text
+    from distil.loops.inputs import described, in_words
     from distil.loops.lab import Lab
-    from distil.loops.own import OwnRun, checked, run_own
+    from distil.loops.own import OwnRun, checked, run_own, task_of
     from distil.loops.settings import from_yaml, override, to_yaml, update
     from distil.report import write
 
@@ -182,17 +183,21 @@ def _go(
     if dry_run:
         with Display(quiet=as_json) as display:
             bundle, made = checked(settings, Lab(RUNS, progress=display, device=device))
+        task = task_of(settings, bundle, made.module)
+        told = f"Inputs: {in_words(task)}.\n" if described(task) else ""
         facts = {
             "settings": asdict(settings),
             "data": bundle.name,
             "classes": list(bundle.classes),
             "notes": list(bundle.notes),
             "teacher": dict(made.metrics),
+            "inputs": described(task),
         }
         typer.echo(
             json.dumps(facts)
             if as_json
-            else f"{to_yaml(settings)}Everything fits; the teacher's {_scores(made.metrics)}. No student was trained."
+            else f"{to_yaml(settings)}{told}Everything fits; the teacher's {_scores(made.metrics)}. No student was "
+            "trained."
         )
         return
     folder = open_out(out, verb, resume=resume, overwrite=overwrite)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +21,7 @@ from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.errors import DistilError
 from distil.loops.compare import check_seeds, compare
+from distil.loops.inputs import InputSize, Normalise, as_teacher, for_key, image_task, in_words
 from distil.loops.lab import Arm, Lab, code_of
 from distil.loops.recipe import data_report
 from distil.loops.training import (
@@ -33,9 +36,10 @@ from distil.loops.training import (
 )
 from distil.methods.expression import parse
 from distil.models.load import load_model, load_weights
-from distil.tasks import get_task
+from distil.tasks import Task
+from distil.tasks.base import evaluating
 
-__all__ = ["OwnRun", "checked", "run_own"]
+__all__ = ["OwnRun", "checked", "run_own", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class OwnRun:
         baseline: also train the student alone, with the same budget, to say whether the method helped.
         size, channels, limit: how images are read.
         taps: your paths for meanings, ``{emb: avgpool}``.
+        normalise: each role's mean and std of images in [0, 1]: ``auto``, ``none``, ``imagenet`` or ``[mean, std]``.
+        input_size: each role's side in pixels, to which its images are resized: ``auto``, ``none`` or a number.
         training: how students are trained.
         seeds: shared by all arms.
     """
@@ -69,6 +75,8 @@ class OwnRun:
     channels: int | None = None
     limit: int | None = None
     taps: dict[str, str] = field(default_factory=dict)
+    normalise: Normalise = field(default_factory=Normalise)
+    input_size: InputSize = field(default_factory=InputSize)
     training: Training = field(default_factory=Training)
     seeds: tuple[int, ...] = (0,)
 
@@ -101,12 +109,26 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
             weights=run.teacher_weights,
             pretrained=run.pretrained,
         )
+    task = task_of(run, bundle, module, lab)
     learns = [parameter.requires_grad for parameter in module.parameters()]
+    for role, spec, model in (("teacher", run.teacher, module), ("student", run.student, _student(run, bundle))):
+        _check_call(role, spec, model, bundle, task)
     for text in ("supervised", *run.methods):
-        _try(text, run, bundle, module, lab)
+        _try(text, run, bundle, module, lab, task)
     for parameter, on in zip(module.parameters(), learns, strict=True):
         parameter.requires_grad_(on)  # the trials froze it, and it may be trained yet
-    return bundle, _teacher(run, bundle, module, lab)
+    return bundle, _teacher(run, bundle, module, lab, task)
+
+
+def task_of(run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab | None = None) -> Task:
+    """Return the task of a run: how each role's inputs are prepared, how both are scored; ``lab`` hears the remarks."""
+    task, remarks = image_task(
+        bundle, run.normalise, run.input_size, student=run.student, teacher=run.teacher, pretrained=run.pretrained,
+        module=teacher,
+    )  # fmt: skip
+    for remark in remarks if lab is not None else ():
+        lab.progress.say(f"{bundle.name}: {remark}")  # type: ignore[union-attr]
+    return task
 
 
 def _shape(run: OwnRun) -> dict[str, int]:
@@ -120,13 +142,30 @@ def _shape(run: OwnRun) -> dict[str, int]:
     return given
 
 
-def _try(text: str, run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab) -> None:
+def _check_call(role: str, spec: str, model: nn.Module, bundle: Bundle, task: Task) -> None:
+    """Call a model on a few samples, and say what it cannot take."""
+    batch = task.unpack(example_of(bundle))
+    try:
+        with evaluating(model), torch.no_grad():
+            task.call(model, batch, role)
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+        shape = tuple(bundle.input_shape)
+        fix = f"--set input_size.{role}=SIDE resizes images for it"
+        if len(shape) == 3 and shape[0] == 1:
+            fix = f"--set channels=3 reads grey images as RGB, {fix}"
+        raise DistilError(
+            f"The {role} {spec} cannot take the samples of {bundle.name}, whose shape is {shape} "
+            f"({str(error).strip().partition(chr(10))[0]}){f'; {fix}' if len(shape) == 3 else ''}."
+        ) from error
+
+
+def _try(text: str, run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab, task: Task) -> None:
     """Make one step on a few samples with a student that is thrown away."""
     example, options = example_of(bundle), run.training.options()
     student = _student(run, bundle)
     try:
         distiller = Distiller(
-            student, teacher, parse(text), task=bundle.task, example=example, epochs=run.training.epochs, taps=run.taps
+            student, teacher, parse(text), task=task, example=example, epochs=run.training.epochs, taps=run.taps
         )
         distiller.totals([example])
         if distiller.prepared:  # else it waits for its pass over the data
@@ -142,16 +181,15 @@ def _student(run: OwnRun, bundle: Bundle) -> nn.Module:
     return load_weights(model, run.student_weights) if run.student_weights else model
 
 
-def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab) -> Teacher:
+def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab, task: Task) -> Teacher:
     if run.train_teacher:
         longer = replace(run.training, epochs=run.train_teacher)
-        teacher = train_teacher(lab, run.teacher, bundle, longer, seed=0, start=module)
+        teacher = train_teacher(lab, run.teacher, bundle, longer, seed=0, start=module, task=as_teacher(task))
     else:
-        task = get_task(bundle.task)
         module.eval()
         scores = task.evaluate(module, bundle.test, role="teacher")
         teacher = Teacher(module, scores, fingerprint(module), 0.0, name=run.teacher)
-    above_chance(teacher.module, bundle)
+    above_chance(teacher.module, bundle, task)
     return teacher
 
 
@@ -161,12 +199,12 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
     Trained students are written to ``students/ARM-seedN.safetensors`` under the lab's folder.
     """
     bundle, teacher = checked(run, lab)
+    task, student = task_of(run, bundle, teacher.module), _student(run, bundle)
     arms: dict[str, Arm] = {}
     if run.baseline or len(run.methods) > 1:
-        arms["alone"] = _arm(run, lab, bundle, teacher, "alone", "supervised", role="reference")
+        arms["alone"] = _arm(run, lab, bundle, teacher, task, "alone", "supervised", role="reference")
     for text, name in zip(run.methods, _names(run.methods), strict=True):
-        arms[name] = _arm(run, lab, bundle, teacher, name, text, role="method" if arms else "reference")
-    task, student = get_task(bundle.task), _student(run, bundle)
+        arms[name] = _arm(run, lab, bundle, teacher, task, name, text, role="method" if arms else "reference")
     return compare(
         arms,
         run.seeds,
@@ -174,7 +212,7 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
         title=title,
         task=task,
         command=command,
-        setting=_setting(run, bundle),
+        setting=_setting(run, bundle, task),
         data=data_report(bundle),
         teacher=teacher_report(teacher, task, bundle),
         adjust=len(run.methods) > 1,
@@ -183,10 +221,13 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
         student_code=code_of(student),
         data_fingerprint=bundle.fingerprint,
         teacher_fingerprint=teacher.fingerprint,
+        **for_key(task),
     )
 
 
-def _arm(run: OwnRun, lab: Lab, bundle: Bundle, teacher: Teacher, name: str, method: str, *, role: Any) -> Arm:
+def _arm(
+    run: OwnRun, lab: Lab, bundle: Bundle, teacher: Teacher, task: Task, name: str, method: str, *, role: Any
+) -> Arm:
     def train(seed: int) -> Any:
         return distil(
             lab,
@@ -196,11 +237,12 @@ def _arm(run: OwnRun, lab: Lab, bundle: Bundle, teacher: Teacher, name: str, met
             bundle,
             run.training,
             seed=seed,
-            checkpoints=f"{name}-seed{seed}",
+            checkpoints=f"{name}-seed{seed}{_suffix(run, task)}",
             check_teacher=False,
             ship=lab.out / "students" / f"{name}-seed{seed}.safetensors",
             weights=run.student_weights,
             taps=run.taps,
+            task=task,
         )
 
     label = "Student alone" if name == "alone" else method
@@ -211,6 +253,13 @@ def _arm(run: OwnRun, lab: Lab, bundle: Bundle, teacher: Teacher, name: str, met
         phrase="the student alone" if name == "alone" else f"the student taught by {method}",
         expression=method,
     )
+
+
+def _suffix(run: OwnRun, task: Task) -> str:
+    """Tell apart checkpoints that a resumed run with other settings would go on from; "" where nothing is set."""
+    parts = {"taps": run.taps, **for_key(task)}
+    text = json.dumps(parts, sort_keys=True)
+    return f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if any(parts.values()) else ""
 
 
 def _names(methods: Sequence[str]) -> list[str]:
@@ -225,7 +274,7 @@ def _names(methods: Sequence[str]) -> list[str]:
     return names
 
 
-def _setting(run: OwnRun, bundle: Bundle) -> Mapping[str, str]:
+def _setting(run: OwnRun, bundle: Bundle, task: Task) -> Mapping[str, str]:
     t = run.training
     return {
         "Data": f"{bundle.name}: {bundle.task}, {len(bundle.classes)} classes",
@@ -233,6 +282,7 @@ def _setting(run: OwnRun, bundle: Bundle) -> Mapping[str, str]:
         + (f", weights {Path(run.teacher_weights).name}" if run.teacher_weights else "")
         + (f", trained {run.train_teacher} epochs on these data first" if run.train_teacher else ""),
         "Student": run.student,
+        **({"Inputs": in_words(task)} if for_key(task) else {}),
         "Budget": f"{t.epochs} epochs of batches of {t.batch_size}, {t.optimizer}, learning rate {t.lr:g} "
         f"({t.schedule}), for every arm",
         "Choice": "the epoch is chosen on validation data and scored on test data",
