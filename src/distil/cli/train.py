@@ -35,6 +35,10 @@ Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
 Assign = Annotated[
     list[str] | None, typer.Option("--set", help="Any other setting: training.optimizer=sgd. May be repeated.")
 ]
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(help="Values to choose from on validation: kd.temperature=1,2,4 or training.lr=1e-3,1e-2."),
+]
 Config = Annotated[Path | None, typer.Option(help="A YAML file of settings; options and --set win over it.")]
 Out = Annotated[Path | None, typer.Option(help="Where to write; runs/train or runs/compare by default.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
@@ -70,6 +74,7 @@ def train(
     lr: Lr = None,
     precision: Precision = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and draws.")] = None,
+    grid: Grid = None,
     assign: Assign = None,
     config: Config = None,
     out: Out = None,
@@ -90,6 +95,7 @@ def train(
         "train_teacher": train_teacher,
         "baseline": baseline if not baseline else None,
         "seeds": [seed] if seed is not None else None,
+        "grid": _grid(grid),
     }
     _go(
         "train",
@@ -119,6 +125,7 @@ def compare(
     batch_size: BatchSize = None,
     lr: Lr = None,
     precision: Precision = None,
+    grid: Grid = None,
     assign: Assign = None,
     config: Config = None,
     out: Out = None,
@@ -138,6 +145,7 @@ def compare(
         "pretrained": pretrained or None,
         "train_teacher": train_teacher,
         "seeds": list(range(seeds)) if seeds else None,
+        "grid": _grid(grid),
     }
     _go(
         "compare",
@@ -229,6 +237,12 @@ def split_methods(text: str) -> list[str]:
     if not all(parts):
         raise DistilError(f"--methods '{text}' has an empty entry; write kd,dkd,pld.")
     return parts
+
+
+def _grid(texts: list[str] | None) -> dict[str, list[Any]] | None:
+    from distil.loops.grid import parse_grid
+
+    return parse_grid(texts) if texts else None
 
 
 def _text(path: Path | None) -> str | None:
