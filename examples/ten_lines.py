@@ -21,10 +21,10 @@ def models() -> tuple[nn.Module, nn.Module]:
     return nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 5)), nn.Linear(20, 5)
 
 
-def batches() -> list[tuple[Tensor, Tensor]]:
-    """Twenty batches of inputs and labels."""
+def batches(count: int = 20) -> list[tuple[Tensor, Tensor]]:
+    """Batches of inputs and labels."""
     draw = torch.Generator().manual_seed(1)
-    return [(torch.randn(32, 20, generator=draw), torch.randint(5, (32,), generator=draw)) for _ in range(20)]
+    return [(torch.randn(32, 20, generator=draw), torch.randint(5, (32,), generator=draw)) for _ in range(count)]
 
 
 def with_distil(student: nn.Module, teacher: nn.Module, loader: list[tuple[Tensor, Tensor]]) -> nn.Module:

@@ -35,6 +35,10 @@ Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
 Assign = Annotated[
     list[str] | None, typer.Option("--set", help="Any other setting: training.optimizer=sgd. May be repeated.")
 ]
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(help="Values to choose from on validation: kd.temperature=1,2,4 or training.lr=1e-3,1e-2."),
+]
 Config = Annotated[Path | None, typer.Option(help="A YAML file of settings; options and --set win over it.")]
 Out = Annotated[Path | None, typer.Option(help="Where to write; runs/train or runs/compare by default.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
@@ -70,6 +74,7 @@ def train(
     lr: Lr = None,
     precision: Precision = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and draws.")] = None,
+    grid: Grid = None,
     assign: Assign = None,
     config: Config = None,
     out: Out = None,
@@ -91,6 +96,7 @@ def train(
         "train_teacher": train_teacher,
         "baseline": baseline if not baseline else None,
         "seeds": [seed] if seed is not None else None,
+        "grid": _grid(grid),
     }
     _go(
         "train",
@@ -122,6 +128,7 @@ def compare(
     batch_size: BatchSize = None,
     lr: Lr = None,
     precision: Precision = None,
+    grid: Grid = None,
     assign: Assign = None,
     config: Config = None,
     out: Out = None,
@@ -142,6 +149,7 @@ def compare(
         "pretrained": pretrained or None,
         "train_teacher": train_teacher,
         "seeds": list(range(seed or 0, (seed or 0) + (seeds or 3))) if seeds or seed is not None else None,
+        "grid": _grid(grid),
     }
     _go(
         "compare",
@@ -165,8 +173,9 @@ def _go(
 ) -> None:  # fmt: skip
     from distil.cli.run import show_report
     from distil.files import write_text
+    from distil.loops.inputs import described, in_words
     from distil.loops.lab import Lab
-    from distil.loops.own import OwnRun, checked, run_own
+    from distil.loops.own import OwnRun, checked, run_own, task_of
     from distil.loops.settings import from_yaml, override, to_yaml, update
     from distil.report import write
 
@@ -187,17 +196,21 @@ def _go(
     if dry_run:
         with Display(quiet=as_json) as display:
             bundle, made = checked(settings, Lab(RUNS, progress=display, device=device))
+        task = task_of(settings, bundle, made.module)
+        told = f"Inputs: {in_words(task)}.\n" if described(task) else ""
         facts = {
             "settings": asdict(settings),
             "data": bundle.name,
             "classes": list(bundle.classes),
             "notes": list(bundle.notes),
             "teacher": dict(made.metrics),
+            "inputs": described(task),
         }
         typer.echo(
             json.dumps(facts)
             if as_json
-            else f"{to_yaml(settings)}Everything fits; the teacher's {_scores(made.metrics)}. No student was trained."
+            else f"{to_yaml(settings)}{told}Everything fits; the teacher's {_scores(made.metrics)}. No student was "
+            "trained."
         )
         return
     folder = open_out(out, verb, resume=resume, overwrite=overwrite)
@@ -231,6 +244,12 @@ def split_methods(text: str) -> list[str]:
     if not all(parts):
         raise DistilError(f"--methods '{text}' has an empty entry; write kd,dkd,pld.")
     return parts
+
+
+def _grid(texts: list[str] | None) -> dict[str, list[Any]] | None:
+    from distil.loops.grid import parse_grid
+
+    return parse_grid(texts) if texts else None
 
 
 def _text(path: Path | None) -> str | None:

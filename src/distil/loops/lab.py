@@ -211,7 +211,14 @@ class Lab:
             raise DistilError(f"The grid of '{name}' is empty; give at least one value for each key.")
         if len(points) > trials:
             points = random.Random(mix_seed("tune", name, seed)).sample(points, trials)
-        sign = 1 if higher_is_better else -1
+        scores = self.trials(name, arm, points, seed=seed, metric=metric, higher_is_better=higher_is_better, **inputs)
+        return points[scores.index((max if higher_is_better else min)(scores))], len(points)
+
+    def trials(
+        self, name: str, arm: Callable[[Mapping[str, Any]], Callable[[int], Outcome]], points: Sequence[Mapping[str,
+        Any]], *, seed: int, metric: str, higher_is_better: bool = True, **inputs: Any,
+    ) -> list[float]:  # fmt: skip
+        """Run ``arm`` once at every point, and return the best validation ``metric`` of each."""
         scores = []
         for point in points:
             outcome = self._arm(
@@ -222,8 +229,8 @@ class Lab:
                 raise DistilError(
                     f"'{name}' cannot be tuned: its runs have no validation '{metric}'. Give fit() validation data."
                 )
-            scores.append(max(sign * value for value in seen))
-        return points[scores.index(max(scores))], len(points)
+            scores.append((max if higher_is_better else min)(seen))
+        return scores
 
 
 def replay(tracking: Tracking, outcome: Outcome, config: Mapping[str, Any], *, device: str | None = None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.errors import DistilError
 from distil.loops.compare import check_seeds, compare
-from distil.loops.lab import Arm, Lab, code_of
+from distil.loops.grid import Point, plan_trials
+from distil.loops.inputs import InputSize, Normalise, as_teacher, for_key, image_task, in_words
+from distil.loops.lab import Arm, Lab, Outcome, Role, code_of
 from distil.loops.recipe import data_report
 from distil.loops.training import (
     Teacher,
@@ -31,11 +35,13 @@ from distil.loops.training import (
     teacher_report,
     train_teacher,
 )
+from distil.loops.tuning import tune_arms, tuning_report, tuning_seed, tuning_words
 from distil.methods.expression import parse
 from distil.models.load import load_model, load_weights
-from distil.tasks import get_task
+from distil.tasks import Task
+from distil.tasks.base import evaluating
 
-__all__ = ["OwnRun", "checked", "run_own"]
+__all__ = ["OwnRun", "checked", "run_own", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,12 @@ class OwnRun:
         baseline: also train the student alone, with the same budget, to say whether the method helped.
         size, channels, limit: how images are read.
         taps: your paths for meanings, ``{emb: avgpool}``.
+        normalise: each role's mean and std of images in [0, 1]: ``auto``, ``none``, ``imagenet`` or ``[mean, std]``.
+        input_size: each role's side in pixels, to which its images are resized: ``auto``, ``none`` or a number.
         training: how students are trained.
+        grid: values to try, by ``component.argument`` or ``training.setting``; chosen on validation, every arm with the
+            same number of trials (see :func:`distil.loops.grid.plan_trials`).
+        trials: at most so many for each arm.
         seeds: shared by all arms.
     """
 
@@ -69,7 +80,11 @@ class OwnRun:
     channels: int | None = None
     limit: int | None = None
     taps: dict[str, str] = field(default_factory=dict)
+    normalise: Normalise = field(default_factory=Normalise)
+    input_size: InputSize = field(default_factory=InputSize)
     training: Training = field(default_factory=Training)
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    trials: int | None = None
     seeds: tuple[int, ...] = (0,)
 
 
@@ -88,6 +103,10 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
         raise DistilError("--methods is missing; name at least one, e.g. kd,dkd,pld.")
     for text in run.methods:
         parse(text)
+    points = _points(run)
+    texts = dict.fromkeys(["supervised", *run.methods, *(p.expression for tried in points.values() for p in tried)])
+    for text in texts:
+        parse(text)
     lab.progress.begin(f"reading {run.data}")
     bundle = load(run.data, **_shape(run))
     for note in bundle.notes:
@@ -101,13 +120,27 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
             weights=run.teacher_weights,
             pretrained=run.pretrained,
         )
+    task = task_of(run, bundle, module, lab)
     learns = [parameter.requires_grad for parameter in module.parameters()]
-    for text in ("supervised", *run.methods):
+    for role, spec, model in (("teacher", run.teacher, module), ("student", run.student, _student(run, bundle))):
+        _check_call(role, spec, model, bundle, task)
+    for text in texts:
         lab.progress.begin(f"trying one step of {text}")
-        _try(text, run, bundle, module, lab)
+        _try(text, run, bundle, module, lab, task)
     for parameter, on in zip(module.parameters(), learns, strict=True):
         parameter.requires_grad_(on)  # the trials froze it, and it may be trained yet
-    return bundle, _teacher(run, bundle, module, lab)
+    return bundle, _teacher(run, bundle, module, lab, task)
+
+
+def task_of(run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab | None = None) -> Task:
+    """Return the task of a run: how each role's inputs are prepared, how both are scored; ``lab`` hears the remarks."""
+    task, remarks = image_task(
+        bundle, run.normalise, run.input_size, student=run.student, teacher=run.teacher, pretrained=run.pretrained,
+        module=teacher,
+    )  # fmt: skip
+    for remark in remarks if lab is not None else ():
+        lab.progress.say(f"{bundle.name}: {remark}")  # type: ignore[union-attr]
+    return task
 
 
 def _shape(run: OwnRun) -> dict[str, int]:
@@ -121,13 +154,30 @@ def _shape(run: OwnRun) -> dict[str, int]:
     return given
 
 
-def _try(text: str, run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab) -> None:
+def _check_call(role: str, spec: str, model: nn.Module, bundle: Bundle, task: Task) -> None:
+    """Call a model on a few samples, and say what it cannot take."""
+    batch = task.unpack(example_of(bundle))
+    try:
+        with evaluating(model), torch.no_grad():
+            task.call(model, batch, role)
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+        shape = tuple(bundle.input_shape)
+        fix = f"--set input_size.{role}=SIDE resizes images for it"
+        if len(shape) == 3 and shape[0] == 1:
+            fix = f"--set channels=3 reads grey images as RGB, {fix}"
+        raise DistilError(
+            f"The {role} {spec} cannot take the samples of {bundle.name}, whose shape is {shape} "
+            f"({str(error).strip().partition(chr(10))[0]}){f'; {fix}' if len(shape) == 3 else ''}."
+        ) from error
+
+
+def _try(text: str, run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab, task: Task) -> None:
     """Make one step on a few samples with a student that is thrown away."""
     example, options = example_of(bundle), run.training.options()
     student = _student(run, bundle)
     try:
         distiller = Distiller(
-            student, teacher, parse(text), task=bundle.task, example=example, epochs=run.training.epochs, taps=run.taps
+            student, teacher, parse(text), task=task, example=example, epochs=run.training.epochs, taps=run.taps
         )
         distiller.totals([example])
         if distiller.prepared:  # else it waits for its pass over the data
@@ -143,17 +193,16 @@ def _student(run: OwnRun, bundle: Bundle) -> nn.Module:
     return load_weights(model, run.student_weights) if run.student_weights else model
 
 
-def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab) -> Teacher:
+def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab, task: Task) -> Teacher:
     if run.train_teacher:
         longer = replace(run.training, epochs=run.train_teacher)
-        teacher = train_teacher(lab, run.teacher, bundle, longer, seed=0, start=module)
+        teacher = train_teacher(lab, run.teacher, bundle, longer, seed=0, start=module, task=as_teacher(task))
     else:
-        task = get_task(bundle.task)
         lab.progress.begin(f"scoring the teacher {run.teacher}")
         module.eval()
         scores = task.evaluate(module, bundle.test, role="teacher")
         teacher = Teacher(module, scores, fingerprint(module), 0.0, name=run.teacher)
-    above_chance(teacher.module, bundle)
+    above_chance(teacher.module, bundle, task)
     return teacher
 
 
@@ -163,56 +212,96 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
     Trained students are written to ``students/ARM-seedN.safetensors`` under the lab's folder.
     """
     bundle, teacher = checked(run, lab)
-    arms: dict[str, Arm] = {}
-    if run.baseline or len(run.methods) > 1:
-        arms["alone"] = _arm(run, lab, bundle, teacher, "alone", "supervised", role="reference")
-    for text, name in zip(run.methods, _names(run.methods), strict=True):
-        arms[name] = _arm(run, lab, bundle, teacher, name, text, role="method" if arms else "reference")
-    task, student = get_task(bundle.task), _student(run, bundle)
-    return compare(
-        arms,
+    task = task_of(run, bundle, teacher.module)
+    common, setting = _common(run, bundle, teacher, task), _setting(run, bundle, task)
+
+    def train(name: str, point: Point, trials: int = 1, shown: bool = False) -> Callable[[int], Outcome]:
+        return _training(run, lab, bundle, teacher, task, name, point, trials=trials, shown=shown)
+
+    points, seed, tuned = _points(run), tuning_seed(run.seeds), {}
+    if run.grid:
+        tuned = tune_arms(lab, points, train, seed=seed, task=task, **common)
+        setting |= tuning_words(tuned, seed=seed, task=task)
+        common["tuned"] = {name: [one.point.values, len(one.points)] for name, one in tuned.items()}
+    chosen = {name: tuned[name].point if tuned else tried[0] for name, tried in points.items()}
+    report = compare(
+        {name: _arm(name, p, train(name, p, len(points[name]), shown=True), points) for name, p in chosen.items()},
         run.seeds,
         lab,
         title=title,
         task=task,
         command=command,
-        setting=_setting(run, bundle),
+        setting=setting,
         data=data_report(bundle),
         teacher=teacher_report(teacher, task, bundle),
         adjust=len(run.methods) > 1,
-        settings={k: v for k, v in asdict(run).items() if k not in ("seeds", "methods", "baseline")},
-        student_fingerprint=fingerprint(student),
-        student_code=code_of(student),
-        data_fingerprint=bundle.fingerprint,
-        teacher_fingerprint=teacher.fingerprint,
+        **common,
     )
+    return report | ({"tuning": tuning_report(tuned, seed=seed, task=task)} if tuned else {})
 
 
-def _arm(run: OwnRun, lab: Lab, bundle: Bundle, teacher: Teacher, name: str, method: str, *, role: Any) -> Arm:
-    def train(seed: int) -> Any:
+def _common(run: OwnRun, bundle: Bundle, teacher: Teacher, task: Task) -> dict[str, Any]:
+    """What every run depends on, under which it is stored."""
+    student, left_out = _student(run, bundle), ("seeds", "methods", "baseline", "grid", "trials")
+    return {
+        "settings": {k: v for k, v in asdict(run).items() if k not in left_out},
+        "student_fingerprint": fingerprint(student),
+        "student_code": code_of(student),
+        "data_fingerprint": bundle.fingerprint,
+        "teacher_fingerprint": teacher.fingerprint,
+        **for_key(task),
+    }
+
+
+def _points(run: OwnRun) -> dict[str, list[Point]]:
+    """The trials of every arm by its name, the reference first; one for each where nothing is tuned."""
+    if run.trials is not None and run.trials < 1:
+        raise DistilError(f"trials={run.trials} is impossible; expected at least 1.")
+    texts = dict(zip(_names(run.methods), run.methods, strict=True))
+    if run.baseline or len(run.methods) > 1:
+        texts = {"alone": "supervised", **texts}
+    return plan_trials(run.grid, texts, run.training, limit=run.trials)
+
+
+def _training(
+    run: OwnRun, lab: Lab, bundle: Bundle, teacher: Teacher, task: Task, name: str, point: Point, *, trials: int,
+    shown: bool,
+) -> Callable[[int], Outcome]:  # fmt: skip
+    """One student of an arm at a point of its grid; its weights are written where it is one of those shown."""
+
+    def train(seed: int) -> Outcome:
         return distil(
             lab,
-            method,
+            point.expression,
             run.student,
             teacher,
             bundle,
-            run.training,
+            point.training,
             seed=seed,
-            checkpoints=f"{name}-seed{seed}",
+            checkpoints=f"{name}-seed{seed}{_suffix(run, task, point)}",
             check_teacher=False,
-            ship=lab.out / "students" / f"{name}-seed{seed}.safetensors",
+            ship=lab.out / "students" / f"{name}-seed{seed}.safetensors" if shown else None,
             weights=run.student_weights,
             taps=run.taps,
+            task=task,
+            trials=trials,
         )
 
-    label = "Student alone" if name == "alone" else method
-    return Arm(
-        role,
-        train,
-        label=label,
-        phrase="the student alone" if name == "alone" else f"distillation with {method}",
-        expression=method,
-    )
+    return train
+
+
+def _arm(name: str, point: Point, train: Callable[[int], Outcome], arms: Iterable[str]) -> Arm:
+    method, alone = point.expression, name == "alone"
+    role: Role = "reference" if name == next(iter(arms)) else "method"
+    phrase = "the student alone" if alone else f"distillation with {method}"
+    return Arm(role, train, label="Student alone" if alone else method, phrase=phrase, expression=method)
+
+
+def _suffix(run: OwnRun, task: Task, point: Point) -> str:
+    """Tell apart checkpoints that a resumed run with other settings would go on from; "" where nothing is set."""
+    parts = {"taps": run.taps, "point": dict(point.values), **for_key(task)}
+    text = json.dumps(parts, sort_keys=True)
+    return f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if any(parts.values()) else ""
 
 
 def _names(methods: Sequence[str]) -> list[str]:
@@ -227,7 +316,7 @@ def _names(methods: Sequence[str]) -> list[str]:
     return names
 
 
-def _setting(run: OwnRun, bundle: Bundle) -> Mapping[str, str]:
+def _setting(run: OwnRun, bundle: Bundle, task: Task) -> dict[str, str]:
     t = run.training
     return {
         "Data": f"{bundle.name}: {bundle.task}, {len(bundle.classes)} classes",
@@ -235,7 +324,8 @@ def _setting(run: OwnRun, bundle: Bundle) -> Mapping[str, str]:
         + (f", weights {Path(run.teacher_weights).name}" if run.teacher_weights else "")
         + (f", trained {run.train_teacher} epochs on these data first" if run.train_teacher else ""),
         "Student": run.student,
+        **({"Inputs": in_words(task)} if for_key(task) else {}),
         "Budget": f"{t.epochs} epochs of batches of {t.batch_size}, {t.optimizer}, learning rate {t.lr:g} "
-        f"({t.schedule}), for every arm",
+        f"({t.schedule}), for every arm" + (" but for what was tuned" if run.grid else ""),
         "Choice": "the epoch is chosen on validation data and scored on test data",
     }

@@ -19,6 +19,7 @@ from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.engine.method import Sum
 from distil.errors import DistilError
+from distil.loops.inputs import for_key, shipped
 from distil.loops.lab import Lab, Outcome, code_of
 from distil.loops.measure import agreement, latency, reliability, size_in_bytes
 from distil.methods.expression import parse
@@ -98,12 +99,14 @@ def train_teacher(
     name: str = "teacher",
     method: str = "supervised",
     start: nn.Module | None = None,
+    task: Task | None = None,
 ) -> Teacher:
     """Train a teacher on the bundle, once: it is stored by everything it depends on and shared by runs and recipes.
 
-    ``start`` is a module to train further (fine-tuning); otherwise one is built from ``spec`` and ``seed``.
+    ``start`` is a module to train further (fine-tuning); otherwise one is built from ``spec`` and ``seed``. ``task``
+    says how it is called, by default as the bundle's task does.
     """
-    task = get_task(bundle.task)
+    task = task or get_task(bundle.task)
     model = build_model(spec, bundle, seed=seed, role="teacher") if start is None else start
     origin = None if start is None else fingerprint(start)
 
@@ -132,6 +135,7 @@ def train_teacher(
         method=method,
         origin=origin,
         model_code=code_of(model),
+        **for_key(task),
     )
     model.load_state_dict(stage.value)
     model.eval()
@@ -206,7 +210,7 @@ def distil(
     )
     if ship is not None:
         ship.parent.mkdir(parents=True, exist_ok=True)
-        save_model(result.model, str(ship))
+        save_model(result.model, str(ship), metadata=shipped(chosen) or None)
     return measured(result, distiller, chosen, bundle, training, data=data, diagnostics=diagnostics, trials=trials)
 
 
@@ -304,8 +308,8 @@ def _labelled(labels: torch.Tensor | None, data: Any) -> int:
     return sum(int((labels_in(part) != NO_LABEL).sum()) for part in data.values())
 
 
-def above_chance(teacher: nn.Module, bundle: Bundle) -> None:
+def above_chance(teacher: nn.Module, bundle: Bundle, task: Task | None = None) -> None:
     """Stop where the teacher is no better than chance on the validation data."""
-    seen = teacher_above_chance(get_task(bundle.task), teacher, bundle.val)
+    seen = teacher_above_chance(task or get_task(bundle.task), teacher, bundle.val)
     if not seen["ok"]:
         raise DistilError(f"The run stops before training: {seen['message']}")

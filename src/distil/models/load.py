@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from distil.errors import DistilError, nearest
 
-__all__ = ["Summary", "load_model", "load_weights", "read_state", "summary"]
+__all__ = ["Summary", "load_model", "load_weights", "read_state", "split_spec", "summary"]
 
 _NETS: dict[str, tuple[str, str]] = {
     "mlp": ("mlp", "MLP"),
@@ -60,18 +60,19 @@ def load_model(
         classes: the number of outputs; default the library's own.
         channels: input channels.
         weights: a ``.safetensors`` file or a torch file with a state dict; see :func:`load_weights`.
-        pretrained: let the library load its published weights, which may need a download.
+        pretrained: let the library load its published weights, which may need a download; ``(pretrained=True)`` in
+            the specification does the same.
         input_shape: the shape of one sample; it gives ``mlp`` and the graph networks their ``in_features``.
 
     >>> load_model("distil:mlp(hidden=32, layers=3)", classes=10, input_shape=(1, 8, 8)).in_features
     64
     """
-    head, parenthesis, arguments = spec.partition("(")
-    kind, _, name = head.rpartition(":")
-    options = _options(spec, parenthesis + arguments)
+    kind, name, options = split_spec(spec)
     context = {"classes": classes, "channels": channels, "input_shape": input_shape}
     if input_shape is not None and len(input_shape) == 3:
         context["channels"] = channels = int(input_shape[0])
+    if kind in ("timm", "torchvision"):
+        pretrained = bool(options.pop("pretrained", pretrained))
     if kind == "timm":
         model = _timm(name, options, classes, channels, pretrained)
     elif kind == "torchvision":
@@ -90,6 +91,17 @@ def load_model(
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def split_spec(spec: str) -> tuple[str, str, dict[str, Any]]:
+    """Return the library (or the user's module or file), the name in it, and the arguments of a specification.
+
+    >>> split_spec("timm:resnet18(drop_rate=0.1)")
+    ('timm', 'resnet18', {'drop_rate': 0.1})
+    """
+    head, parenthesis, arguments = spec.partition("(")
+    kind, _, name = head.rpartition(":")
+    return kind, name, _options(spec, parenthesis + arguments)
 
 
 def _options(spec: str, text: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from distil.errors import DistilError, nearest
 from distil.functional.reduction import Term
@@ -15,7 +16,7 @@ from distil.tasks.scores import check_labels, class_loss, class_scores, labels_i
 
 __all__ = ["ClassificationTask"]
 
-Statistics = tuple[float | Sequence[float], float | Sequence[float]]
+Statistics = tuple[float | Sequence[float] | Tensor, float | Sequence[float] | Tensor]
 
 
 @final
@@ -26,6 +27,8 @@ class ClassificationTask(Task):
         normalise: ``{"student": (mean, std), "teacher": (mean, std)}``, numbers or one per channel (dimension 1 of the
             inputs). A role that is named gets ``(inputs - mean) / std``, so that two models trained under different
             conventions can share raw batches. A role that is not named gets the inputs as they are.
+        input_size: ``{"teacher": 224}`` or ``{"teacher": (height, width)}``: images ``[B, C, H, W]`` are resized for a
+            role that is named (bilinear, antialiased where it shrinks), before they are normalised.
         classes: the number of classes, if it is to be checked when a batch arrives; else it is read off the logits.
 
     >>> task = ClassificationTask()
@@ -38,9 +41,16 @@ class ClassificationTask(Task):
     metric = "accuracy"
     higher_is_better = True
 
-    def __init__(self, *, normalise: Mapping[str, Statistics] | None = None, classes: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        normalise: Mapping[str, Statistics] | None = None,
+        input_size: Mapping[str, int | Sequence[int]] | None = None,
+        classes: int | None = None,
+    ) -> None:
         self.classes = classes
         self.normalise = {role: _statistics(role, pair) for role, pair in (normalise or {}).items()}
+        self.input_size = {role: _size(role, size) for role, size in (input_size or {}).items()}
         self._placed: dict[Any, tuple[Tensor, Tensor]] = {}
 
     def unpack(self, raw: Any) -> dict[str, Any]:
@@ -51,11 +61,11 @@ class ClassificationTask(Task):
         return batch
 
     def call(self, module: Any, batch: Mapping[str, Any], role: str = "student") -> Any:
-        """Run ``module`` on the batch's inputs, normalised for ``role``; a dict of inputs becomes keyword arguments."""
+        """Run ``module`` on the inputs, resized and normalised for ``role``; a dict of them becomes keywords."""
         inputs = batch["inputs"]
         if isinstance(inputs, Mapping):
             return module(**inputs)
-        return module(self._normalised(inputs, role))
+        return module(self._normalised(self._resized(inputs, role), role))
 
     def loss(self, output: Any, batch: Mapping[str, Any]) -> Term:
         """Return the cross-entropy of each sample; weight 0 where the label is -100 or ``mask`` is false."""
@@ -69,6 +79,17 @@ class ClassificationTask(Task):
         """Return the accuracy, in %, of always answering the most frequent class."""
         return majority_share(labels_in(data))
 
+    def _resized(self, inputs: Tensor, role: str) -> Tensor:
+        size = self.input_size.get(role)
+        if size is None or inputs.shape[2:] == size:
+            return inputs
+        if inputs.ndim != 4:
+            raise DistilError(
+                f"input_size[{role!r}] resizes images [B, C, H, W] but the inputs have shape {tuple(inputs.shape)}; "
+                "leave it out."
+            )
+        return F.interpolate(inputs, size, mode="bilinear", antialias=True)
+
     def _normalised(self, inputs: Tensor, role: str) -> Tensor:
         if role not in self.normalise:
             return inputs
@@ -76,7 +97,7 @@ class ClassificationTask(Task):
         if inputs.ndim < 2 or mean.numel() not in (1, inputs.shape[1]):
             raise DistilError(
                 f"normalise[{role!r}] has {mean.numel()} channels but the inputs have shape {tuple(inputs.shape)}; "
-                "give one mean and std, or one for each entry of dimension 1."
+                "give one mean and std, or one for each entry of dimension 1 (channels=3 reads grey images as RGB)."
             )
         # Kept per device: copying two small tensors to a GPU in every step would make the step wait for them.
         key = (role, inputs.device, inputs.dtype)
@@ -86,9 +107,21 @@ class ClassificationTask(Task):
         return (inputs - mean) / std
 
 
-def _statistics(role: str, pair: Statistics) -> tuple[Tensor, Tensor]:
+def _check_role(name: str, role: str) -> None:
     if role not in ("student", "teacher"):
-        raise DistilError(f"normalise has the role {role!r}; {nearest(role, ['student', 'teacher'])}")
+        raise DistilError(f"{name} has the role {role!r}; {nearest(role, ['student', 'teacher'])}")
+
+
+def _size(role: str, size: int | Sequence[int]) -> tuple[int, int]:
+    _check_role("input_size", role)
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise DistilError(f"input_size[{role!r}]={size} is impossible; expected at least 1.")
+    return int(height), int(width)
+
+
+def _statistics(role: str, pair: Statistics) -> tuple[Tensor, Tensor]:
+    _check_role("normalise", role)
     mean, std = (torch.atleast_1d(torch.as_tensor(value, dtype=torch.float32)) for value in pair)
     if mean.numel() == 1:
         mean = mean.expand_as(std)
