@@ -1,4 +1,4 @@
-"""Data: bundles of dict items with stable ids, deterministic loading, and readers for images, tables and graphs."""
+"""Data: bundles of dict items with stable ids, deterministic loading, and readers for images, texts and graphs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ _LATER = {
     "load": "sources",
     "read_graph": "graph_files",
     "read_images": "images",
+    "read_text": "text",
     "split": "select",
     "take_per_class": "select",
+    "tokenised": "tokens",
 }
 
 __all__ = [
@@ -53,8 +55,10 @@ __all__ = [
     "mix_seed",
     "read_graph",
     "read_images",
+    "read_text",
     "split",
     "take_per_class",
+    "tokenised",
 ]
 
 

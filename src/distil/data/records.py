@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distil.data.classes import read_classes
 from distil.errors import DistilError
 
 __all__ = ["SPLITS", "Listing", "Record", "list_csv", "list_folder", "list_parquet", "split_name"]
@@ -84,6 +85,7 @@ def list_folder(root: Path) -> Listing:
         )
     if others:
         listing.notes.append(f"{others} files that are no images were ignored.")
+    listing.classes = read_classes(root)
     return listing
 
 
@@ -100,9 +102,7 @@ def _list_tables(root: Path, tables: Sequence[Path]) -> Listing:
         listing.records += part.records
         listing.notes += part.notes
         listing.classes = listing.classes or part.classes
-    names = root / "classes.json"
-    if listing.classes is None and names.exists():
-        listing.classes = tuple(map(str, json.loads(names.read_text(encoding="utf-8"))))
+    listing.classes = listing.classes or read_classes(root)
     return listing
 
 

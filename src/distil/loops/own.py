@@ -15,6 +15,9 @@ from distil.data import load
 from distil.data.bundle import Bundle
 from distil.data.fingerprint import fingerprint
 from distil.data.loading import mix_seed
+from distil.data.splits import SPLITS_FILE, write_splits
+from distil.data.text import TEXT_TASK
+from distil.data.tokens import tokenised
 from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.errors import DistilError
@@ -28,14 +31,30 @@ from distil.loops.training import (
     build_model,
     distil,
     example_of,
+    fitting,
     teacher_report,
     train_teacher,
 )
 from distil.methods.expression import parse
 from distil.models.load import load_model, load_weights
-from distil.tasks import get_task
+from distil.models.tokenizers import tokenizer_for
+from distil.tasks import TextTask, get_task
 
 __all__ = ["OwnRun", "checked", "run_own"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table of texts or images; ``None`` looks for a usual name."""
+
+    text: str | None = None
+    image: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+    def named(self) -> dict[str, str]:
+        """Those that the user named."""
+        return {name: value for name in ("text", "image", "label", "split") if (value := getattr(self, name))}
 
 
 @dataclass(frozen=True)
@@ -44,13 +63,18 @@ class OwnRun:
 
     Attributes:
         data: a path or a name that ``distil.load`` reads.
-        student, teacher: models by name: ``timm:…``, ``torchvision:…``, ``distil:…``, ``module:function``,
+        student, teacher: models by name: ``timm:…``, ``torchvision:…``, ``hf:…``, ``distil:…``, ``module:function``,
         ``file.py:function``. teacher_weights, student_weights: safetensors or state-dict files.
         pretrained: let the teacher's library load its published weights.
         train_teacher: epochs to train (or fine-tune) the teacher on the data first; 0 takes it as it is.
         methods: expressions; one for ``train``.
         baseline: also train the student alone, with the same budget, to say whether the method helped.
-        size, channels, limit: how images are read.
+        size, channels: how images are read. limit: samples of each part at most.
+        columns: the columns of a table, where they have unusual names.
+        classes: the class names in the order of the outputs, where the data's own order will not do.
+        splits: a ``splits.csv`` of an earlier run, used instead of splits made here. split_seed: makes them.
+        drop_leaks: leave samples of train that also stand in val or test out of train.
+        max_length: tokens of a text at most. tokenizer: a folder, for models that bring none.
         taps: your paths for meanings, ``{emb: avgpool}``.
         training: how students are trained.
         seeds: shared by all arms.
@@ -68,6 +92,13 @@ class OwnRun:
     size: int | None = None
     channels: int | None = None
     limit: int | None = None
+    columns: Columns = field(default_factory=Columns)
+    classes: tuple[str | int, ...] = ()
+    splits: str | None = None
+    split_seed: int = 0
+    drop_leaks: bool = False
+    max_length: int = 128
+    tokenizer: str | None = None
     taps: dict[str, str] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     seeds: tuple[int, ...] = (0,)
@@ -89,24 +120,42 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
     for text in run.methods:
         parse(text)
     lab.progress.begin(f"reading {run.data}")
-    bundle = load(run.data, **_shape(run))
+    bundle, taught = read(run, lab)
     for note in bundle.notes:
         lab.progress.say(f"{bundle.name}: {note}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", "teacher", 0))
-        module = load_model(
-            run.teacher,
-            classes=len(bundle.classes),
-            input_shape=bundle.input_shape,
-            weights=run.teacher_weights,
-            pretrained=run.pretrained,
-        )
+        module = load_model(run.teacher, **fitting(taught), weights=run.teacher_weights, pretrained=run.pretrained)
     learns = [parameter.requires_grad for parameter in module.parameters()]
     for text in ("supervised", *run.methods):
         _try(text, run, bundle, module, lab)
     for parameter, on in zip(module.parameters(), learns, strict=True):
         parameter.requires_grad_(on)  # the trials froze it, and it may be trained yet
-    return bundle, _teacher(run, bundle, module, lab)
+    return bundle, _teacher(run, taught, module, lab)
+
+
+def read(run: OwnRun, lab: Lab) -> tuple[Bundle, Bundle]:
+    """Return the data as the student and as the teacher alone see them; they differ where their tokenizers do."""
+    options = {**_shape(run), **run.columns.named(), **({"classes": run.classes} if run.classes else {})}
+    splits = run.splits or (str(stored) if (stored := lab.out / SPLITS_FILE).is_file() else None)
+    options |= {"seed": run.split_seed, **({"splits": splits} if splits else {})}
+    options |= {"drop_leaks": True} if run.drop_leaks else {}
+    bundle = load(run.data, **options)
+    if bundle.task != TEXT_TASK:
+        return bundle, bundle
+    texts = [bundle.train.dataset.texts[k] for k in bundle.train.positions.tolist()]
+    theirs, most = tokenizer_for(run.teacher, texts, named=run.tokenizer, pretrained=run.pretrained, role="teacher")
+    mine, limit = tokenizer_for(run.student, texts, named=run.tokenizer, fallback=theirs)
+    lengths = [
+        min(run.max_length, longest, tokenizer.model_max_length)
+        for tokenizer, longest in ((mine, limit), (theirs, most))
+    ]
+    both = tokenised(bundle, mine, theirs, max_length=lengths[0], teacher_max_length=lengths[1])
+    alone = tokenised(bundle, theirs, max_length=lengths[1])
+    return (
+        replace(both, task=TextTask(tokenizer=mine, max_length=lengths[0])),
+        replace(alone, task=TextTask(tokenizer=theirs, max_length=lengths[1])),
+    )
 
 
 def _shape(run: OwnRun) -> dict[str, int]:
@@ -158,9 +207,13 @@ def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab) -> Teache
 def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any]:
     """Train the student with every method (and alone), and return the report.
 
-    Trained students are written to ``students/ARM-seedN.safetensors`` under the lab's folder.
+    Trained students are written to ``students/ARM-seedN.safetensors`` under the lab's folder, and beside them what
+    they and a later run need: ``splits.csv`` (which sample was in which part; read again by a run that is resumed) and
+    for texts the student's tokenizer.
     """
     bundle, teacher = checked(run, lab)
+    write_splits(lab.out / SPLITS_FILE, bundle)
+    get_task(bundle.task).keep(lab.out)
     arms: dict[str, Arm] = {}
     if run.baseline or len(run.methods) > 1:
         arms["alone"] = _arm(run, lab, bundle, teacher, "alone", "supervised", role="reference")
@@ -228,7 +281,7 @@ def _names(methods: Sequence[str]) -> list[str]:
 def _setting(run: OwnRun, bundle: Bundle) -> Mapping[str, str]:
     t = run.training
     return {
-        "Data": f"{bundle.name}: {bundle.task}, {len(bundle.classes)} classes",
+        "Data": f"{bundle.name}: {get_task(bundle.task).name}, {len(bundle.classes)} classes",
         "Teacher": run.teacher
         + (f", weights {Path(run.teacher_weights).name}" if run.teacher_weights else "")
         + (f", trained {run.train_teacher} epochs on these data first" if run.train_teacher else ""),
