@@ -22,7 +22,7 @@ __all__ = ["RUNS", "SETTINGS", "Display", "command_line", "console", "open_out",
 
 RUNS, SETTINGS = Path("runs"), "settings.yaml"
 
-console = Console(stderr=True)
+console = Console(stderr=True, emoji=False)
 """Progress and remarks go to standard error, so that ``--json`` on standard output stays clean."""
 
 

@@ -67,6 +67,7 @@ class OwnRun:
         ``file.py:function``. teacher_weights, student_weights: safetensors or state-dict files.
         pretrained: let the teacher's library load its published weights.
         train_teacher: epochs to train (or fine-tune) the teacher on the data first; 0 takes it as it is.
+        teacher_lr: its learning rate then; default that of the students. A pretrained transformer wants about 5e-5.
         methods: expressions; one for ``train``.
         baseline: also train the student alone, with the same budget, to say whether the method helped.
         size, channels: how images are read. limit: samples of each part at most.
@@ -87,6 +88,7 @@ class OwnRun:
     student_weights: str | None = None
     pretrained: bool = False
     train_teacher: int = 0
+    teacher_lr: float | None = None
     methods: tuple[str, ...] = ("kd",)
     baseline: bool = True
     size: int | None = None
@@ -193,7 +195,8 @@ def _student(run: OwnRun, bundle: Bundle) -> nn.Module:
 
 def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab) -> Teacher:
     if run.train_teacher:
-        longer = replace(run.training, epochs=run.train_teacher)
+        lr = run.training.lr if run.teacher_lr is None else run.teacher_lr
+        longer = replace(run.training, epochs=run.train_teacher, lr=lr)
         teacher = train_teacher(lab, run.teacher, bundle, longer, seed=0, start=module)
     else:
         task = get_task(bundle.task)
