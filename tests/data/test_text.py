@@ -14,7 +14,7 @@ from distil.data.tables import read_table
 from distil.errors import DistilError
 from distil.models.tokenizers import word_tokenizer
 
-GOOD, BAD = "a fine, \"warm\" film number {}", "a dull\nfilm number {}"
+GOOD, BAD = 'a fine, "warm" film number {}', "a dull\nfilm number {}"
 
 
 def rows(count: int = 40) -> list[tuple[str, str]]:
@@ -93,9 +93,7 @@ def test_a_folder_by_split_shards_and_data_folder_with_declared_names(tmp_path: 
 
 def test_a_hidden_test_part_counts_as_absent(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
-        content = [
-            {"text": f"{split} {k}", "label": -1 if split == "test" else k % 2} for k in range(20)
-        ]
+        content = [{"text": f"{split} {k}", "label": -1 if split == "test" else k % 2} for k in range(20)]
         json_lines(tmp_path / f"{split}.jsonl", content)
     bundle = load(tmp_path)
     assert [len(part) for part in (bundle.train, bundle.val, bundle.test)] == [20, 10, 10]
@@ -235,7 +233,12 @@ def test_copies_and_leaks_put_case_and_spaces_aside(tmp_path: Path) -> None:
     assert len(bundle.train) == 6
     cleaned = load(tmp_path, drop_leaks=True)
     assert "the 2 samples of train concerned were left out" in " ".join(cleaned.notes)
-    assert [cleaned.train[k]["inputs"] for k in range(len(cleaned.train))] == ["Fine film", "fine  FILM ", "cold", "long"]
+    assert [cleaned.train[k]["inputs"] for k in range(len(cleaned.train))] == [
+        "Fine film",
+        "fine  FILM ",
+        "cold",
+        "long",
+    ]
     assert len(cleaned.val) == len(cleaned.test) == 4
     assert cleaned.fingerprint != bundle.fingerprint
 

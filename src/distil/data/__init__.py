@@ -21,6 +21,7 @@ from distil.data.loading import (
 # The readers come with their first use; they bring PIL, tables and graphs with them.
 _LATER = {
     "GraphData": "graphs",
+    "TextDataset": "text",
     "hide_labels": "select",
     "load": "sources",
     "read_graph": "graph_files",
@@ -41,6 +42,7 @@ __all__ = [
     "GraphData",
     "PlainBatches",
     "Streams",
+    "TextDataset",
     "View",
     "as_batches",
     "as_dict",

@@ -148,6 +148,8 @@ def token_limit(name: str, options: Mapping[str, Any], *, pretrained: bool = Fal
 
 def _place(name: str, *, pretrained: bool) -> Path | str:
     """Return the local folder, or the name on the hub where it may be looked up."""
+    if not name:
+        raise DistilError("hf: names no model; write hf:FOLDER, or hf:NAME with --pretrained.")
     if name.startswith("package:"):
         package, _, inside = name.removeprefix("package:").partition("/")
         found = importlib.util.find_spec(package) if package.isidentifier() else None
@@ -158,8 +160,6 @@ def _place(name: str, *, pretrained: bool) -> Path | str:
         path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if not name:
-        raise DistilError("hf: names no model; write hf:FOLDER, or hf:NAME with --pretrained.")
     if path.exists():
         raise DistilError(f"{name!r} is a file; hf: takes the folder that holds config.json and the weights.")
     if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) is None:
