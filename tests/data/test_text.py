@@ -87,7 +87,7 @@ def test_a_folder_by_split_shards_and_data_folder_with_declared_names(tmp_path: 
         load(tmp_path)
     (tmp_path / "data" / "test.csv").unlink()
     (tmp_path / "data" / "more.parquet").write_bytes(b"")
-    with pytest.raises(DistilError, match="more.parquet' names no split"):
+    with pytest.raises(DistilError, match=r"more\.parquet' names no split"):
         load(tmp_path)
 
 

@@ -14,7 +14,9 @@ import torch
 
 from distil.data.fingerprint import fingerprint
 from distil.engine.anatomy import anatomy
+from distil.engine.distiller import Distiller
 from distil.errors import DistilError
+from distil.methods.expression import parse
 from distil.models import BagOfWords, MeanPooled, TextCNN, load_model, load_tokenizer
 from distil.models.hf import token_limit
 from distil.models.tokenizers import tokenizer_for, word_tokenizer
@@ -221,7 +223,7 @@ def test_transformers_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_image_models_come_by_the_same_prefix(here: Path) -> None:
-    with pytest.raises(DistilError, match="reads images of 8x8 and the data are 16x16; .*--set size=8"):
+    with pytest.raises(DistilError, match=r"reads images of 8x8 and the data are 16x16; .*--set size=8"):
         load_model("hf:vision", classes=2, input_shape=(3, 16, 16))
     with pytest.raises(DistilError, match="reads 3 channels and the data have 1"):
         load_model("hf:vision", classes=2, input_shape=(1, 8, 8))
@@ -273,3 +275,13 @@ def test_taps_are_found_by_meaning(here: Path) -> None:
     model = transformers.GPT2ForSequenceClassification(config)
     seen = anatomy(model, lambda m: task.call(m, batch), logits=task.logits)
     assert [place.path for place in seen.meanings["tokens"]] == ["transformer"]
+
+
+def test_an_image_teacher_of_the_library_teaches_an_own_net(here: Path) -> None:
+    teacher = load_model("hf:vision", classes=2, input_shape=(3, 8, 8))
+    student = load_model("distil:cnn(widths=[4, 8])", classes=2, input_shape=(3, 8, 8))
+    batch = {"inputs": torch.rand(4, 3, 8, 8), "labels": torch.tensor([0, 1, 0, 1])}
+    distiller = Distiller(student, teacher, parse("supervised + kd + fitnets(tap=emb)"), example=batch)
+    distiller(batch).loss.backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    assert all(parameter.grad is None for parameter in teacher.parameters())

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from distil.data.bundle import Bundle, View
 from distil.data.classes import number_labels, read_classes
-from distil.data.records import _declared, _is_integer, split_name
+from distil.data.records import declared_names, is_integer, split_name
 from distil.data.splits import content_of, count_copies, make_splits, read_splits
 from distil.data.tables import LABEL_COLUMNS, TEXT_COLUMNS, Table, find_column, read_table, tables_in
 from distil.errors import DistilError
@@ -146,7 +146,7 @@ def _add(
     parts = table.columns[find_column(table, part, (), "split")] if part is not None and named is None else []
     note = f"read as text: the texts are in the column {texts!r}, the labels in {labels!r}."
     listing.notes += [each for each in (note, *table.notes) if each not in listing.notes]
-    listing.declared = listing.declared or _declared(table.metadata, labels)
+    listing.declared = listing.declared or declared_names(table.metadata, labels)
     values = [_label(value, table, row) for row, value in enumerate(table.columns[labels])]
     if named in ("val", "test") and values and all(value == -1 for value in values):
         listing.notes.append(f"all labels of {table.path.name} are -1, so it is left out.")
@@ -214,7 +214,7 @@ def _bundle(
     ]
     if not listing.texts:
         raise DistilError(f"{name!r} holds no text with a label. {' '.join(notes)}")
-    if all(_is_integer(label) for label in listing.labels):
+    if all(is_integer(label) for label in listing.labels):
         listing.labels = [int(label) for label in listing.labels]
     labels, names = number_labels(
         name,
