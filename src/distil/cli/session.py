@@ -27,7 +27,7 @@ Tracker = Annotated[
     list[str] | None, typer.Option(help="Log to tensorboard or wandb (offline), under OUT/trackers. May be repeated.")
 ]
 
-console = Console(stderr=True)
+console = Console(stderr=True, emoji=False)
 """Progress and remarks go to standard error, so that ``--json`` on standard output stays clean."""
 
 
@@ -106,11 +106,13 @@ def _aside(folder: Path) -> Path:
 
 
 def _undo(folder: Path, settings: bytes | None) -> None:
-    """Take back what was written before the mistake was seen: settings at most, and an empty folder."""
+    """Take back what was written before the mistake was seen: settings, splits, a tokenizer, and an empty folder."""
     if settings is not None:
         (folder / SETTINGS).write_bytes(settings)
         return
-    (folder / SETTINGS).unlink(missing_ok=True)
+    for name in (SETTINGS, "splits.csv"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "tokenizer", ignore_errors=True)
     if not any(folder.iterdir()):
         folder.rmdir()
         if _aside(folder).is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Annotated
@@ -24,9 +25,14 @@ def register(app: typer.Typer) -> None:
 
 def taps(
     model: Annotated[
-        str, typer.Argument(help="timm:NAME, torchvision:NAME, distil:NAME(…), module:function or file.py:function.")
+        str,
+        typer.Argument(
+            help="timm:NAME, torchvision:NAME, hf:FOLDER, distil:NAME(…), module:function, file.py:function."
+        ),
     ],
-    shape: Annotated[str, typer.Option("--input", help="Shape of one sample, e.g. 3x224x224.")] = "3x224x224",
+    shape: Annotated[
+        str, typer.Option("--input", help="Shape of one sample, e.g. 3x224x224; of a text, its tokens.")
+    ] = "3x224x224",
     classes: Annotated[int | None, typer.Option(min=1, help="Number of classes to build it with.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights to load into it, as a check that they fit.")] = None,
     depth: Annotated[int, typer.Option(min=1, help="How deep to list module paths.")] = 2,
@@ -45,6 +51,8 @@ def taps(
         )
     sample = torch.zeros(2, *map(int, sizes))
     module = load_model(model, classes=classes, input_shape=tuple(map(int, sizes)), weights=weights)
+    if len(sizes) == 1 and "input_ids" in inspect.signature(module.forward).parameters:
+        sample = sample.long()
     try:
         found = anatomy(module, lambda m: m(sample))
     except (RuntimeError, ValueError, TypeError) as error:

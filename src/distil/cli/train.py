@@ -15,10 +15,14 @@ from distil.errors import DistilError
 __all__ = ["register"]
 
 Data = Annotated[
-    str | None, typer.Option(help="An image folder, .parquet, .csv or graph file, or a name such as digits.")
+    str | None,
+    typer.Option(
+        help="Images, texts or a graph: a folder, a .parquet, .csv, .tsv, .jsonl, … or a name such as digits."
+    ),
 ]
 Teacher = Annotated[
-    str | None, typer.Option(help="timm:NAME, torchvision:NAME, distil:NAME(…), module:function or file.py:function.")
+    str | None,
+    typer.Option(help="timm:NAME, torchvision:NAME, hf:FOLDER, distil:NAME(…), module:function or file.py:function."),
 ]
 Student = Annotated[str | None, typer.Option(help="As --teacher.")]
 Weights = Annotated[

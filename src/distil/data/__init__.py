@@ -1,4 +1,4 @@
-"""Data: bundles of dict items with stable ids, deterministic loading, and readers for images, tables and graphs."""
+"""Data: bundles of dict items with stable ids, deterministic loading, and readers for images, texts and graphs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from distil.data.loading import (
 # The readers come with their first use; they bring PIL, tables and graphs with them.
 _LATER = {
     "GraphData": "graphs",
+    "TextDataset": "text",
     "hide_labels": "select",
     "load": "sources",
     "read_graph": "graph_files",
     "read_images": "images",
+    "read_text": "text",
     "split": "select",
     "take_per_class": "select",
+    "tokenised": "tokens",
 }
 
 __all__ = [
@@ -39,6 +42,7 @@ __all__ = [
     "GraphData",
     "PlainBatches",
     "Streams",
+    "TextDataset",
     "View",
     "as_batches",
     "as_dict",
@@ -53,8 +57,10 @@ __all__ = [
     "mix_seed",
     "read_graph",
     "read_images",
+    "read_text",
     "split",
     "take_per_class",
+    "tokenised",
 ]
 
 

@@ -32,17 +32,19 @@ class Bundle:
 
     Args:
         name: what the user called it.
-        task: the name of the task it is for, ``"classification"`` or ``"node-classification"``.
+        task: the name of the task it is for (``"classification"``, ``"node-classification"``,
+            ``"text-classification"``), or the task itself where that holds something, as a text's tokenizer.
         train, val, test: datasets of items, or for a graph full batches; ids are unique over the three.
         classes: the class names; label k is ``classes[k]``.
         input_shape: the shape of one sample's inputs.
         fingerprint: a hash of the content, so that two runs can say whether they saw the same data.
         notes: what a reader must know: skipped files, splits made here, duplicates.
         unlabelled: more items without labels, if the source has them.
+        contents: what each sample holds, by id, as 16 hex digits; stored splits know samples by it.
     """
 
     name: str
-    task: str
+    task: Any
     train: Any
     val: Any
     test: Any
@@ -51,6 +53,7 @@ class Bundle:
     fingerprint: str
     notes: tuple[str, ...] = ()
     unlabelled: Any = None
+    contents: Mapping[int, str] | None = None
 
 
 class DictDataset(Dataset[dict[str, Any]]):

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from distil.data.bundle import Bundle, DictDataset, View
-from distil.data.records import SPLITS, Listing, Record, list_csv, list_folder, list_parquet
-from distil.data.select import split_positions
+from distil.data.classes import number_labels
+from distil.data.records import Listing, Record, list_csv, list_folder, list_parquet
+from distil.data.splits import content_of, count_copies, make_splits, read_splits
 from distil.errors import DistilError
 
 __all__ = ["ImageFiles", "bundle_images", "read_images"]
@@ -46,6 +47,9 @@ def read_images(
     limit: int | None = None,
     image: str | None = None,
     label: str | None = None,
+    classes: Sequence[int | str] | None = None,
+    splits: str | Path | None = None,
+    drop_leaks: bool = False,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Bundle:
     """Read labelled images.
@@ -59,6 +63,9 @@ def read_images(
         seed: decides the splits made where the source has none: 70/15/15, stratified.
         limit: at most this many samples of each split, stratified.
         image, label: the columns of a table, if they have unusual names.
+        classes: the class names in the order of the outputs; default those found, sorted.
+        splits: a file of stored splits (``splits.csv`` of an earlier run) that decides instead of the source.
+        drop_leaks: leave images of train that also stand in val or test out of train.
         memory_limit: bytes of decoded pixels kept in memory; above, images are decoded again when they are read.
 
     Raises:
@@ -76,7 +83,16 @@ def read_images(
     else:
         raise DistilError(f"{str(path)!r} is no folder, .parquet or .csv; give one of them.")
     return bundle_images(
-        path.name, listing, size=size, channels=channels, seed=seed, limit=limit, memory_limit=memory_limit
+        path.name,
+        listing,
+        size=size,
+        channels=channels,
+        seed=seed,
+        limit=limit,
+        classes=classes,
+        splits=splits,
+        drop_leaks=drop_leaks,
+        memory_limit=memory_limit,
     )
 
 
@@ -88,12 +104,27 @@ def bundle_images(
     channels: int | None = None,
     seed: int = 0,
     limit: int | None = None,
+    classes: Sequence[int | str] | None = None,
+    splits: str | Path | None = None,
+    drop_leaks: bool = False,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Bundle:
     """Decode a listing and return its bundle; see :func:`read_images`."""
     notes = list(listing.notes)
-    labels, classes = _numbered(name, listing, notes)
-    parts = make_splits(name, [record.split for record in listing.records], labels, seed, limit, notes)
+    labels, names = number_labels(
+        name,
+        [record.label for record in listing.records],
+        [record.split in (None, "train") for record in listing.records],
+        notes,
+        place=lambda k: f"the image {listing.records[k].name!r}",
+        given=classes,
+        declared=listing.classes,
+        noun="images",
+    )
+    given = [record.split for record in listing.records]
+    if splits is not None:
+        given = read_splits(splits, [_content_of(record) for record in listing.records], notes)
+    parts = make_splits(name, given, labels, seed, limit, notes)
     chosen = torch.cat(parts).sort().values
     records = [listing.records[k] for k in chosen.tolist()]
     shape = _shape(records, size, channels, notes)
@@ -109,7 +140,7 @@ def bundle_images(
         notes.append(f"the images take more than {limit_mib:.0f} MiB, so they are decoded when they are read.")
     found = [digest for digest in digests if digest is not None]
     positions = [torch.isin(ids, part).nonzero().flatten() for part in parts]
-    count_copies(found, labels[ids], positions, notes)
+    positions = count_copies(found, labels[ids], positions, notes, drop=drop_leaks)
     train, val, test = (View(dataset, part) for part in positions)
     _refuse_empty(name, (train, val, test), labels[ids], notes)
     return Bundle(
@@ -118,10 +149,11 @@ def bundle_images(
         train=train,
         val=val,
         test=test,
-        classes=classes,
+        classes=names,
         input_shape=shape,
-        fingerprint=_content(found, labels[ids], ids, positions, classes, shape),
+        fingerprint=_content(found, labels[ids], ids, positions, names, shape),
         notes=tuple(notes),
+        contents={k: _content_of(listing.records[k]) for k in ids.tolist()},
     )
 
 
@@ -161,63 +193,12 @@ class ImageFiles(Dataset[dict[str, Any]]):
         return {"inputs": inputs, "labels": self.labels[position], "id": int(self.ids[position])}
 
 
-def _numbered(name: str, listing: Listing, notes: list[str]) -> tuple[Tensor, tuple[str, ...]]:
-    """Return labels 0..C-1 and the class names: declared names by value, else the sorted values found."""
-    found = {record.label for record in listing.records}
-    mixed = len({type(value) for value in found}) > 1
-    values: list[Any] = sorted(found, key=str) if mixed else sorted(found)
-    if not values:
-        raise DistilError(f"{name!r} holds no images.")
-    names = listing.classes
-    if names is not None and all(isinstance(value, int) and 0 <= value < len(names) for value in values):
-        return torch.tensor([int(record.label) for record in listing.records]), names
-    if len(values) == 1:
-        raise DistilError(
-            f"{name!r} has one class only ({str(values[0])!r}, {len(listing.records)} images); there is nothing "
-            "to tell apart: give at least two."
-        )
-    number = {value: k for k, value in enumerate(values)}
-    if isinstance(values[0], int) and values != list(range(len(values))):
-        notes.append(f"the labels {values[:8]} were renumbered 0..{len(values) - 1}.")
-    return torch.tensor([number[record.label] for record in listing.records]), tuple(map(str, values))
-
-
-def make_splits(
-    name: str, given: Sequence[str | None], labels: Tensor, seed: int, limit: int | None, notes: list[str]
-) -> list[Tensor]:
-    """Return the positions of train, val and test; what the source lacks is made by ``seed`` and noted.
-
-    Nothing given: 70/15/15. No val: a tenth of train. No test: half of val. All stratified.
-    """
-    parts = {
-        split: torch.tensor([k for k, own in enumerate(given) if own == split], dtype=torch.long) for split in SPLITS
-    }
-    outside = sum(own is None for own in given)
-    if outside == len(given):
-        pieces = split_positions(labels, [0.7, 0.15, 0.15], seed)
-        parts = dict(zip(SPLITS, pieces))
-        notes.append(f"no split was given: 70/15/15 made by seed {seed}, stratified ({[len(p) for p in pieces]}).")
-    elif not len(parts["train"]):
-        raise DistilError(f"{name!r} has splits but none called train; name one of them train.")
-    elif outside:
-        notes.append(f"{outside} samples belong to no split and are left out.")
-    if not len(parts["val"]):
-        parts["train"], parts["val"] = _cut(parts["train"], labels, 0.9, seed)
-        notes.append(f"no val split was given: a tenth of train was taken by seed {seed} ({len(parts['val'])}).")
-    if not len(parts["test"]):
-        parts["val"], parts["test"] = _cut(parts["val"], labels, 0.5, seed)
-        notes.append(f"no test split was given: half of val was taken by seed {seed} ({len(parts['test'])}).")
-    if limit is not None:
-        for split, part in parts.items():
-            if len(part) > limit:
-                parts[split] = part[split_positions(labels[part], [limit], seed)[0]]
-        notes.append(f"at most {limit} samples of each split are used ({[len(parts[s]) for s in SPLITS]}).")
-    return [parts[split] for split in SPLITS]
-
-
-def _cut(part: Tensor, labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    first, second = split_positions(labels[part], [share, 1 - share], seed)
-    return part[first], part[second]
+def _content_of(record: Record) -> str:
+    """Name the encoded image: what it is decoded to depends on settings. A file that is gone holds nothing."""
+    try:
+        return content_of(record.source if isinstance(record.source, bytes) else record.source.read_bytes())
+    except OSError:
+        return content_of(b"")
 
 
 def _open(record: Record) -> Any:
@@ -318,24 +299,6 @@ def _in_threads(records: Sequence[Record], shape: tuple[int, int, int]) -> Itera
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(records), _CHUNK):
             yield from pool.map(lambda record: _decode(record, shape), records[start : start + _CHUNK])
-
-
-def count_copies(digests: Sequence[bytes], labels: Tensor, parts: Sequence[Tensor], notes: list[str]) -> None:
-    """Note how many samples are exact copies, how many of them disagree on the label, and how many leak from train."""
-    first: dict[bytes, int] = {}
-    copies = disagree = 0
-    for k, digest in enumerate(digests):
-        original = first.setdefault(digest, k)
-        copies += original != k
-        disagree += bool(labels[original] != labels[k])
-    if not copies:
-        return
-    known = {digests[k] for k in parts[0].tolist()}
-    leaks = [sum(digests[k] in known for k in part.tolist()) for part in parts[1:]]
-    notes.append(
-        f"{copies} samples are exact copies of others ({disagree} of them with another label); {leaks[0]} of val and "
-        f"{leaks[1]} of test also stand in train."
-    )
 
 
 def _refuse_empty(name: str, parts: Sequence[View], labels: Tensor, notes: Sequence[str]) -> None:

@@ -9,9 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distil.data.classes import read_classes
 from distil.errors import DistilError
 
-__all__ = ["SPLITS", "Listing", "Record", "list_csv", "list_folder", "list_parquet", "split_name"]
+__all__ = [
+    "SPLITS",
+    "Listing",
+    "Record",
+    "declared_names",
+    "is_integer",
+    "list_csv",
+    "list_folder",
+    "list_parquet",
+    "split_name",
+]
 
 SPLITS = ("train", "val", "test")
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
@@ -84,6 +95,7 @@ def list_folder(root: Path) -> Listing:
         )
     if others:
         listing.notes.append(f"{others} files that are no images were ignored.")
+    listing.classes = read_classes(root)
     return listing
 
 
@@ -100,9 +112,7 @@ def _list_tables(root: Path, tables: Sequence[Path]) -> Listing:
         listing.records += part.records
         listing.notes += part.notes
         listing.classes = listing.classes or part.classes
-    names = root / "classes.json"
-    if listing.classes is None and names.exists():
-        listing.classes = tuple(map(str, json.loads(names.read_text(encoding="utf-8"))))
+    listing.classes = listing.classes or read_classes(root)
     return listing
 
 
@@ -127,7 +137,7 @@ def list_parquet(
         ) from error
     image = _column(path, table.column_names, image, _IMAGE_COLUMNS, "image")
     label = _column(path, table.column_names, label, _LABEL_COLUMNS, "label")
-    listing = Listing(classes=_declared(table.schema.metadata, label))
+    listing = Listing(classes=declared_names(table.schema.metadata, label))
     splits: Iterable[Any] = [None] * table.num_rows
     if split is None and "split" in table.column_names:
         splits = table.column("split").to_pylist()
@@ -148,7 +158,7 @@ def list_csv(path: Path, *, image: str | None = None, label: str | None = None) 
     image = _column(path, columns, image, _IMAGE_COLUMNS, "image path")
     label = _column(path, columns, label, _LABEL_COLUMNS, "label")
     values: list[Any] = [_label((row[label] or "").strip() or None, f"row {k + 2}") for k, row in enumerate(rows)]
-    if all(_is_integer(value) for value in values):
+    if all(is_integer(value) for value in values):
         values = [int(value) for value in values]
     listing = Listing()
     for row, value in zip(rows, values):
@@ -170,7 +180,7 @@ def _column(path: Path, columns: Sequence[str], named: str | None, usual: Sequen
     return found
 
 
-def _declared(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
+def declared_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
     """Return the class names that the ``datasets`` library stores beside a table."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
@@ -193,5 +203,5 @@ def _label(value: Any, name: str) -> int | str:
     return value if isinstance(value, int) else str(value)
 
 
-def _is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
     return str(value).removeprefix("-").isdecimal()

@@ -52,14 +52,17 @@ def load(
 
     Args:
         name_or_path: a name (``digits`` needs no files; ``fashion-mnist``, ``mnist10k``, ``cifar10``, ``cora``,
-            ``citeseer``, ``amazon-photo`` are read below ``root``), or a path: an image folder, a ``.parquet`` or
-            ``.csv`` of images, or a graph (``.npz``, ``.pt``, ``.safetensors``, a folder with nodes.csv and edges.csv).
+            ``citeseer``, ``amazon-photo``, ``sst2``, ``ag-news`` are read below ``root``), or a path: an image folder,
+            a ``.parquet`` or ``.csv`` of images, a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` of texts (or a folder
+            of them), or a graph (``.npz``, ``.pt``, ``.safetensors``, a folder with nodes.csv and edges.csv). A column
+            that holds images makes a table one of images, else one with a usual name of texts makes it one of texts.
         root: the data root; default the environment variable DISTIL_DATA.
         size, channels: the shape that images are brought to; default their own.
         seed: decides splits that are made here.
-        limit: at most this many samples of each split, stratified; images only.
+        limit: at most this many samples of each split, stratified; not for graphs.
         options: ``image``, ``label``, ``memory_limit`` for image files (see :func:`distil.data.read_images`);
-            ``normalise``, ``split`` for graphs (see :func:`distil.data.read_graph`).
+            ``text``, ``label``, ``split`` for texts (see :func:`distil.data.read_text`); ``classes``, ``splits`` and
+            ``drop_leaks`` for both; ``normalise``, ``split`` for graphs (see :func:`distil.data.read_graph`).
 
     Raises:
         DistilError: for an unknown name, missing files (it says which, and where they are usually downloaded), or data
@@ -84,13 +87,20 @@ def load(
         from distil.data.graph_files import read_graph
 
         return read_graph(path, **_accepted(name, shared, _GRAPH)).bundle()
+    from distil.data.tables import holds_text
+
+    if holds_text(path, text=options.get("text"), image=options.get("image")):
+        from distil.data.text import read_text
+
+        return read_text(path, **_accepted(name, shared, _TEXTS))
     from distil.data.images import read_images
 
     return read_images(path, **_accepted(name, shared, _IMAGES))
 
 
-_TENSORS = ("size", "channels", "seed", "limit")
-_IMAGES = (*_TENSORS, "image", "label", "memory_limit")
+_TENSORS = ("size", "channels", "seed", "limit", "splits", "drop_leaks")
+_IMAGES = (*_TENSORS, "image", "label", "classes", "memory_limit")
+_TEXTS = ("seed", "limit", "text", "label", "split", "classes", "splits", "drop_leaks")
 _GRAPH = ("seed", "normalise", "split")
 
 
@@ -167,10 +177,15 @@ def _in_memory(
     channels: int | None = None,
     seed: int = 0,
     limit: int | None = None,
+    splits: str | Path | None = None,
+    drop_leaks: bool = False,
 ) -> Bundle:
-    from distil.data.images import make_splits
+    from distil.data.splits import content_of, count_copies, make_splits, read_splits
 
     notes: list[str] = []
+    held = [content_of(sample.tobytes()) for sample in pixels.numpy()]
+    if splits is not None:
+        given = read_splits(splits, held, notes)
     if channels is not None and channels != pixels.shape[1]:
         pixels = pixels.expand(-1, channels, -1, -1)
     if size is not None:
@@ -178,6 +193,7 @@ def _in_memory(
         scaled = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
         pixels = scaled.round_().clamp_(0, 255).to(torch.uint8)
     parts = make_splits(name, given, labels, seed, limit, notes)
+    parts = count_copies(held, labels, parts, notes, drop=drop_leaks)
     train, val, test = (View(DictDataset(pixels, labels), part) for part in parts)
     content = {"inputs": pixels, "labels": labels, **{f"part{k}": part for k, part in enumerate(parts)}}
     return Bundle(
@@ -190,6 +206,7 @@ def _in_memory(
         input_shape=tuple(pixels.shape[1:]),
         fingerprint=fingerprint(content),
         notes=tuple(notes),
+        contents={k: held[k] for part in parts for k in part.tolist()},
     )
 
 
@@ -200,6 +217,15 @@ def _tables(name: str, place: str, shape: tuple[int, int, int]) -> Callable[...,
         # The shape is known, so the images need not be opened twice.
         images = read_images(folder / place, size=size or shape[1:], channels=channels or shape[0], **options)
         return replace(images, name=name)
+
+    return read
+
+
+def _texts(name: str, place: str) -> Callable[..., Bundle]:
+    def read(folder: Path, **options: Any) -> Bundle:
+        from distil.data.text import read_text
+
+        return replace(read_text(folder / place, **options), name=name)
 
     return read
 
@@ -251,6 +277,18 @@ SOURCES: dict[str, Source] = {
         ("cifar10/train.parquet", "cifar10/test.parquet"),
         "rows of image and label, usually from huggingface.co/datasets/uoft-cs/cifar10",
         (*_TENSORS, "memory_limit"),
+    ),
+    "sst2": Source(
+        _texts("sst2", "sst2"),
+        ("sst2/train.parquet", "sst2/dev.parquet", "sst2/test.parquet"),
+        "rows of text and label, usually from huggingface.co/datasets/stanfordnlp/sst2",
+        _TEXTS,
+    ),
+    "ag-news": Source(
+        _texts("ag-news", "ag_news"),
+        ("ag_news",),
+        "rows of text and label, usually from huggingface.co/datasets/fancyzhx/ag_news",
+        _TEXTS,
     ),
     "cora": _planetoid_source("cora"),
     "citeseer": _planetoid_source("citeseer"),

@@ -170,7 +170,8 @@ def _meanings(seen: list[Seen], scores: Tensor | None) -> dict[str, tuple[Locati
     if head is not None:
         found["head"] = (Location(head),)
         found["emb"] = (Location(head, "in"),)
-    tokens = [e for e in seen if e[3] is not None and e[3].ndim == 3 and e[3].shape[1] > 1 and not _same(e[3], scores)]
+    tokens = [e for e in seen if e[3] is not None and e[3].ndim == 3 and e[3].shape[1] > 1 and e[0] != head]
+    tokens = [e for e in tokens if not _same(e[3], scores)]
     maps = _maps(seen, tokens, scores)
     if maps:
         found["map"] = (Location(_outermost(maps, len(maps) - 1)[0]),)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distil.engine.anatomy import first_tensor
 from distil.engine.context import Context
 from distil.engine.method import Batch, Component, Sum, is_streams
 from distil.engine.window import Count, counts_of
@@ -128,8 +129,8 @@ def is_alone(batch: Batch) -> bool:
     """Say whether a batch, or one of its streams, holds a single sample; a graph is never alone."""
     if is_streams(batch):
         return any(is_alone(part) for part in batch.values())
-    inputs = batch.get("inputs")
-    return isinstance(inputs, Tensor) and inputs.shape[0] == 1 and "edge_index" not in batch
+    inputs = first_tensor(batch.get("inputs"))  # a text's inputs are a dict
+    return inputs is not None and inputs.shape[0] == 1 and "edge_index" not in batch
 
 
 @dataclass

@@ -96,7 +96,8 @@ def _content(data: Any) -> Any:
     base = dataset
     while isinstance(base, View):
         base = base.dataset
-    if isinstance(base, Mapping) or isinstance(getattr(base, "inputs", None), Tensor):
+    held = isinstance(getattr(base, "inputs", None), Tensor) or isinstance(getattr(base, "fingerprint", None), str)
+    if isinstance(base, Mapping) or held:
         return fingerprint(dataset)
     if isinstance(dataset, View):
         return fingerprint({"positions": dataset.positions, "labels": dataset.labels})

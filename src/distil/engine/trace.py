@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from distil.engine.anatomy import Location, Tap, first_tensor
 from distil.engine.hooks import ChangedInPlace, Recorder, hook_for, version_of
 from distil.errors import DistilError, nearest
-from distil.tasks.base import Task
+from distil.tasks.base import Task, to_device
 
 __all__ = ["ModelHandle", "Spec", "Trace", "side_of"]
 
@@ -286,8 +286,7 @@ class ModelHandle:
         found = first_tensor(batch)
         if found is None or found.device == self._device:
             return batch, None
-        moved = {k: v.to(self._device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        return moved, found.device
+        return to_device(batch, self._device), found.device
 
 
 @contextmanager

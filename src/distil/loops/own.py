@@ -17,6 +17,9 @@ from distil.data import load
 from distil.data.bundle import Bundle
 from distil.data.fingerprint import fingerprint
 from distil.data.loading import mix_seed
+from distil.data.splits import SPLITS_FILE, write_splits
+from distil.data.text import TEXT_TASK
+from distil.data.tokens import tokenised
 from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.errors import DistilError
@@ -32,16 +35,32 @@ from distil.loops.training import (
     build_model,
     distil,
     example_of,
+    fitting,
     teacher_report,
     train_teacher,
 )
 from distil.loops.tuning import tune_arms, tuning_report, tuning_seed, tuning_words
 from distil.methods.expression import parse
 from distil.models.load import load_model, load_weights
-from distil.tasks import Task
+from distil.models.tokenizers import tokenizer_for
+from distil.tasks import Task, TextTask, get_task
 from distil.tasks.base import evaluating
 
 __all__ = ["OwnRun", "checked", "run_own", "task_of"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table of texts or images; ``None`` looks for a usual name."""
+
+    text: str | None = None
+    image: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+    def named(self) -> dict[str, str]:
+        """Those that the user named."""
+        return {name: value for name in ("text", "image", "label", "split") if (value := getattr(self, name))}
 
 
 @dataclass(frozen=True)
@@ -50,13 +69,19 @@ class OwnRun:
 
     Attributes:
         data: a path or a name that ``distil.load`` reads.
-        student, teacher: models by name: ``timm:…``, ``torchvision:…``, ``distil:…``, ``module:function``,
+        student, teacher: models by name: ``timm:…``, ``torchvision:…``, ``hf:…``, ``distil:…``, ``module:function``,
         ``file.py:function``. teacher_weights, student_weights: safetensors or state-dict files.
         pretrained: let the teacher's library load its published weights.
         train_teacher: epochs to train (or fine-tune) the teacher on the data first; 0 takes it as it is.
+        teacher_lr: its learning rate then; default that of the students. A pretrained transformer wants about 5e-5.
         methods: expressions; one for ``train``.
         baseline: also train the student alone, with the same budget, to say whether the method helped.
-        size, channels, limit: how images are read.
+        size, channels: how images are read. limit: samples of each part at most.
+        columns: the columns of a table, where they have unusual names.
+        classes: the class names in the order of the outputs, where the data's own order will not do.
+        splits: a ``splits.csv`` of an earlier run, used instead of splits made here. split_seed: makes them.
+        drop_leaks: leave samples of train that also stand in val or test out of train.
+        max_length: tokens of a text at most. tokenizer: a folder, for models that bring none.
         taps: your paths for meanings, ``{emb: avgpool}``.
         normalise: each role's mean and std of images in [0, 1]: ``auto``, ``none``, ``imagenet`` or ``[mean, std]``.
         input_size: each role's side in pixels, to which its images are resized: ``auto``, ``none`` or a number.
@@ -74,11 +99,19 @@ class OwnRun:
     student_weights: str | None = None
     pretrained: bool = False
     train_teacher: int = 0
+    teacher_lr: float | None = None
     methods: tuple[str, ...] = ("kd",)
     baseline: bool = True
     size: int | None = None
     channels: int | None = None
     limit: int | None = None
+    columns: Columns = field(default_factory=Columns)
+    classes: tuple[str | int, ...] = ()
+    splits: str | None = None
+    split_seed: int = 0
+    drop_leaks: bool = False
+    max_length: int = 128
+    tokenizer: str | None = None
     taps: dict[str, str] = field(default_factory=dict)
     normalise: Normalise = field(default_factory=Normalise)
     input_size: InputSize = field(default_factory=InputSize)
@@ -108,18 +141,12 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
     for text in texts:
         parse(text)
     lab.progress.begin(f"reading {run.data}")
-    bundle = load(run.data, **_shape(run))
+    bundle, taught = read(run, lab)
     for note in bundle.notes:
         lab.progress.say(f"{bundle.name}: {note}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", "teacher", 0))
-        module = load_model(
-            run.teacher,
-            classes=len(bundle.classes),
-            input_shape=bundle.input_shape,
-            weights=run.teacher_weights,
-            pretrained=run.pretrained,
-        )
+        module = load_model(run.teacher, **fitting(taught), weights=run.teacher_weights, pretrained=run.pretrained)
     task = task_of(run, bundle, module, lab)
     learns = [parameter.requires_grad for parameter in module.parameters()]
     for role, spec, model in (("teacher", run.teacher, module), ("student", run.student, _student(run, bundle))):
@@ -129,7 +156,7 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
         _try(text, run, bundle, module, lab, task)
     for parameter, on in zip(module.parameters(), learns, strict=True):
         parameter.requires_grad_(on)  # the trials froze it, and it may be trained yet
-    return bundle, _teacher(run, bundle, module, lab, task)
+    return bundle, _teacher(run, taught, module, lab, task if taught is bundle else get_task(taught.task))
 
 
 def task_of(run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab | None = None) -> Task:
@@ -141,6 +168,30 @@ def task_of(run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab | None = N
     for remark in remarks if lab is not None else ():
         lab.progress.say(f"{bundle.name}: {remark}")  # type: ignore[union-attr]
     return task
+
+
+def read(run: OwnRun, lab: Lab) -> tuple[Bundle, Bundle]:
+    """Return the data as the student and as the teacher alone see them; they differ where their tokenizers do."""
+    options = {**_shape(run), **run.columns.named(), **({"classes": run.classes} if run.classes else {})}
+    splits = run.splits or (str(stored) if (stored := lab.out / SPLITS_FILE).is_file() else None)
+    options |= {"seed": run.split_seed, **({"splits": splits} if splits else {})}
+    options |= {"drop_leaks": True} if run.drop_leaks else {}
+    bundle = load(run.data, **options)
+    if bundle.task != TEXT_TASK:
+        return bundle, bundle
+    texts = [bundle.train.dataset.texts[k] for k in bundle.train.positions.tolist()]
+    theirs, most = tokenizer_for(run.teacher, texts, named=run.tokenizer, pretrained=run.pretrained, role="teacher")
+    mine, limit = tokenizer_for(run.student, texts, named=run.tokenizer, fallback=theirs)
+    lengths = [
+        min(run.max_length, longest, tokenizer.model_max_length)
+        for tokenizer, longest in ((mine, limit), (theirs, most))
+    ]
+    both = tokenised(bundle, mine, theirs, max_length=lengths[0], teacher_max_length=lengths[1])
+    alone = tokenised(bundle, theirs, max_length=lengths[1])
+    return (
+        replace(both, task=TextTask(tokenizer=mine, max_length=lengths[0])),
+        replace(alone, task=TextTask(tokenizer=theirs, max_length=lengths[1])),
+    )
 
 
 def _shape(run: OwnRun) -> dict[str, int]:
@@ -195,7 +246,8 @@ def _student(run: OwnRun, bundle: Bundle) -> nn.Module:
 
 def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab, task: Task) -> Teacher:
     if run.train_teacher:
-        longer = replace(run.training, epochs=run.train_teacher)
+        lr = run.training.lr if run.teacher_lr is None else run.teacher_lr
+        longer = replace(run.training, epochs=run.train_teacher, lr=lr)
         teacher = train_teacher(lab, run.teacher, bundle, longer, seed=0, start=module, task=as_teacher(task))
     else:
         lab.progress.begin(f"scoring the teacher {run.teacher}")
@@ -209,10 +261,14 @@ def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab, task: Tas
 def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any]:
     """Train the student with every method (and alone), and return the report.
 
-    Trained students are written to ``students/ARM-seedN.safetensors`` under the lab's folder.
+    Trained students are written to ``students/ARM-seedN.safetensors`` under the lab's folder, and beside them what
+    they and a later run need: ``splits.csv`` (which sample was in which part; read again by a run that is resumed) and
+    for texts the student's tokenizer.
     """
     bundle, teacher = checked(run, lab)
     task = task_of(run, bundle, teacher.module)
+    write_splits(lab.out / SPLITS_FILE, bundle)
+    task.keep(lab.out)
     common, setting = _common(run, bundle, teacher, task), _setting(run, bundle, task)
 
     def train(name: str, point: Point, trials: int = 1, shown: bool = False) -> Callable[[int], Outcome]:
@@ -319,7 +375,7 @@ def _names(methods: Sequence[str]) -> list[str]:
 def _setting(run: OwnRun, bundle: Bundle, task: Task) -> dict[str, str]:
     t = run.training
     return {
-        "Data": f"{bundle.name}: {bundle.task}, {len(bundle.classes)} classes",
+        "Data": f"{bundle.name}: {get_task(bundle.task).name}, {len(bundle.classes)} classes",
         "Teacher": run.teacher
         + (f", weights {Path(run.teacher_weights).name}" if run.teacher_weights else "")
         + (f", trained {run.train_teacher} epochs on these data first" if run.train_teacher else ""),

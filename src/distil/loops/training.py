@@ -35,6 +35,7 @@ __all__ = [
     "build_model",
     "distil",
     "example_of",
+    "fitting",
     "measured",
     "teacher_arm",
     "teacher_report",
@@ -86,7 +87,18 @@ def build_model(spec: str, bundle: Bundle, *, seed: int, role: str = "student") 
     """Return a model by name with the data's classes and input, its weights drawn from ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", role, seed))
-        return load_model(spec, classes=len(bundle.classes), input_shape=bundle.input_shape)
+        return load_model(spec, **fitting(bundle))
+
+
+def fitting(bundle: Bundle) -> dict[str, Any]:
+    """What the data say of the models that fit them, as ``load_model`` takes it."""
+    tokenizer = getattr(get_task(bundle.task), "tokenizer", None)
+    return {
+        "classes": len(bundle.classes),
+        "input_shape": bundle.input_shape,
+        "labels": bundle.classes,
+        "tokenizer": tokenizer,
+    }
 
 
 def train_teacher(

@@ -19,14 +19,14 @@ __all__ = ["FitNets", "Regressor"]
 
 @final
 class Regressor(nn.Module):
-    """Convolution, BatchNorm, ReLU from the student's map to the shape of the teacher's.
+    """Convolution, BatchNorm, ReLU from the student's map to the shape of the teacher's; for vectors one linear map.
 
     A student map twice as large is convolved with stride 2, one half as large is transposed-convolved, and one a little
     larger gets a kernel that cuts it down to size.
 
     Args:
-        student_shape: ``(N, C_s, H_s, W_s)``; the batch size is not read.
-        teacher_shape: ``(N, C_t, H_t, W_t)``.
+        student_shape: ``(N, C_s, H_s, W_s)``, or ``(N, D_s)`` of an embedding; the batch size is not read.
+        teacher_shape: ``(N, C_t, H_t, W_t)``, or ``(N, D_t)``.
 
     >>> import torch
     >>> Regressor((1, 4, 8, 8), (1, 6, 4, 4))(torch.zeros(2, 4, 8, 8)).shape
@@ -35,14 +35,18 @@ class Regressor(nn.Module):
 
     def __init__(self, student_shape: Sequence[int], teacher_shape: Sequence[int]) -> None:
         super().__init__()
+        self.conv: nn.Module
+        self.bn: nn.Module | None = None
+        if len(student_shape) == len(teacher_shape) == 2:
+            self.conv = nn.Linear(student_shape[1], teacher_shape[1])
+            return
         if len(student_shape) != 4 or len(teacher_shape) != 4:
             raise DistilError(
-                f"FitNets matches feature maps [N, C, H, W]; the taps give {list(student_shape)} (student) and "
-                f"{list(teacher_shape)} (teacher). "
-                "Name a convolutional stage with FitNets(tap='path')."
+                f"FitNets matches feature maps [N, C, H, W] or embeddings [N, D]; the taps give {list(student_shape)} "
+                f"(student) and {list(teacher_shape)} (teacher). "
+                "Name a convolutional stage with FitNets(tap='path'), or the embedding with FitNets(tap='emb')."
             )
         (_, s_channels, s_height, s_width), (_, t_channels, t_height, t_width) = student_shape, teacher_shape
-        self.conv: nn.Module
         if (s_height, s_width) == (2 * t_height, 2 * t_width):
             self.conv = nn.Conv2d(s_channels, t_channels, 3, stride=2, padding=1)
         elif (2 * s_height, 2 * s_width) == (t_height, t_width):
@@ -57,9 +61,9 @@ class Regressor(nn.Module):
         self.bn = nn.BatchNorm2d(t_channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the regressed map."""
-        regressed: Tensor = self.bn(self.conv(features)).relu()
-        return regressed
+        """Return the regressed map or vector."""
+        regressed: Tensor = self.conv(features)
+        return regressed if self.bn is None else self.bn(regressed).relu()
 
 
 @final
@@ -80,7 +84,7 @@ class FitNets(Method):
     Paper: Romero, Ballas, Kahou, Chassang, Gatta, Bengio, FitNets: Hints for Thin Deep Nets, ICLR 2015, arXiv
     1412.6550. Differs from official code: follows the later practice of adding the hint to the loss (weight 100 in
     mdistiller) rather than a separate first stage; the regressor is mdistiller's. Its BatchNorm couples the batch
-    while training.
+    while training. Embeddings are matched through a linear map, without BatchNorm and ReLU.
     """
 
     at_equality = {"hint": "zero"}  # noqa: RUF012
@@ -98,4 +102,5 @@ class FitNets(Method):
         """Return the term ``hint``, one value per sample."""
         regressed = self.regressor(student(batch)[self.tap])
         # In training the BatchNorm of the regressor makes each value depend on the batch.
-        return {"hint": Term(mse(regressed, teacher(batch)[self.tap], reduction="none"), coupled=self.training)}
+        coupled = self.training and regressed.ndim == 4
+        return {"hint": Term(mse(regressed, teacher(batch)[self.tap], reduction="none"), coupled=coupled)}

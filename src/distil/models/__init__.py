@@ -14,6 +14,8 @@ _HOMES = {
     "cnn": ("SmallCNN",),
     "resnet": ("CifarResNet",),
     "gnn": ("GAT", "GCN", "SAGE"),
+    "text": ("BagOfWords", "TextCNN"),
+    "hf": ("MeanPooled", "load_tokenizer"),
     "load": ("load_model", "load_weights", "summary"),
     "rebuild": (
         "copy_layers",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.util
 import inspect
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distil.errors import DistilError, nearest
+from distil.models.spec import split_spec
 
 __all__ = ["Summary", "load_model", "load_weights", "read_state", "split_spec", "summary"]
 
@@ -27,6 +27,8 @@ _NETS: dict[str, tuple[str, str]] = {
     "gcn": ("gnn", "GCN"),
     "gat": ("gnn", "GAT"),
     "sage": ("gnn", "SAGE"),
+    "bow": ("text", "BagOfWords"),
+    "textcnn": ("text", "TextCNN"),
 }
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 _NESTING = ("state_dict", "model_state_dict", "model", "module", "net")
@@ -50,30 +52,50 @@ def load_model(
     weights: str | Path | None = None,
     pretrained: bool = False,
     input_shape: Sequence[int] | None = None,
+    labels: Sequence[str] | None = None,
+    tokenizer: Any = None,
 ) -> nn.Module:
     """Return a model from a specification; its text is parsed, never evaluated.
 
     Args:
-        spec: ``timm:NAME``, ``torchvision:NAME``, ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, gcn, gat, sage), or
-            the user's own factory as ``package.module:function`` or ``path/to/file.py:function``; each optionally with
-            ``(key=value, …)``. A factory gets ``classes``, ``channels`` and ``input_shape`` if it names them.
+        spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER`` (transformers; see :mod:`distil.models.hf`),
+            ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, gcn, gat, sage, and for texts bow, textcnn), or the user's
+            own factory as ``package.module:function`` or ``path/to/file.py:function``; each optionally with
+            ``(key=value, …)``. A factory gets ``classes``, ``channels``, ``input_shape``, and for texts ``vocab`` and
+            ``tokenizer``, if it names them.
         classes: the number of outputs; default the library's own.
         channels: input channels.
         weights: a ``.safetensors`` file or a torch file with a state dict; see :func:`load_weights`.
         pretrained: let the library load its published weights, which may need a download; ``(pretrained=True)`` in
             the specification does the same.
         input_shape: the shape of one sample; it gives ``mlp`` and the graph networks their ``in_features``.
+        labels: the class names in order, for a model that keeps them.
+        tokenizer: what makes the data's texts into ids; it gives text nets their ``vocab``.
 
     >>> load_model("distil:mlp(hidden=32, layers=3)", classes=10, input_shape=(1, 8, 8)).in_features
     64
     """
     kind, name, options = split_spec(spec)
     context = {"classes": classes, "channels": channels, "input_shape": input_shape}
+    if tokenizer is not None:
+        context |= {"vocab": len(tokenizer), "tokenizer": tokenizer}
     if input_shape is not None and len(input_shape) == 3:
         context["channels"] = channels = int(input_shape[0])
     if kind in ("timm", "torchvision"):
         pretrained = bool(options.pop("pretrained", pretrained))
-    if kind == "timm":
+    if kind == "hf":
+        from distil.models.hf import load_hf
+
+        model = load_hf(
+            name,
+            options,
+            classes=classes,
+            labels=labels,
+            tokenizer=tokenizer,
+            input_shape=input_shape,
+            pretrained=pretrained,
+        )
+    elif kind == "timm":
         model = _timm(name, options, classes, channels, pretrained)
     elif kind == "torchvision":
         model = _torchvision(name, options, classes, channels, pretrained)
@@ -85,39 +107,12 @@ def load_model(
         model = _own(spec, kind, name, options, context)
     else:
         raise DistilError(
-            f"the model {spec!r} names no library; write timm:{spec}, torchvision:{spec}, distil:mlp(hidden=64), or "
-            "your own module:function."
+            f"the model {spec!r} names no library; write timm:{spec}, torchvision:{spec}, hf:{spec}, "
+            "distil:mlp(hidden=64), or your own module:function."
         )
     if weights is not None:
         load_weights(model, weights)
     return model
-
-
-def split_spec(spec: str) -> tuple[str, str, dict[str, Any]]:
-    """Return the library (or the user's module or file), the name in it, and the arguments of a specification.
-
-    >>> split_spec("timm:resnet18(drop_rate=0.1)")
-    ('timm', 'resnet18', {'drop_rate': 0.1})
-    """
-    head, parenthesis, arguments = spec.partition("(")
-    kind, _, name = head.rpartition(":")
-    return kind, name, _options(spec, parenthesis + arguments)
-
-
-def _options(spec: str, text: str) -> dict[str, Any]:
-    """Return the keyword arguments in ``(key=value, …)``; values are literals."""
-    if not text:
-        return {}
-    try:
-        node = ast.parse("f" + text, mode="eval").body
-        if not isinstance(node, ast.Call) or node.args or any(word.arg is None for word in node.keywords):
-            raise ValueError("only key=value arguments are allowed")
-        return {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
-    except (SyntaxError, ValueError) as error:
-        raise DistilError(
-            f"the arguments of {spec!r} cannot be read ({error}); write name(key=value, …) with plain numbers, strings "
-            "and tuples."
-        ) from error
 
 
 def _timm(name: str, options: dict[str, Any], classes: int | None, channels: int, pretrained: bool) -> nn.Module:
@@ -187,6 +182,8 @@ def _reference(name: str, options: dict[str, Any], context: Mapping[str, Any]) -
     module, attribute = _NETS[key]
     cls = getattr(importlib.import_module(f"distil.models.{module}"), attribute)
     accepted = inspect.signature(cls).parameters
+    if "vocab" in accepted and "tokenizer" in context:  # both were for the tokenizer, which is at hand
+        options = {k: v for k, v in options.items() if k not in ("vocab", "tokenizer")} | {"vocab": context["vocab"]}
     unknown = [option for option in options if option not in accepted]
     if unknown:
         raise DistilError(f"distil:{name} has no argument {unknown[0]!r}; {nearest(unknown[0], accepted)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import torch
@@ -137,6 +138,14 @@ class Task(ABC):
     @abstractmethod
     def chance(self, data: Any) -> float:
         """Return what ``metric`` would be without looking at the inputs, in the same unit."""
+
+    def preprocessing(self) -> dict[str, Any] | None:
+        """Return how a shipped student's inputs are made from raw data, as plain JSON; by default nothing is said."""
+        return None
+
+    def keep(self, folder: Path) -> Path | None:
+        """Save what :meth:`preprocessing` names into a run's folder and return where; by default there is nothing."""
+        return None
 
 
 @contextmanager
