@@ -35,7 +35,7 @@ from distil.methods.expression import parse
 from distil.models.load import load_model, load_weights
 from distil.tasks import get_task
 
-__all__ = ["OwnRun", "checked", "run_own"]
+__all__ = ["OwnRun", "checked", "read_data", "run_own"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
     for text in run.methods:
         parse(text)
     lab.progress.begin(f"reading {run.data}")
-    bundle = load(run.data, **_shape(run))
+    bundle = read_data(run)
     for note in bundle.notes:
         lab.progress.say(f"{bundle.name}: {note}")
     with torch.random.fork_rng(devices=[]):
@@ -107,6 +107,11 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
     for parameter, on in zip(module.parameters(), learns, strict=True):
         parameter.requires_grad_(on)  # the trials froze it, and it may be trained yet
     return bundle, _teacher(run, bundle, module, lab)
+
+
+def read_data(run: OwnRun) -> Bundle:
+    """Return the data of a run."""
+    return load(run.data, **_shape(run))
 
 
 def _shape(run: OwnRun) -> dict[str, int]:
@@ -201,6 +206,7 @@ def _arm(run: OwnRun, lab: Lab, bundle: Bundle, teacher: Teacher, name: str, met
             ship=lab.out / "students" / f"{name}-seed{seed}.safetensors",
             weights=run.student_weights,
             taps=run.taps,
+            about={"arm": name, "role": role},
         )
 
     label = "Student alone" if name == "alone" else method
