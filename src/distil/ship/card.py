@@ -39,11 +39,11 @@ def markdown(text: object) -> str:
     """Return text that Markdown and HTML show as it is: no markup, no link, no line of its own.
 
     >>> print(markdown("<b>a|b</b> [x](y)"))
-    &lt;b&gt;a\\|b&lt;/b&gt; \\[x\\]\\(y\\)
+    &lt;b&gt;a\\|b&lt;/b&gt; \\[x\\](y)
     """
     line = "".join(letter if letter.isprintable() else " " for letter in str(text))
     line = html.escape(" ".join(line.split()), quote=False)
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", line).replace("://", ":\u200b//").replace("@", "&#64;")
+    return re.sub(r"([\\`*_{}\[\]#!|~$])", r"\\\1", line).replace("://", ":\u200b//").replace("@", "&#64;")
 
 
 def fenced(text: str, language: str = "") -> str:

@@ -56,6 +56,7 @@ def write_onnx(
 
     Raises:
         OnnxFailure: a dimension that the model fixes, control flow that cannot be traced, an operator without a form.
+        DistilError: an operator set that the exporter cannot reach.
     """
     _need("onnx", "onnxscript")
     named = {
@@ -79,16 +80,28 @@ def write_onnx(
                 verbose=False,
             )
             size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
+            _anonymous(made.model)
             made.save(path, external_data=size > _INLINE)
         except Exception as error:
             raise OnnxFailure(_unconvertible(served, error)) from error
     reached = int(made.model.opset_imports.get("", 0))
     if opset is not None and reached != opset:
-        raise OnnxFailure(
+        raise DistilError(
             f"opset {opset} was asked for, and the exporter could only write {type(served.module).__name__} in opset "
-            f"{reached}; leave --opset out, or ask for {reached}."
+            f"{reached}; leave opset out, or ask for {reached}."
         )
     return reached
+
+
+def _anonymous(model: Any) -> None:
+    """Take out what the exporter notes of the code that was traced: paths of this machine are nobody's business."""
+    for graph in (model.graph, *model.functions.values()):
+        graph.metadata_props.clear()
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
+    model.metadata_props.clear()
 
 
 def _untraceable(served: Served, error: Exception) -> str:
