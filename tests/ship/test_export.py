@@ -126,7 +126,9 @@ def test_normalisation_is_inside_the_file(tmp_path: Path) -> None:
     images = torch.rand(4, 3, 5, 5)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2)).eval()
     task = ClassificationTask(normalise={"student": ([0.5, 0.4, 0.3], 0.2), "teacher": (9.0, 9.0)})
-    made = distil.export(model, {"inputs": images, "labels": torch.zeros(4, dtype=torch.long)}, tmp_path / "o", task=task)
+    made = distil.export(
+        model, {"inputs": images, "labels": torch.zeros(4, dtype=torch.long)}, tmp_path / "o", task=task
+    )
     with torch.no_grad():
         torch.testing.assert_close(run(made.folder, inputs=images), task.call(model, {"inputs": images}))
         assert (run(made.folder, inputs=images) - model(images)).abs().max() > 0.01
@@ -147,7 +149,9 @@ def test_a_module_that_is_another_one_when_exported_is_refused(tmp_path: Path) -
 
 def test_an_operator_without_onnx_form_is_named_and_the_weights_kept(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(DistilError, match=r"the operator aten\._linalg_svd has no ONNX form.*model\.safetensors, is in"):
+    with pytest.raises(
+        DistilError, match=r"the operator aten\._linalg_svd has no ONNX form.*model\.safetensors, is in"
+    ):
         distil.export(Singular(4, 2), ROWS, out)
     names = {path.name for path in out.iterdir()}
     assert {"model.safetensors", "labels.json", "MODEL_CARD.md", "export.json"} <= names
@@ -155,7 +159,7 @@ def test_an_operator_without_onnx_form_is_named_and_the_weights_kept(tmp_path: P
     kept = document(out)
     assert "aten._linalg_svd" in kept["onnx"]["failure"]
     assert kept["checked"] == {}
-    with pytest.raises(DistilError, match="aten._linalg_svd"):
+    with pytest.raises(DistilError, match=r"aten\._linalg_svd"):
         distil.export(Singular(4, 2), ROWS, tmp_path / "alone", formats=["onnx"])
     assert not (tmp_path / "alone").exists()
 
@@ -231,7 +235,12 @@ def test_an_earlier_export_is_kept_unless_told_otherwise(tmp_path: Path) -> None
         (nn.Linear(4, 2), torch.zeros(0, 4), {}, "holds no samples"),
         (nn.Linear(4, 2), ROWS, {"preprocessing": {"kind": "picture"}}, "'kind' is 'picture'"),
         (nn.Linear(4, 2), ROWS, {"preprocessing": {"kind": "image", "size": [0, 2], "channels": 1}}, "'size' is"),
-        (nn.Linear(4, 2), ROWS, {"preprocessing": {"kind": "text", "tokenizer": "no", "max_length": 3}}, "no tokenizer"),
+        (
+            nn.Linear(4, 2),
+            ROWS,
+            {"preprocessing": {"kind": "text", "tokenizer": "no", "max_length": 3}},
+            "no tokenizer",
+        ),
         (nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), ROWS, {}, r"logits \[batch, classes\] are expected"),
     ],
 )
@@ -254,5 +263,12 @@ def test_a_full_card_says_where_a_model_comes_from(tmp_path: Path) -> None:
     )
     made = distil.export(nn.Linear(4, 2), ROWS, tmp_path / "out", card=card, formats=["safetensors"])
     text = (made.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
-    for line in ("# A student", "- It helped.", "| kd | 90 % |", "| Teacher | big |", "- No \\| more.", "distil train --data x"):
+    for line in (
+        "# A student",
+        "- It helped.",
+        "| kd | 90 % |",
+        "| Teacher | big |",
+        "- No \\| more.",
+        "distil train --data x",
+    ):
         assert line in text.splitlines()
