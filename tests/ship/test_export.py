@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +235,7 @@ def test_an_earlier_export_is_kept_unless_told_otherwise(tmp_path: Path) -> None
         (nn.Linear(4, 2), ROWS, {"classes": ["a", "b", "c"]}, "3 class names for 2 outputs"),
         (nn.Linear(4, 2), ROWS, {"formats": ["onxx"]}, "did you mean 'onnx'"),
         (nn.Linear(4, 2), torch.zeros(0, 4), {}, "holds no samples"),
+        (nn.Linear(4, 2), ROWS, {"device": "tpu9"}, "device=tpu9 cannot be used here"),
         (nn.Linear(4, 2), ROWS, {"preprocessing": {"kind": "picture"}}, "'kind' is 'picture'"),
         (nn.Linear(4, 2), ROWS, {"preprocessing": {"kind": "image", "size": [0, 2], "channels": 1}}, "'size' is"),
         (
@@ -250,6 +253,12 @@ def test_mistakes_leave_nothing(
     with pytest.raises(DistilError, match=message):
         distil.export(model, example, tmp_path / "out", **{"formats": ["safetensors"], **options})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["card", "export", "manifest", "onnx", "preprocessing", "served"])
+def test_examples_in_docstrings_hold(name: str) -> None:
+    result = doctest.testmod(sys.modules[f"distil.ship.{name}"])
+    assert (result.attempted > 0, result.failed) == (True, 0)
 
 
 def test_a_full_card_says_where_a_model_comes_from(tmp_path: Path) -> None:

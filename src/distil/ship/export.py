@@ -113,7 +113,7 @@ def export(
     for name in formats:
         if name not in FORMATS:
             raise DistilError(f"formats has {name!r}; {nearest(name, FORMATS)}")
-    out = check_out(Path(out), overwrite=overwrite)
+    out, place = check_out(Path(out), overwrite=overwrite), _device(device)
     chosen, module = get_task(task), unwrapped(model)
     tensors = tensors_of(chosen, module, example)
     with evaluating(module), _clean_parents(out):
@@ -121,7 +121,7 @@ def export(
         made.look(classes, preprocessing)
         if not isinstance(card, ModelCard):
             card = ModelCard(title=f"{type(module).__name__}", facts=dict(card or {}))
-        atomic_folder(out, lambda folder: made.fill(folder, card, torch.device(device)))
+        atomic_folder(out, lambda folder: made.fill(folder, card, place))
     if made.failure is not None:
         raise DistilError(f"{made.failure} The rest of the export, with model.safetensors, is in {out}.") from None
     return made.result(out)
@@ -137,6 +137,13 @@ def check_out(out: Path, *, overwrite: bool) -> Path:
         if not (out / MANIFEST).is_file():
             raise DistilError(f"--overwrite would delete {out}, which is no export of distil; name another folder.")
     return out.absolute()
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise DistilError(f"device={name} cannot be used here ({str(error).splitlines()[0][:120]}); use cpu.") from None
 
 
 @contextmanager
