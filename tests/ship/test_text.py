@@ -121,6 +121,15 @@ def test_a_broken_tokenizer_is_named(folder: Path, tmp_path: Path) -> None:
         encoder(folder / "tokenizer", {"max_length": 4}, ("pixels",))(["good"])
 
 
+def test_a_length_that_the_model_cannot_take_is_named(folder: Path, tmp_path: Path) -> None:
+    ids = torch.randint(len(VOCABULARY), (4, 3))
+    example = {"inputs": {"input_ids": ids, "attention_mask": torch.ones_like(ids)}}
+    preprocessing = {"kind": "text", "tokenizer": str(folder / "tokenizer"), "max_length": 10}
+    with pytest.raises(DistilError, match="takes at most 9 tokens and the preprocessing says max_length=10"):
+        distil.export(model(), example, tmp_path / "out", preprocessing=preprocessing, formats=["onnx"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_several_inputs_without_a_word_on_them_are_taken_by_name(tmp_path: Path) -> None:
     ids = torch.randint(len(VOCABULARY), (4, 3))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -23,13 +23,14 @@ OUTPUT = "logits"
 _INLINE = 1 << 30  # bytes of weights above which they go to a file beside the graph (a protobuf ends at 2 GiB)
 _OPERATOR = re.compile(r"OpOverload\(op='([\w.:]+)'")
 _FIXED = re.compile(r"marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)")
+_LIMIT = re.compile(r"sequence = Dim\('sequence', max=(\d+)\)")
 
 
 class OnnxFailure(DistilError):
     """A model that cannot be written as ONNX; everything else of an export can still be kept."""
 
 
-def free_dimensions(tensors: Mapping[str, Tensor], *, longest: int | None = None) -> dict[str, dict[int, str]]:
+def free_dimensions(tensors: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:
     """Return the dimensions of each input whose size is not fixed, by the name they get.
 
     >>> free_dimensions({"inputs": torch.zeros(2, 3, 8, 8)})
@@ -59,17 +60,8 @@ def write_onnx(
         DistilError: an operator set that the exporter cannot reach.
     """
     _need("onnx", "onnxscript")
-    named = {
-        name: torch.export.Dim(name, max=longest if name == "sequence" else None) for name in ("batch", "sequence")
-    }
-    named |= {name: torch.export.Dim(name) for name in ("nodes", "edges")}
-    free = free_dimensions(tensors, longest=longest)
-    shapes = tuple({axis: named[name] for axis, name in free[key].items()} for key in tensors)
     with _silent(), torch.no_grad():
-        try:
-            program = torch.export.export(served, tuple(tensors.values()), dynamic_shapes=(shapes,), strict=False)
-        except Exception as error:
-            raise OnnxFailure(_untraceable(served, error)) from error
+        program = _traced(served, tensors, longest)
         try:
             made: Any = torch.onnx.export(
                 program,
@@ -91,6 +83,27 @@ def write_onnx(
             f"{reached}; leave opset out, or ask for {reached}."
         )
     return reached
+
+
+def _traced(served: Served, tensors: Mapping[str, Tensor], longest: int | None) -> torch.export.ExportedProgram:
+    """Trace with free dimensions; where nobody said how long a text may be, the model's own limit is taken."""
+    free = free_dimensions(tensors)
+    named = {name: torch.export.Dim(name) for axes in free.values() for name in axes.values()}
+    if longest is not None and "sequence" in named:
+        named["sequence"] = torch.export.Dim("sequence", max=longest)
+    shapes = tuple({axis: named[name] for axis, name in free[key].items()} for key in tensors)
+    try:
+        return torch.export.export(served, tuple(tensors.values()), dynamic_shapes=(shapes,), strict=False)
+    except Exception as error:
+        limit = _LIMIT.search(str(error))
+        if limit and longest is None:
+            return _traced(served, tensors, int(limit[1]))
+        if limit:
+            raise OnnxFailure(
+                f"{type(served.module).__name__} takes at most {limit[1]} tokens and the preprocessing says "
+                f"max_length={longest}; say {limit[1]} or less."
+            ) from error
+        raise OnnxFailure(_untraceable(served, error)) from error
 
 
 def _anonymous(model: Any) -> None:
