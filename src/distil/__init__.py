@@ -26,6 +26,7 @@ _HOMES = {
     "anatomy": "engine.anatomy:anatomy",
     "catalog": "catalog",
     "data": "data",
+    "export": "ship:export",
     "fit": "engine.fit:fit",
     "functional": "functional",
     "indexed": "data:indexed",

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("catalog",),
     ("methods",),
-    ("report", "plan"),
+    ("report", "plan", "ship"),
     ("loops",),
     ("systems", "demo"),
     ("cli",),

@@ -37,7 +37,9 @@ def test_every_public_name_exists() -> None:
 
 def test_no_verb_spells_a_common_option_in_its_own_way() -> None:
     for verb, taken in options().items():
-        if "--resume" in taken["options"] or "--overwrite" in taken["options"]:
+        if "--overwrite" in taken["options"]:
+            assert "--out" in taken["options"], verb
+        if "--resume" in taken["options"] or "--seeds" in taken["options"]:  # what trains can be gone on with
             assert {"--out", "--resume", "--overwrite"} <= set(taken["options"]), verb
 
 

@@ -53,7 +53,9 @@ def test_a_folder_of_images_gives_a_verdict_a_page_and_students(here: Path, caps
     assert report["data"]["classes"] == ["blue", "green", "red"]
     assert shlex.split(report["command"])[:4] == ["distil", "train", "--data", "photos"]
     assert sorted(path.name for path in (here / "run" / "students").iterdir()) == [
+        "alone-seed0.json",
         "alone-seed0.safetensors",
+        "kd-seed0.json",
         "kd-seed0.safetensors",
     ]
 
@@ -127,7 +129,7 @@ def test_compare_gives_a_leaderboard_over_paired_seeds(here: Path, capsys: Scree
     assert names == ["alone", "kd-temperature-2", "0.5-supervised-dkd-beta-2"]
     assert [(v["arm"], v["against"]) for v in report["verdicts"]] == [(name, "alone") for name in names[1:]]
     assert all(v["difference"]["low"] <= v["difference"]["mean"] <= v["difference"]["high"] for v in report["verdicts"])
-    assert len(list((here / "runs" / "compare" / "students").iterdir())) == 9
+    assert len(list((here / "runs" / "compare" / "students").glob("*.safetensors"))) == 9
 
 
 def test_compare_is_extended_by_resuming_with_more_seeds(here: Path, capsys: Screen) -> None:

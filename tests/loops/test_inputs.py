@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from distil.data import load
@@ -25,11 +23,11 @@ from distil.loops.inputs import (
     for_key,
     image_task,
     in_words,
-    shipped,
 )
 from distil.loops.lab import Lab
 from distil.loops.training import Training, distil, train_teacher
 from distil.models.published import is_pretrained, published_inputs
+from distil.ship import read_student
 from distil.tasks import ClassificationTask, Task
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -206,8 +204,7 @@ def test_what_the_student_needs_goes_with_its_weights(colour: Bundle, tmp_path: 
     distil(
         Lab(tmp_path), "supervised", "distil:cnn", None, colour, Training(epochs=1), seed=0, task=task, ship=file
     )  # fmt: skip
-    with safe_open(file, "pt") as opened:
-        told = json.loads(opened.metadata()["inputs"])
-    assert told == {"range": [0, 1], "mean": list(IMAGENET[0]), "std": list(IMAGENET[1])}
-    assert shipped(task_for(colour, {"teacher": "imagenet"})) == {}
+    told = read_student(file.with_suffix(".json")).preprocessing
+    assert (told["kind"], told["range"]) == ("image", [0, 1])
+    assert torch.tensor([told["mean"], told["std"]]).allclose(torch.tensor(IMAGENET))
     assert for_key(task_for(colour)) == {}

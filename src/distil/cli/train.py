@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -228,6 +229,9 @@ def _go(
     show_report(report, folder, as_json=as_json)
     if not as_json:
         typer.echo(f"Trained students: {(folder / 'students').resolve()}")
+        typer.echo(
+            f"Use one elsewhere: distil export {shlex.quote(str(folder))} --out {shlex.quote(f'{folder}-export')}"
+        )
 
 
 def split_methods(text: str) -> list[str]:

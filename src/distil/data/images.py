@@ -26,7 +26,7 @@ from distil.data.records import Listing, Record, list_csv, list_folder, list_par
 from distil.data.splits import content_of, count_copies, make_splits, read_splits
 from distil.errors import DistilError
 
-__all__ = ["ImageFiles", "bundle_images", "read_images"]
+__all__ = ["ImageFiles", "bundle_images", "read_images", "read_picture"]
 
 MEMORY_LIMIT = 2 << 30
 _CHUNK = 2048  # images decoded before the next are asked for
@@ -266,6 +266,14 @@ def _decode(record: Record, shape: tuple[int, int, int]) -> _Decoded:
     except Exception as error:
         return _Decoded(None, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
     return _Decoded(np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1)))
+
+
+def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray[Any, Any]:
+    """Return one image file as uint8 ``[C, H, W]``, read as :func:`read_images` reads it."""
+    decoded = _decode(Record(str(path), path, 0), shape)
+    if decoded.pixels is None:
+        raise DistilError(f"the image cannot be decoded ({decoded.error}).")
+    return decoded.pixels
 
 
 def _from_deep(image: Any) -> Any:

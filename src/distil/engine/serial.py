@@ -71,7 +71,7 @@ def atomic_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     fresh.mkdir()
     try:
         fill(fresh)
-        for file in fresh.iterdir():
+        for file in (path for path in fresh.rglob("*") if path.is_file()):
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
         if folder.exists():

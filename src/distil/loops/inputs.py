@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from distil.errors import DistilError, nearest
 from distil.models.published import Published, is_pretrained, published_inputs
 from distil.tasks import ClassificationTask, Task, get_task
 
-__all__ = ["NAMED", "InputSize", "Normalise", "as_teacher", "described", "for_key", "image_task", "in_words", "shipped"]
+__all__ = ["NAMED", "InputSize", "Normalise", "as_teacher", "described", "for_key", "image_task", "in_words"]
 
 ROLES = ("student", "teacher")
 NAMED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -136,12 +135,6 @@ def in_words(task: Task) -> str:
         subject = "them" if parts else "the images"
         parts.append(f"the {role} takes {subject} {', '.join(how) or 'in [0, 1]'}")
     return "; ".join(parts)
-
-
-def shipped(task: Task) -> dict[str, str]:
-    """Return what must go with a trained student for its inputs to be right, as text for the head of a weights file."""
-    mine = described(task).get("student")
-    return {"inputs": json.dumps({"range": [0, 1], **mine})} if mine else {}
 
 
 def _found(spec: str, pretrained: bool, module: nn.Module | None) -> Published | None:

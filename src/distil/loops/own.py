@@ -46,7 +46,7 @@ from distil.models.tokenizers import tokenizer_for
 from distil.tasks import Task, TextTask, get_task
 from distil.tasks.base import evaluating
 
-__all__ = ["OwnRun", "checked", "run_own", "task_of"]
+__all__ = ["OwnRun", "checked", "read_data", "run_own", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
     for text in texts:
         parse(text)
     lab.progress.begin(f"reading {run.data}")
-    bundle, taught = read(run, lab)
+    bundle, taught = _read(run, lab.out)
     for note in bundle.notes:
         lab.progress.say(f"{bundle.name}: {note}")
     with torch.random.fork_rng(devices=[]):
@@ -170,10 +170,15 @@ def task_of(run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab | None = N
     return task
 
 
-def read(run: OwnRun, lab: Lab) -> tuple[Bundle, Bundle]:
+def read_data(run: OwnRun, folder: Path) -> Bundle:
+    """Return the data as the students of the run in ``folder`` see them."""
+    return _read(run, folder)[0]
+
+
+def _read(run: OwnRun, folder: Path) -> tuple[Bundle, Bundle]:
     """Return the data as the student and as the teacher alone see them; they differ where their tokenizers do."""
     options = {**_shape(run), **run.columns.named(), **({"classes": run.classes} if run.classes else {})}
-    splits = run.splits or (str(stored) if (stored := lab.out / SPLITS_FILE).is_file() else None)
+    splits = run.splits or (str(stored) if (stored := folder / SPLITS_FILE).is_file() else None)
     options |= {"seed": run.split_seed, **({"splits": splits} if splits else {})}
     options |= {"drop_leaks": True} if run.drop_leaks else {}
     bundle = load(run.data, **options)
@@ -272,7 +277,8 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
     common, setting = _common(run, bundle, teacher, task), _setting(run, bundle, task)
 
     def train(name: str, point: Point, trials: int = 1, shown: bool = False) -> Callable[[int], Outcome]:
-        return _training(run, lab, bundle, teacher, task, name, point, trials=trials, shown=shown)
+        role = _role(name, points)
+        return _training(run, lab, bundle, teacher, task, name, point, trials=trials, shown=shown, role=role)
 
     points, seed, tuned = _points(run), tuning_seed(run.seeds), {}
     if run.grid:
@@ -321,7 +327,7 @@ def _points(run: OwnRun) -> dict[str, list[Point]]:
 
 def _training(
     run: OwnRun, lab: Lab, bundle: Bundle, teacher: Teacher, task: Task, name: str, point: Point, *, trials: int,
-    shown: bool,
+    shown: bool, role: Role,
 ) -> Callable[[int], Outcome]:  # fmt: skip
     """One student of an arm at a point of its grid; its weights are written where it is one of those shown."""
 
@@ -341,6 +347,7 @@ def _training(
             taps=run.taps,
             task=task,
             trials=trials,
+            about={"arm": name, "role": role},
         )
 
     return train
@@ -348,9 +355,13 @@ def _training(
 
 def _arm(name: str, point: Point, train: Callable[[int], Outcome], arms: Iterable[str]) -> Arm:
     method, alone = point.expression, name == "alone"
-    role: Role = "reference" if name == next(iter(arms)) else "method"
+    role = _role(name, arms)
     phrase = "the student alone" if alone else f"distillation with {method}"
     return Arm(role, train, label="Student alone" if alone else method, phrase=phrase, expression=method)
+
+
+def _role(name: str, arms: Iterable[str]) -> Role:
+    return "reference" if name == next(iter(arms)) else "method"
 
 
 def _suffix(run: OwnRun, task: Task, point: Point) -> str:

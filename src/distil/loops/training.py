@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_model
 from torch import nn
 
 from distil.data.bundle import NO_LABEL, Bundle
@@ -19,12 +18,13 @@ from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.engine.method import Sum
 from distil.errors import DistilError
-from distil.loops.inputs import for_key, shipped
+from distil.loops.inputs import for_key
 from distil.loops.lab import Lab, Outcome, code_of
 from distil.loops.measure import agreement, latency, reliability, size_in_bytes
 from distil.methods.expression import parse
 from distil.models import load_model
 from distil.models.load import load_weights
+from distil.ship import write_student
 from distil.tasks import Task, get_task, teacher_above_chance
 from distil.tasks.scores import labels_in
 
@@ -175,6 +175,7 @@ def distil(
     checkpoints: str | None = None,
     ship: Path | None = None,
     weights: str | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Teach a student once and measure it: the body of nearly every arm.
 
@@ -185,8 +186,9 @@ def distil(
         diagnostics: further numbers to read off the trained distiller.
         trials: tuning runs that chose this arm's settings, counted in its budget.
         checkpoints: name of a folder under the lab's, from which a killed run goes on within an epoch.
-        ship: where the trained student is written, as safetensors.
+        ship: where the trained student is written, as safetensors, with a sidecar that says what it is.
         weights: a file that the student starts from.
+        about: what the sidecar says besides (``arm``, ``role``).
     """
     chosen = task or get_task(bundle.task)
     module = teacher.module if isinstance(teacher, Teacher) else teacher
@@ -221,8 +223,20 @@ def distil(
         resume=out is not None,
     )
     if ship is not None:
-        ship.parent.mkdir(parents=True, exist_ok=True)
-        save_model(result.model, str(ship), metadata=shipped(chosen) or None)
+        write_student(
+            ship,
+            result.model,
+            built=model,
+            task=chosen,
+            bundle=bundle,
+            model=student,
+            test=result.test["best"],
+            validation=result.best,
+            method=method if isinstance(method, str) else method.expression,
+            teacher=teacher.name if isinstance(teacher, Teacher) else type(teacher).__name__,
+            seed=seed,
+            **(about or {}),
+        )
     return measured(result, distiller, chosen, bundle, training, data=data, diagnostics=diagnostics, trials=trials)
 
 

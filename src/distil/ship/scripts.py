@@ -1,0 +1,95 @@
+"""The short ``predict.py`` that lies in every exported folder and needs no distil: read, run, print the label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["needs_of", "predict_script"]
+
+_NEEDS = {
+    "image": ("numpy", "onnxruntime", "pillow"),
+    "text": ("numpy", "onnxruntime", "tokenizers"),
+    "features": ("numpy", "onnxruntime"),
+    "tensors": ("numpy", "onnxruntime"),
+}
+
+_TOP = '''"""Print a label for each {what}: python predict.py {usage}  (needs {needs})"""
+import json, sys
+from pathlib import Path
+import numpy as np, onnxruntime
+{imports}here = Path(__file__).resolve().parent
+labels = json.loads((here / "labels.json").read_text(encoding="utf-8"))
+model = onnxruntime.InferenceSession(str(here / "model.onnx"), providers=["CPUExecutionProvider"])
+'''
+
+_IMAGE = """for name in sys.argv[1:]:
+    image = ImageOps.exif_transpose(Image.open(name))
+    if image.mode.startswith("I"):  # 16 bits per pixel
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    image = image.convert("{mode}")
+    image = image if image.size == ({width}, {height}) else ImageOps.fit(image, ({width}, {height}))
+    pixels = np.asarray(image, np.float32).reshape(1, {height}, {width}, {channels}).transpose(0, 3, 1, 2) / 255
+    print(name, labels[model.run(None, {{"inputs": pixels}})[0][0].argmax()], sep="\\t")
+"""
+
+_FEATURES = """for name in sys.argv[1:]:
+    rows = np.load(name)["x"] if name.endswith(".npz") else np.loadtxt(name, delimiter=",", skiprows=1, ndmin=2)
+    answers = model.run(None, {{"inputs": rows.astype(np.float32).reshape(-1, {shape})}})[0]
+    for number, answer in enumerate(answers, start=1):
+        print(f"{{name}}:{{number}}", labels[answer.argmax()], sep="\\t")
+"""
+
+_GRAPH = """for name in sys.argv[1:]:
+    graph = np.load(name)
+    feeds = {"inputs": graph["x"].astype(np.float32), "edge_index": graph["edge_index"].astype(np.int64)}
+    for number, answer in enumerate(model.run(None, feeds)[0], start=1):
+        print(f"{name}:{number}", labels[answer.argmax()], sep="\\t")
+"""
+
+_TENSORS = """for name in sys.argv[1:]:
+    arrays = np.load(name)
+    answers = model.run(None, {i.name: arrays[i.name] for i in model.get_inputs()})[0]
+    for number, answer in enumerate(answers, start=1):
+        print(f"{name}:{number}", labels[answer.argmax()], sep="\\t")
+"""
+
+_TEXT = """tokenizer = Tokenizer.from_file(str(here / "{tokenizer}" / "tokenizer.json"))
+tokenizer.enable_truncation({longest})
+for text in sys.argv[1:]:
+    found = tokenizer.encode(text)
+    known = {{"input_ids": found.ids, "attention_mask": found.attention_mask, "token_type_ids": found.type_ids}}
+    feeds = {{i.name: np.array([known[i.name]], np.int64) for i in model.get_inputs()}}
+    print(text, labels[model.run(None, feeds)[0][0].argmax()], sep="\\t")
+"""
+
+
+def needs_of(preprocessing: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the packages that the script needs."""
+    return _NEEDS[preprocessing["kind"]]
+
+
+def predict_script(preprocessing: Mapping[str, Any]) -> str:
+    """Return the script; nothing but numbers and a checked folder name goes into it."""
+    kind = preprocessing["kind"]
+    needs = ", ".join(needs_of(preprocessing))
+    if kind == "image":
+        height, width = map(int, preprocessing["size"])
+        channels = int(preprocessing["channels"])
+        top = _TOP.format(
+            what="picture", usage="photo.png …", needs=needs, imports="from PIL import Image, ImageOps\n\n"
+        )
+        mode = "L" if channels == 1 else "RGB"
+        return top + _IMAGE.format(mode=mode, width=width, height=height, channels=channels)
+    if kind == "text":
+        top = _TOP.format(
+            what="text", usage='"some text" …', needs=needs, imports="from tokenizers import Tokenizer\n\n"
+        )
+        return top + _TEXT.format(tokenizer="tokenizer", longest=int(preprocessing["max_length"]))
+    if kind == "tensors":
+        return _TOP.format(what="sample", usage="inputs.npz …", needs=needs, imports="\n") + _TENSORS
+    if preprocessing.get("edges"):
+        return _TOP.format(what="node", usage="graph.npz …", needs=needs, imports="\n") + _GRAPH
+    shape = ", ".join(str(int(size)) for size in preprocessing["shape"])
+    top = _TOP.format(what="row", usage="features.npz …", needs=needs, imports="\n")
+    return top + _FEATURES.format(shape=shape)
