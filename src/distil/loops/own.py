@@ -20,6 +20,7 @@ from distil.data.loading import mix_seed
 from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.errors import DistilError
+from distil.loops.adopt import adopted, code_of_methods
 from distil.loops.compare import check_seeds, compare
 from distil.loops.grid import Point, plan_trials
 from distil.loops.inputs import InputSize, Normalise, as_teacher, for_key, image_task, in_words
@@ -54,7 +55,7 @@ class OwnRun:
         ``file.py:function``. teacher_weights, student_weights: safetensors or state-dict files.
         pretrained: let the teacher's library load its published weights.
         train_teacher: epochs to train (or fine-tune) the teacher on the data first; 0 takes it as it is.
-        methods: expressions; one for ``train``.
+        methods: expressions; one for ``train``. One of your own stands in them as ``file.py:Name`` or ``module:Name``.
         baseline: also train the student alone, with the same budget, to say whether the method helped.
         size, channels, limit: how images are read.
         taps: your paths for meanings, ``{emb: avgpool}``.
@@ -101,6 +102,7 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
     check_seeds(run.seeds)
     if not run.methods:
         raise DistilError("--methods is missing; name at least one, e.g. kd,dkd,pld.")
+    run = _adopted(run)
     for text in run.methods:
         parse(text)
     points = _points(run)
@@ -209,6 +211,8 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
 
     Trained students are written to ``students/ARM-seedN.safetensors`` under the lab's folder.
     """
+    texts, run = run.methods, _adopted(run)
+    code = code_of_methods(texts)
     bundle, teacher = checked(run, lab)
     task = task_of(run, bundle, teacher.module)
     common, setting = _common(run, bundle, teacher, task), _setting(run, bundle, task)
@@ -217,6 +221,7 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
         return _training(run, lab, bundle, teacher, task, name, point, trials=trials, shown=shown)
 
     points, seed, tuned = _points(run), tuning_seed(run.seeds), {}
+    common |= {"own_methods": code} if code else {}
     if run.grid:
         tuned = tune_arms(lab, points, train, seed=seed, task=task, **common)
         setting |= tuning_words(tuned, seed=seed, task=task)
@@ -236,6 +241,11 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
         **common,
     )
     return report | ({"tuning": tuning_report(tuned, seed=seed, task=task)} if tuned else {})
+
+
+def _adopted(run: OwnRun) -> OwnRun:
+    """The run with methods of the user's own files known by name."""
+    return replace(run, methods=tuple(map(adopted, run.methods)))
 
 
 def _common(run: OwnRun, bundle: Bundle, teacher: Teacher, task: Task) -> dict[str, Any]:
