@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test env lint types evidence results lock clean
+.PHONY: demo test env lint types evidence results wheel lock clean
 
 demo: env
 	@$(BIN)/distil run
@@ -36,6 +36,10 @@ evidence: env
 results: env
 	$(BIN)/python tools/results.py
 
+# dist/distil-*.whl; cards, golden plan and evidence travel with it.
+wheel: env
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+
 lock:
 	rm -rf .lock-venv
 	$(PYTHON) -m venv .lock-venv
@@ -44,4 +48,4 @@ lock:
 	rm -rf .lock-venv
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist runs .pytest_cache .mypy_cache .ruff_cache

@@ -69,7 +69,7 @@ def as_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]
 
 def install(site: Path, distribution: str, entry: str, value: str) -> None:
     """Put a distribution with one entry point into a folder on the import path."""
-    info = site / f"{distribution}-1.0.dist-info"
+    info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"  # a hyphen ends the name here
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[distil.systems]\n{entry} = {value}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from catalog.fakes import Project, card_text, install, put_on_path
 from distil import catalog
+from distil.catalog import names
 from distil.errors import DistilError
 
 
@@ -112,8 +114,9 @@ def test_a_third_party_slug_that_is_taken_is_refused_naming_both(
     site = tmp_path / "site"
     third_party(site, slug="toy")
     put_on_path(site, monkeypatch)
-    with pytest.raises(DistilError, match=r"distil\.systems\.toy .*theirpkg\.inner\.system \(from 'their-dist'\)"):
-        catalog.systems()
+    assert catalog.card("toy").origin == "distil"
+    (said,) = catalog.broken().values()
+    assert re.search(r"distil\.systems\.toy .*theirpkg\.inner\.system \(from 'their-dist'\)", said)
 
 
 @pytest.mark.parametrize("value", ["nowhere_at_all", "theirpkg.inner", "json"])
@@ -124,8 +127,41 @@ def test_an_entry_point_without_a_card_names_its_distribution(
     third_party(site)
     install(site, "their-dist", "theirs", value)
     put_on_path(site, monkeypatch)
-    with pytest.raises(DistilError, match=f"'theirs' of 'their-dist' names '{value}'"):
-        catalog.systems()
+    assert list(catalog.systems()) == []
+    assert f"'theirs' of 'their-dist' names '{value}'" in catalog.broken()["theirs"]
+    for ask in (catalog.card, catalog.resolve):
+        with pytest.raises(DistilError, match=f"'theirs' of 'their-dist' names '{value}'"):
+            ask("theirs")
+
+
+def test_a_broken_card_or_proof_of_a_third_party_leaves_the_others_alone(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.system("toy")
+    site = tmp_path / "site"
+    folder = third_party(site)
+    (folder / "method.py").write_text("def (\n")
+    (folder / "_proof").mkdir()
+    (folder / "_proof" / "planned.toml").write_text("= no toml")
+    put_on_path(site, monkeypatch)
+    assert list(catalog.systems()) == ["toy", "theirs"]
+    assert catalog.state("theirs").why.startswith("its files cannot be read: ")
+    (folder / "card.toml").write_text("slug = 3")
+    names._systems.cache_clear()
+    assert list(catalog.systems()) == ["toy"]
+    assert "The system 'theirs' of 'their-dist' is left out: " in catalog.broken()["theirs"]
+
+
+def test_code_of_a_third_party_that_cannot_be_imported_is_named(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    folder = third_party(site)
+    (folder / "method.py").write_text("")
+    (folder / "__init__.py").write_text("import nowhere_at_all\n")
+    put_on_path(site, monkeypatch)
+    with pytest.raises(DistilError, match=r"'theirs' cannot be used, since importing theirpkg\.inner\.system fails"):
+        catalog.resolve("theirs").load()
 
 
 def test_rivals_are_read_and_every_one_can_be_loaded() -> None:

@@ -10,7 +10,19 @@ of a system, so that ``distil list`` answers at once and answers even where torc
 from __future__ import annotations
 
 from distil.catalog.cards import Card, Experiment, Needs, Proof, read_card
-from distil.catalog.names import Target, UnknownName, card, export, export_names, resolve, rivals, systems
+from distil.catalog.names import (
+    Target,
+    UnknownName,
+    adopt,
+    broken,
+    card,
+    export,
+    export_names,
+    import_code,
+    resolve,
+    rivals,
+    systems,
+)
 from distil.catalog.proof import State, evidence, evidence_hash, state
 
 __all__ = [
@@ -21,11 +33,14 @@ __all__ = [
     "State",
     "Target",
     "UnknownName",
+    "adopt",
+    "broken",
     "card",
     "evidence",
     "evidence_hash",
     "export",
     "export_names",
+    "import_code",
     "read_card",
     "resolve",
     "rivals",

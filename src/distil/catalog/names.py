@@ -8,18 +8,30 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module, metadata, util
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple
 
 from distil.catalog.cards import Card, read_card
 from distil.errors import DistilError, nearest
 
-__all__ = ["Target", "UnknownName", "card", "export", "export_names", "resolve", "rivals", "systems"]
+__all__ = [
+    "Target",
+    "UnknownName",
+    "adopt",
+    "broken",
+    "card",
+    "export",
+    "export_names",
+    "import_code",
+    "resolve",
+    "rivals",
+    "systems",
+]
 
 PACKAGE = Path(__file__).resolve().parents[1]
 GROUP = "distil.systems"
@@ -31,24 +43,84 @@ class UnknownName(DistilError, AttributeError):
 
 @dataclass(frozen=True)
 class Target:
-    """What a name stands for: a ``rival``, a ``system`` (its ``published``) or an ``export`` (a bare class)."""
+    """What a name stands for: a ``rival``, a ``system`` (its ``published``), an ``export`` (a bare class), or ``own``.
+
+    ``thing`` is what was :func:`adopt`-ed, which is there already.
+    """
 
     name: str
     kind: str
     module: str
     attribute: str
+    thing: Any = None
 
     def load(self) -> Any:
         """Import it; only here does the catalogue touch code."""
-        found = getattr(import_module(self.module), self.attribute, None)
+        if self.thing is not None:
+            return self.thing
+        found = getattr(import_code(self.module, self.name), self.attribute, None)
         if found is None:
             raise DistilError(f"'{self.name}' should be {self.attribute} in {self.module}, which has no such name.")
         return found
 
 
+def import_code(module: str, name: str) -> ModuleType:
+    """Import a module of a system; what breaks in a third party's is said in a sentence that names it.
+
+    Args:
+        module: which; ``distil.…`` is this project's, whose errors are left as they are.
+        name: of the system, for the message.
+    """
+    if module.partition(".")[0] == "distil":
+        return import_module(module)
+    try:
+        return import_module(module)
+    except DistilError:
+        raise
+    except Exception as error:  # it is their code: anything may be wrong in there
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise DistilError(
+            f"'{name}' cannot be used, since importing {module} fails ({type(error).__name__}: {reason}); mend or "
+            "uninstall the package it comes from."
+        ) from error
+
+
+_ADOPTED: dict[str, Target] = {}
+
+
+def adopt(name: str, thing: Any, origin: str) -> None:
+    """Let expressions of this process call ``thing``, a user's own method, by ``name``.
+
+    Adopting from the same ``origin`` again replaces what was there.
+
+    Raises:
+        DistilError: the name is taken.
+    """
+    key = name.lower()
+    taken = _ADOPTED.get(key)
+    if taken is not None and taken.module != origin:
+        raise DistilError(f"Two methods are called '{key}', of {taken.module} and of {origin}; rename one of them.")
+    if taken is None:
+        try:
+            found = resolve(key)
+        except UnknownName:
+            pass
+        else:
+            raise DistilError(f"'{key}' of {origin} is called as the {found.kind} '{found.name}' is; rename it.")
+    _ADOPTED[key] = Target(key, "own", origin, name, thing)
+
+
 def systems() -> dict[str, Card]:
-    """Return every card by slug: this project's in the order of their numbers, then third parties'."""
-    return dict(_systems(PACKAGE, tuple(sys.path)))
+    """Return every card by slug: this project's in the order of their numbers, then third parties'.
+
+    A third party whose card cannot be used is left out, and named by :func:`broken`.
+    """
+    return dict(_systems(PACKAGE, tuple(sys.path)).cards)
+
+
+def broken() -> dict[str, str]:
+    """Return why third parties are left out, a sentence for each by the name of its entry point."""
+    return dict(_systems(PACKAGE, tuple(sys.path)).broken)
 
 
 def card(slug: str) -> Card:
@@ -56,6 +128,7 @@ def card(slug: str) -> Card:
     found = systems()
     key = _slug(slug)
     if key not in found:
+        _refuse_broken(key)
         raise UnknownName(f"There is no system '{slug}'; {nearest(key, found)}")
     return found[key]
 
@@ -90,7 +163,10 @@ def resolve(name: str) -> Target:
     if key in exports:
         made, label = exports[key]
         return _target(made, key, "export", label)
-    raise UnknownName(f"'{name}' is no method; {nearest(key, [*rivals(), *found, *exports])}")
+    if key in _ADOPTED:
+        return _ADOPTED[key]
+    _refuse_broken(_slug(name))
+    raise UnknownName(f"'{name}' is no method; {nearest(key, [*rivals(), *found, *exports, *_ADOPTED])}")
 
 
 def export(name: str) -> Any:
@@ -102,6 +178,11 @@ def export(name: str) -> Any:
         if name in made.proof.exports:
             return _target(made, name, "export", name).load()
     raise UnknownName(f"distil.methods has no '{name}'; {nearest(name, export_names())}")
+
+
+def _refuse_broken(slug: str) -> None:
+    if slug in broken():
+        raise DistilError(broken()[slug])
 
 
 def _slug(name: str) -> str:
@@ -124,36 +205,60 @@ def _target(made: Card, name: str, kind: str, attribute: str) -> Target:
     return Target(name, kind, made.package, attribute)
 
 
+class _Found(NamedTuple):
+    cards: Mapping[str, Card]
+    broken: Mapping[str, str]
+
+
 @lru_cache(maxsize=8)
-def _systems(package: Path, _path: tuple[str, ...]) -> Mapping[str, Card]:
+def _systems(package: Path, _path: tuple[str, ...]) -> _Found:
     files = sorted((package / "systems").glob("*/card.toml"))
     own = [read_card(file, package=f"distil.systems.{file.parent.name}") for file in files]
-    cards = sorted(own, key=lambda c: (c.number, c.slug)) + sorted(_third_party(), key=lambda c: c.slug)
+    cards = sorted(own, key=lambda c: (c.number, c.slug))
     owners = {name: f"{name!r} of distil.methods" for name in _rivals(package)}
     for made in cards:
-        names = {made.slug: "slug", **{label.lower(): f"export {label}" for label in made.proof.exports}}
-        for name, role in names.items():
-            mine = f"the {role} of {made.package} (from '{made.origin}')"
-            if name in owners:
-                raise DistilError(f"Two things are called '{name}': {owners[name]} and {mine}; rename one of them.")
-        owners.update({name: f"the {role} of {made.package} (from '{made.origin}')" for name, role in names.items()})
-    return MappingProxyType({made.slug: made for made in cards})
+        _own_names(made, owners)
+    theirs, faults = [], {}
+    for entry in sorted(metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
+        try:
+            made = _third_party(entry)
+            _own_names(made, owners)
+            theirs.append(made)
+        except DistilError as error:  # one broken package must not take the catalogue with it
+            faults[_slug(entry.name)] = str(error)
+    cards += sorted(theirs, key=lambda c: c.slug)
+    return _Found(MappingProxyType({made.slug: made for made in cards}), MappingProxyType(faults))
 
 
-def _third_party() -> Iterator[Card]:
-    for entry in metadata.entry_points(group=GROUP):
-        owner = entry.dist.name if entry.dist else "an unnamed distribution"
-        top, *rest = entry.value.partition(":")[0].strip().split(".")
+def _own_names(made: Card, owners: dict[str, str]) -> None:
+    """Note what a card calls by which name; a name that is taken is refused, naming both."""
+    names = {made.slug: "slug", **{label.lower(): f"export {label}" for label in made.proof.exports}}
+    mine = {name: f"the {role} of {made.package} (from '{made.origin}')" for name, role in names.items()}
+    for name, what in mine.items():
+        if name in owners:
+            raise DistilError(f"Two things are called '{name}': {owners[name]} and {what}; rename one of them.")
+    owners |= mine
+
+
+def _third_party(entry: metadata.EntryPoint) -> Card:
+    owner = entry.dist.name if entry.dist else "an unnamed distribution"
+    top, *rest = entry.value.partition(":")[0].strip().split(".")
+    try:
         # Only the top package is looked up, and a look-up does not import: the card is found without running code.
         spec = util.find_spec(top) if top.isidentifier() else None
-        folders = [Path(root, *rest) for root in (spec.submodule_search_locations or ())] if spec else []
-        folder = next((f for f in folders if (f / "card.toml").is_file()), None)
-        if folder is None:
-            raise DistilError(
-                f"The entry point '{entry.name}' of '{owner}' names '{entry.value}', which is no package with a "
-                f"card.toml; mend or uninstall '{owner}'."
-            )
-        yield read_card(folder / "card.toml", package=".".join([top, *rest]), origin=owner)
+    except (ImportError, ValueError):
+        spec = None
+    folders = [Path(root, *rest) for root in (spec.submodule_search_locations or ())] if spec else []
+    folder = next((f for f in folders if (f / "card.toml").is_file()), None)
+    if folder is None:
+        raise DistilError(
+            f"The entry point '{entry.name}' of '{owner}' names '{entry.value}', which is no package with a "
+            f"card.toml; mend or uninstall '{owner}'."
+        )
+    try:
+        return read_card(folder / "card.toml", package=".".join([top, *rest]), origin=owner)
+    except (DistilError, OSError) as error:
+        raise DistilError(f"The system '{entry.name}' of '{owner}' is left out: {error}") from error
 
 
 @lru_cache(maxsize=8)

@@ -69,6 +69,15 @@ def state(slug: str) -> State:
     True
     """
     made = names.card(slug)
+    if made.origin == "distil":
+        return _state(made)
+    try:
+        return _state(made)
+    except (DistilError, SyntaxError, ValueError, OSError) as error:  # a third party's files concern it alone
+        return State("planned", why=f"its files cannot be read: {error}")
+
+
+def _state(made: Card) -> State:
     if not made.has_code:
         return State("planned", why="a card alone, no code yet")
     gap = _unproven(made, _files(made))

@@ -37,6 +37,8 @@ def list_systems(
 ) -> None:
     """List the systems, with what each needs and how far it is proven."""
     rows = [(made, catalog.state(slug)) for slug, made in catalog.systems().items()]
+    for sentence in catalog.broken().values():
+        Console(stderr=True).print(Text(f"note: {sentence}"), soft_wrap=True)
     if field is not None:
         _known("field", field, {made.field for made, _ in rows})
         rows = [(made, at) for made, at in rows if made.field == field]

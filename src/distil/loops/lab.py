@@ -20,6 +20,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from distil import catalog
 from distil.data.fingerprint import fingerprint
 from distil.data.loading import mix_seed
 from distil.engine.serial import load_tree, save_tree
@@ -292,6 +293,9 @@ def _code_hash() -> str:
             str(file.relative_to(PACKAGE)).encode()
             + ast.dump(_bare(ast.parse(file.read_text(encoding="utf-8")))).encode()
         )
+    for card in catalog.systems().values():
+        for file in sorted(card.folder.rglob("*.py")) if card.origin != "distil" else ():
+            digest.update(f"{card.package} {file.relative_to(card.folder)}".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -23,6 +23,7 @@ from distil.data.tokens import tokenised
 from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.errors import DistilError
+from distil.loops.adopt import adopted, code_of_methods
 from distil.loops.compare import check_seeds, compare
 from distil.loops.grid import Point, plan_trials
 from distil.loops.inputs import InputSize, Normalise, as_teacher, for_key, image_task, in_words
@@ -74,7 +75,7 @@ class OwnRun:
         pretrained: let the teacher's library load its published weights.
         train_teacher: epochs to train (or fine-tune) the teacher on the data first; 0 takes it as it is.
         teacher_lr: its learning rate then; default that of the students. A pretrained transformer wants about 5e-5.
-        methods: expressions; one for ``train``.
+        methods: expressions; one for ``train``. One of your own stands in them as ``file.py:Name`` or ``module:Name``.
         baseline: also train the student alone, with the same budget, to say whether the method helped.
         size, channels: how images are read. limit: samples of each part at most.
         columns: the columns of a table, where they have unusual names.
@@ -134,6 +135,7 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
     check_seeds(run.seeds)
     if not run.methods:
         raise DistilError("--methods is missing; name at least one, e.g. kd,dkd,pld.")
+    run = _adopted(run)
     for text in run.methods:
         parse(text)
     points = _points(run)
@@ -270,6 +272,8 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
     they and a later run need: ``splits.csv`` (which sample was in which part; read again by a run that is resumed) and
     for texts the student's tokenizer.
     """
+    texts, run = run.methods, _adopted(run)
+    code = code_of_methods(texts)
     bundle, teacher = checked(run, lab)
     task = task_of(run, bundle, teacher.module)
     write_splits(lab.out / SPLITS_FILE, bundle)
@@ -281,6 +285,7 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
         return _training(run, lab, bundle, teacher, task, name, point, trials=trials, shown=shown, role=role)
 
     points, seed, tuned = _points(run), tuning_seed(run.seeds), {}
+    common |= {"own_methods": code} if code else {}
     if run.grid:
         tuned = tune_arms(lab, points, train, seed=seed, task=task, **common)
         setting |= tuning_words(tuned, seed=seed, task=task)
@@ -300,6 +305,11 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
         **common,
     )
     return report | ({"tuning": tuning_report(tuned, seed=seed, task=task)} if tuned else {})
+
+
+def _adopted(run: OwnRun) -> OwnRun:
+    """The run with methods of the user's own files known by name."""
+    return replace(run, methods=tuple(map(adopted, run.methods)))
 
 
 def _common(run: OwnRun, bundle: Bundle, teacher: Teacher, task: Task) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -65,7 +64,11 @@ def load_recipe(slug: str) -> ModuleType:
         raise DistilError(
             f"'{card.slug}' is planned and has no experiment to run in this version; these have: {', '.join(ready)}."
         )
-    return import_module(f"{card.package}.recipe")
+    recipe = catalog.import_code(f"{card.package}.recipe", card.slug)
+    for name in ("Setup", "experiment"):
+        if not callable(getattr(recipe, name, None)):
+            raise DistilError(f"{recipe.__name__} has no {name}; a recipe needs Setup and experiment(setup, lab).")
+    return recipe
 
 
 def prepare_setup(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from distil.errors import DistilError, nearest
 from distil.models.spec import split_spec
 
-__all__ = ["Summary", "load_model", "load_weights", "read_state", "split_spec", "summary"]
+__all__ = ["Summary", "import_own", "load_model", "load_weights", "read_state", "split_spec", "summary"]
 
 _NETS: dict[str, tuple[str, str]] = {
     "mlp": ("mlp", "MLP"),
@@ -205,7 +205,7 @@ def _reference(name: str, options: dict[str, Any], context: Mapping[str, Any]) -
 
 
 def _own(spec: str, kind: str, name: str, options: dict[str, Any], context: Mapping[str, Any]) -> nn.Module:
-    module = _module_of(spec, kind)
+    module = import_own(kind, f"the model {spec!r}")
     function = getattr(module, name, None)
     if not callable(function):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -221,13 +221,14 @@ def _own(spec: str, kind: str, name: str, options: dict[str, Any], context: Mapp
     return model
 
 
-def _module_of(spec: str, kind: str) -> Any:
+def import_own(kind: str, what: str) -> Any:
+    """Import a user's module, by name or from a ``.py`` file; ``what`` asks for it, and stands in messages."""
     try:
         if not kind.endswith(".py"):
             return importlib.import_module(kind)
         file = Path(kind).expanduser().resolve()
         if not file.exists():
-            raise DistilError(f"there is no file {kind!r} for the model {spec!r}; correct the path.")
+            raise DistilError(f"there is no file {kind!r} for {what}; correct the path.")
         found = importlib.util.spec_from_file_location(file.stem, file)
         assert found is not None
         assert found.loader is not None
@@ -238,10 +239,13 @@ def _module_of(spec: str, kind: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name and kind.partition(".")[0] == error.name:
             hint = nearest(kind, ["timm", "torchvision", "distil"])
-            raise DistilError(
-                f"the model {spec!r} names neither a library nor a module that can be imported; {hint}"
-            ) from error
-        raise DistilError(f"importing {kind!r} for the model {spec!r} fails: {error}.") from error
+            raise DistilError(f"{what} names neither a library nor a module that can be imported; {hint}") from error
+        raise DistilError(f"importing {kind!r} for {what} fails: {error}.") from error
+    except DistilError:
+        raise
+    except Exception as error:  # whatever is wrong in there, it is the user's own code
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise DistilError(f"importing {kind!r} for {what} fails ({_reason(error)}{line}).") from error
 
 
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
