@@ -252,7 +252,7 @@ def _name_layer(axes: Axes, x: Sequence[float], base: Sequence[float], top: Sequ
         if high - low > best + 1e-9:
             best, place = high - low, (x[k], (low + high) / 2)
     if place is not None and best > 12 and len(x) > 2:
-        write(axes, *place, shorten(label, 18), color=SURFACE, ha="center", va="center", fontweight="bold")
+        write(axes, *place, shorten(label, 18), ha="center", va="center", fontsize=9.5, boxed=True)
 
 
 def reliability(name: str, title: str, bins: Sequence[tuple[float, float, float]], color: str) -> str:
