@@ -31,7 +31,7 @@ def pair(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     first = sample_report(epochs=2)
     second = copy.deepcopy(first) | changes
     kd = second["arms"][1]["metrics"]["accuracy"]
-    kd["last"] = [value - 3 for value in kd["last"]]
+    kd["last"] = [value - 3 + 0.1 * (i - 2) for i, value in enumerate(kd["last"])]
     second["arms"] = [*second["arms"][:3], second["arms"][3] | {"name": "extra", "label": "Extra"}]
     second["verdicts"] = [v for v in second["verdicts"] if v["arm"] != "pld-shuffled"]
     second["setting"] = second["setting"] | {"Budget": "40 epochs"}

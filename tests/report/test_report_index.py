@@ -48,7 +48,7 @@ def test_runs_are_found_newest_first_and_the_rest_is_named(tmp_path: Path) -> No
 
 
 def test_a_folder_without_runs_is_refused_with_what_was_seen(tmp_path: Path) -> None:
-    with pytest.raises(DistilError, match="holds no run of distil. Give"):
+    with pytest.raises(DistilError, match=r"holds no run of distil\. Give"):
         find_runs(tmp_path)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "report.json").write_text("{}")
