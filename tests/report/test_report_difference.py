@@ -43,6 +43,7 @@ def pair(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 values = st.lists(st.floats(-100, 100).map(lambda x: round(x, 2)), min_size=2, max_size=8)
 
 
+@pytest.mark.filterwarnings("ignore:Precision loss:RuntimeWarning")
 @given(values, values, st.sampled_from([0.9, 0.95]))
 def test_welch_equals_scipy(first: list[float], second: list[float], level: float) -> None:
     ours = welch_interval(first, second, level)
