@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,26 +15,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
-
-
-def chromium() -> str | None:
-    """Return the path of a Chromium, by DISTIL_CHROMIUM or by its usual names."""
-    named = os.environ.get("DISTIL_CHROMIUM")
-    if named:
-        return named
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = chromium()
-    if path is None:
-        pytest.skip("no Chromium found: install one or name it in DISTIL_CHROMIUM")
-    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def awkward() -> dict[str, Any]:
@@ -84,6 +61,8 @@ def test_page(browser: Browser, written: Path, scheme: Any, width: int) -> None:
 
     report = json.loads(written.with_name("report.json").read_text(encoding="utf-8"))
     assert json.loads(page.locator("#report-json").text_content() or "") == report
+    assert not report["verdicts"] or page.locator("#verdict-text-0").is_visible()
+    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
     for i, entry in enumerate(report["verdicts"]):
         assert page.locator(f"#verdict-text-{i}").text_content() == entry["text"]
         assert page.locator(f"#verdict-text-{i}").is_visible()

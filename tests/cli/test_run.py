@@ -48,7 +48,7 @@ def finished(_finished: Path, empty: Path, capsys: Screen) -> Path:
 def test_the_demo_says_whether_it_helped_and_where_the_page_is(empty: Path, capsys: Screen) -> None:
     said = demo(capsys, "--seeds", "3")
     assert (said.code, said.complaints) == (0, [])
-    assert "the distilled student" in said.out.lower()
+    assert "distillation" in said.out.splitlines()[1].lower()
     assert f"Report: {empty / 'runs' / 'demo' / 'report.html'}" in said.out
     assert "Student alone · seed 3/3" in said.err or "✓" in said.err
     report = load_report(empty / "runs" / "demo")
@@ -134,7 +134,7 @@ def test_report_prints_the_verdict_and_makes_the_page_again(finished: Path, empt
     (finished / "report.html").unlink()
     said = distil(capsys, "report", "x")
     assert (said.code, said.err) == (0, "")
-    assert "Too few seeds to say whether the distilled student helped" in " ".join(said.out.split())
+    assert "Too few seeds to say whether distillation helped" in " ".join(said.out.split())
     assert f"Report: {finished / 'report.html'}" in said.out
     assert (finished / "report.html").read_bytes() == page
     assert distil(capsys, "report", "x/report.json", "--out", "y").code == 0
@@ -160,6 +160,102 @@ def test_a_report_that_was_cut_off_or_is_newer_is_named(finished: Path, capsys: 
         said = distil(capsys, "report", "x")
         assert said.code == 2
         assert says in said.complaints[0]
+
+
+def test_report_widens_intervals_when_asked_and_back(finished: Path, capsys: Screen) -> None:
+    before = load_report(finished)
+    assert before["adjustment"]["kind"] == "none"
+    assert distil(capsys, "report", "x", "--adjust", "--out", "y").code == 0
+    assert load_report("y")["adjustment"] == {"kind": "bonferroni", "comparisons": 1, "level": 0.95}
+    assert distil(capsys, "report", "y", "--no-adjust", "--json").json == before
+    assert load_report(finished) == before
+
+
+def test_report_indexes_a_folder_of_runs(finished: Path, empty: Path, capsys: Screen) -> None:
+    (empty / "runs").mkdir()
+    finished.rename(empty / "runs" / "x")
+    (empty / "runs" / "notes").mkdir()
+    found = distil(capsys, "report", "runs", "--json").json
+    assert [run["folder"] for run in found["runs"]] == ["x"]
+    assert [each["folder"] for each in found["skipped"]] == ["notes"]
+    assert not (empty / "runs" / "index.html").exists()
+    said = distil(capsys, "report", "runs")
+    assert (said.code, said.err) == (0, "")
+    assert f"Index: {empty / 'runs' / 'index.html'}" in said.out
+    assert "left out: notes: there is no report.json in it" in said.out
+    assert 'href="./x/report.html"' in (empty / "runs" / "index.html").read_text()
+    assert distil(capsys, "report", "runs", "--out", "elsewhere").code == 0
+    assert 'href="./../runs/x/report.html"' in (empty / "elsewhere" / "index.html").read_text()
+
+
+def test_report_says_what_differs_between_two_runs(finished: Path, empty: Path, capsys: Screen) -> None:
+    shutil.copytree(finished, empty / "y")
+    report = load_report(empty / "y")
+    for values in report["arms"][1]["metrics"]["accuracy"].values():
+        values[:] = [value - 10 for value in values]
+    (empty / "y" / "report.json").write_text(json.dumps(report))
+    (empty / "y" / "settings.yaml").write_text("training: {epochs: 7}")
+    found = distil(capsys, "report", "x", "--against", "y", "--json").json
+    assert found["names"] == ["x", "y"]
+    assert [arm["difference"]["mean"] for arm in found["arms"]] == pytest.approx([0, 10])
+    assert {"group": "settings", "what": "training.epochs", "values": ["1", "7"]} in found["differs"]
+    before = contents(finished)
+    said = distil(capsys, "report", "x", "--against", "y")
+    assert (said.code, said.err) == (0, "")
+    assert "2 shared arms in x against y" in said.out
+    assert set(contents(finished)) - set(before) == {"against-y.html"}
+    assert f"Difference: {finished / 'against-y.html'}" in said.out
+
+
+def test_report_refuses_what_cannot_be_compared(finished: Path, empty: Path, capsys: Screen) -> None:
+    shutil.copytree(finished, empty / "y")
+    report = load_report(empty / "y")
+    report["metric"]["higher_is_better"] = False
+    (empty / "y" / "report.json").write_text(json.dumps(report))
+    (empty / "half").mkdir()
+    (empty / "half" / "settings.yaml").write_text("seeds: [0]")
+    for words, says in (
+        (["x", "--against", "y"], "the direction is 'higher is better' in x and 'lower is better' in y"),
+        (["x", "--against", "x/report.json"], "are the same run"),
+        (["x", "--against", "nowhere"], "nowhere cannot be read"),
+        (["half"], "has not finished"),
+        ([".", "--adjust"], "--adjust is for one run"),
+    ):
+        before = contents(empty)
+        said = distil(capsys, "report", *words)
+        assert (said.code, contents(empty)) == (2, before)
+        assert says in said.complaints[0]
+
+
+# ---- trackers
+
+
+def test_a_tracker_gets_a_run_for_each_arm_and_seed_and_the_verdict(empty: Path, capsys: Screen) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ("--seeds", "2", "--out", "x", "--json")
+    first = demo(capsys, *words).json
+    assert not (empty / "x" / "trackers").exists()
+    # What was stored before is logged as it would have been.
+    assert distil(capsys, "run", "--out", "x", "--resume", "--tracker", "tensorboard").code == 0
+    folders = sorted(each.name for each in (empty / "x" / "trackers").iterdir())
+    assert folders == ["alone-seed0", "alone-seed1", "distilled-seed0", "distilled-seed1", "verdict"]
+    seen = EventAccumulator(str(empty / "x" / "trackers" / "distilled-seed1"))
+    seen.Reload()
+    scores = first["arms"][1]["metrics"]["accuracy"]["best"]
+    assert seen.Scalars("test/best/accuracy")[0].value == pytest.approx(scores[1])
+    assert [event.step for event in seen.Scalars("val/accuracy")] == [26]
+    verdict = EventAccumulator(str(empty / "x" / "trackers" / "verdict"))
+    verdict.Reload()
+    text = verdict.Tensors("distilled against alone/verdict/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text == first["verdicts"][0]["text"]
+
+
+def test_an_unknown_tracker_is_refused_before_anything_is_written(empty: Path, capsys: Screen) -> None:
+    said = demo(capsys, "--tracker", "tensorbord")
+    assert said.code == 2
+    assert "The tracker 'tensorbord' is unknown; did you mean 'tensorboard'" in said.complaints[0]
+    assert list(empty.iterdir()) == []
 
 
 # ---- taps

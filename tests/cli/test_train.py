@@ -42,7 +42,7 @@ def accuracies(report: dict[str, Any], name: str) -> list[float]:
 
 def test_a_folder_of_images_gives_a_verdict_a_page_and_students(here: Path, capsys: Screen) -> None:
     said = good(train(capsys, "--out", "run", "--lr", "0.01"))
-    assert "Too few seeds to say whether the student taught by kd helped" in said.out
+    assert "Too few seeds to say whether distillation with kd helped" in said.out
     assert str(here / "run" / "report.html") in said.out
     assert str(here / "run" / "students") in said.out
     report = load_report(here / "run")

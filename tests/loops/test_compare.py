@@ -103,6 +103,23 @@ def test_the_report_pairs_by_seed_and_judges_against_reference_and_rivals(tmp_pa
     assert report["arms"][1]["cost"]["teacher_share"] == 0.25
 
 
+def test_an_adjusted_comparison_counts_rivals_too_and_puts_the_best_first(tmp_path: Path) -> None:
+    arms = {**two(), "better": arm("method", lambda seed: outcome(70 + seed), "dkd")}
+    arms |= {"rival": arm("rival", lambda seed: outcome(55 + seed), "dist")}
+    report = compare(arms, (0, 1, 2), lab(tmp_path), title="t", task=TASK, adjust=True)
+    validate(report)
+    assert report["adjustment"] == {"kind": "bonferroni", "comparisons": 5, "level": 0.95}
+    assert [v["difference"]["level"] for v in report["verdicts"]] == pytest.approx([0.99] * 5)
+    order = [(v["arm"], v["against"]) for v in report["verdicts"]]
+    assert order == [
+        *(("better", "alone"), ("kd", "alone"), ("rival", "alone")),
+        *(("better", "rival"), ("kd", "rival")),
+    ]
+    plain = compare(arms, (0, 1, 2), lab(tmp_path), title="t", task=TASK)
+    assert plain["adjustment"] == {"kind": "none", "comparisons": 5, "level": 0.95}
+    assert plain["verdicts"][0]["arm"] == "kd"
+
+
 # ---- what the seeds pair, seen from inside real runs
 
 

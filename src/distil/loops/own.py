@@ -6,32 +6,29 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from distil.data import load
 from distil.data.bundle import Bundle
 from distil.data.fingerprint import fingerprint
 from distil.data.loading import mix_seed
 from distil.data.splits import SPLITS_FILE, write_splits
-from distil.data.text import TEXT_TASK
-from distil.data.tokens import tokenised
 from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.errors import DistilError
 from distil.loops.adopt import adopted, code_of_methods
 from distil.loops.compare import check_seeds, compare
 from distil.loops.grid import Point, plan_trials
-from distil.loops.inputs import InputSize, Normalise, as_teacher, for_key, image_task, in_words
+from distil.loops.inputs import as_teacher, for_key, image_task, in_words
 from distil.loops.lab import Arm, Lab, Outcome, Role, code_of
+from distil.loops.own_run import OwnRun, read_both, read_data
 from distil.loops.recipe import data_report
 from distil.loops.training import (
     Teacher,
-    Training,
     above_chance,
     build_model,
     distil,
@@ -43,83 +40,10 @@ from distil.loops.training import (
 from distil.loops.tuning import tune_arms, tuning_report, tuning_seed, tuning_words
 from distil.methods.expression import parse
 from distil.models.load import load_model, load_weights
-from distil.models.tokenizers import tokenizer_for
-from distil.tasks import Task, TextTask, get_task
+from distil.tasks import Task, get_task
 from distil.tasks.base import evaluating
 
 __all__ = ["OwnRun", "checked", "read_data", "run_own", "task_of"]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a table of texts or images; ``None`` looks for a usual name."""
-
-    text: str | None = None
-    image: str | None = None
-    label: str | None = None
-    split: str | None = None
-
-    def named(self) -> dict[str, str]:
-        """Those that the user named."""
-        return {name: value for name in ("text", "image", "label", "split") if (value := getattr(self, name))}
-
-
-@dataclass(frozen=True)
-class OwnRun:
-    """The settings of ``distil train`` and ``distil compare``.
-
-    Attributes:
-        data: a path or a name that ``distil.load`` reads.
-        student, teacher: models by name: ``timm:…``, ``torchvision:…``, ``hf:…``, ``distil:…``, ``module:function``,
-        ``file.py:function``. teacher_weights, student_weights: safetensors or state-dict files.
-        pretrained: let the teacher's library load its published weights.
-        train_teacher: epochs to train (or fine-tune) the teacher on the data first; 0 takes it as it is.
-        teacher_lr: its learning rate then; default that of the students. A pretrained transformer wants about 5e-5.
-        methods: expressions; one for ``train``. One of your own stands in them as ``file.py:Name`` or ``module:Name``.
-        baseline: also train the student alone, with the same budget, to say whether the method helped.
-        size, channels: how images are read. limit: samples of each part at most.
-        columns: the columns of a table, where they have unusual names.
-        classes: the class names in the order of the outputs, where the data's own order will not do.
-        splits: a ``splits.csv`` of an earlier run, used instead of splits made here. split_seed: makes them.
-        drop_leaks: leave samples of train that also stand in val or test out of train.
-        max_length: tokens of a text at most. tokenizer: a folder, for models that bring none.
-        taps: your paths for meanings, ``{emb: avgpool}``.
-        normalise: each role's mean and std of images in [0, 1]: ``auto``, ``none``, ``imagenet`` or ``[mean, std]``.
-        input_size: each role's side in pixels, to which its images are resized: ``auto``, ``none`` or a number.
-        training: how students are trained.
-        grid: values to try, by ``component.argument`` or ``training.setting``; chosen on validation, every arm with the
-            same number of trials (see :func:`distil.loops.grid.plan_trials`).
-        trials: at most so many for each arm.
-        seeds: shared by all arms.
-    """
-
-    data: str = ""
-    student: str = ""
-    teacher: str = ""
-    teacher_weights: str | None = None
-    student_weights: str | None = None
-    pretrained: bool = False
-    train_teacher: int = 0
-    teacher_lr: float | None = None
-    methods: tuple[str, ...] = ("kd",)
-    baseline: bool = True
-    size: int | None = None
-    channels: int | None = None
-    limit: int | None = None
-    columns: Columns = field(default_factory=Columns)
-    classes: tuple[str | int, ...] = ()
-    splits: str | None = None
-    split_seed: int = 0
-    drop_leaks: bool = False
-    max_length: int = 128
-    tokenizer: str | None = None
-    taps: dict[str, str] = field(default_factory=dict)
-    normalise: Normalise = field(default_factory=Normalise)
-    input_size: InputSize = field(default_factory=InputSize)
-    training: Training = field(default_factory=Training)
-    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    trials: int | None = None
-    seeds: tuple[int, ...] = (0,)
 
 
 def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
@@ -143,7 +67,7 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
     for text in texts:
         parse(text)
     lab.progress.begin(f"reading {run.data}")
-    bundle, taught = _read(run, lab.out)
+    bundle, taught = read_both(run, lab.out)
     for note in bundle.notes:
         lab.progress.say(f"{bundle.name}: {note}")
     with torch.random.fork_rng(devices=[]):
@@ -170,46 +94,6 @@ def task_of(run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab | None = N
     for remark in remarks if lab is not None else ():
         lab.progress.say(f"{bundle.name}: {remark}")  # type: ignore[union-attr]
     return task
-
-
-def read_data(run: OwnRun, folder: Path) -> Bundle:
-    """Return the data as the students of the run in ``folder`` see them."""
-    return _read(run, folder)[0]
-
-
-def _read(run: OwnRun, folder: Path) -> tuple[Bundle, Bundle]:
-    """Return the data as the student and as the teacher alone see them; they differ where their tokenizers do."""
-    options = {**_shape(run), **run.columns.named(), **({"classes": run.classes} if run.classes else {})}
-    splits = run.splits or (str(stored) if (stored := folder / SPLITS_FILE).is_file() else None)
-    options |= {"seed": run.split_seed, **({"splits": splits} if splits else {})}
-    options |= {"drop_leaks": True} if run.drop_leaks else {}
-    bundle = load(run.data, **options)
-    if bundle.task != TEXT_TASK:
-        return bundle, bundle
-    texts = [bundle.train.dataset.texts[k] for k in bundle.train.positions.tolist()]
-    theirs, most = tokenizer_for(run.teacher, texts, named=run.tokenizer, pretrained=run.pretrained, role="teacher")
-    mine, limit = tokenizer_for(run.student, texts, named=run.tokenizer, fallback=theirs)
-    lengths = [
-        min(run.max_length, longest, tokenizer.model_max_length)
-        for tokenizer, longest in ((mine, limit), (theirs, most))
-    ]
-    both = tokenised(bundle, mine, theirs, max_length=lengths[0], teacher_max_length=lengths[1])
-    alone = tokenised(bundle, theirs, max_length=lengths[1])
-    return (
-        replace(both, task=TextTask(tokenizer=mine, max_length=lengths[0])),
-        replace(alone, task=TextTask(tokenizer=theirs, max_length=lengths[1])),
-    )
-
-
-def _shape(run: OwnRun) -> dict[str, int]:
-    """How images are read, as far as it was said."""
-    if run.channels not in (None, 1, 3):
-        raise DistilError(f"channels={run.channels} is impossible; expected 1 (grey) or 3 (RGB).")
-    given = {key: value for key in ("size", "channels", "limit") if (value := getattr(run, key)) is not None}
-    for key, value in given.items():
-        if value < 1:
-            raise DistilError(f"{key}={value} is impossible; expected at least 1.")
-    return given
 
 
 def _check_call(role: str, spec: str, model: nn.Module, bundle: Bundle, task: Task) -> None:

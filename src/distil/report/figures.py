@@ -246,13 +246,14 @@ def _name_layer(axes: Axes, x: Sequence[float], base: Sequence[float], top: Sequ
     """Write a layer's name inside it, at its thickest place; a thin or ragged layer stays without."""
     reach = max(1, round(len(x) * 0.12))  # the name covers its neighbours too
     best, place = 0.0, None
-    for k in range(round(len(x) * 0.22), min(len(x), round(len(x) * 0.78) + 1)):
+    inner = range(round(len(x) * 0.22), min(len(x), round(len(x) * 0.78) + 1))
+    for k in sorted(inner, key=lambda k: abs(2 * k - len(x) + 1)):  # the middle, unless elsewhere is far more room
         near = slice(max(0, k - reach), k + reach + 1)
         low, high = max(base[near]), min(top[near])
-        if high - low > best + 1e-9:
+        if high - low > best + (4 if place else 0):
             best, place = high - low, (x[k], (low + high) / 2)
     if place is not None and best > 12 and len(x) > 2:
-        write(axes, *place, shorten(label, 18), color=SURFACE, ha="center", va="center", fontweight="bold")
+        write(axes, *place, shorten(label, 18), ha="center", va="center", fontsize=9.5, boxed=True)
 
 
 def reliability(name: str, title: str, bins: Sequence[tuple[float, float, float]], color: str) -> str:

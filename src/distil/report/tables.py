@@ -87,6 +87,7 @@ def budget(view: View) -> dict[str, Any]:
         return {"same": "", "rows": []}
     if all(budget == budgets[0] for budget in budgets):
         words = ", ".join(f"{fixed(budgets[0][key], 0)} {names.get(key, key)}" for key in shown)
+        words = words.replace(" 1 tuning trials", " 1 tuning trial")
         start = "Every arm had the same budget" if len(budgets) > 1 else "Budget"
         return {"same": f"{start}: {words}.", "rows": []}
     rows = [
