@@ -41,7 +41,7 @@ def test_a_grid_is_tuned_on_validation_counted_and_shown(here: Path, capsys: Scr
     page = (here / "run" / "report.html").read_text(encoding="utf-8")
     assert f"Tuning of {name}" in page
     assert "kd.temperature=4:" in page
-    assert sorted(path.name for path in (here / "run" / "students").iterdir()) == [
+    assert sorted(path.name for path in (here / "run" / "students").glob("*.safetensors")) == [
         f"{name}-seed0.safetensors",
         "alone-seed0.safetensors",
     ]

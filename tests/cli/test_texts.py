@@ -185,3 +185,23 @@ def test_taps_of_a_text_model_are_listed(place: Path, capsys: Screen) -> None:
     meanings = good(distil(capsys, "taps", BERT, "--input", "7", "--classes", "2", "--json")).json["meanings"]
     assert meanings["emb"] == ["head:in"]
     assert meanings["tokens"] == ["encoder"]
+
+
+def test_a_student_of_texts_is_exported_with_its_tokenizer(place: Path, capsys: Screen) -> None:
+    good(train(capsys, "--method", "supervised + kd", "--out", "run"))
+    good(distil(capsys, "export", "run", "--out", "student"))
+    assert (place / "student" / "tokenizer" / "tokenizer.json").is_file()
+    texts = [text for text, _ in sentences(6)]
+    (place / "new.txt").write_text("\n".join(texts), encoding="utf-8")
+    said = json.loads(good(distil(capsys, "predict", "student", "new.txt", "--json")).out)
+    bundle = load("reviews.csv")
+    words = load_tokenizer("run/tokenizer")
+    student = load_model(STUDENT, classes=2, tokenizer=words)
+    student.load_state_dict(load_file("run/students/supervised-kd-seed0.safetensors"))
+    task = TextTask(tokenizer=words, max_length=12)
+    batch = task.unpack(
+        {"inputs": dict(words(texts, padding=True, truncation=True, max_length=12, return_tensors="pt"))}
+    )
+    with torch.no_grad():
+        best = task.logits(task.call(student.eval(), batch)).argmax(1)
+    assert [row["label"] for row in said["answers"]] == [bundle.classes[k] for k in best]
