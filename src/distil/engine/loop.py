@@ -108,7 +108,7 @@ class Loop:
 
     def _check_teacher(self) -> None:
         teachers, task = self.distiller.teachers, self.distiller.task
-        if self.val is None or len(teachers) != 1 or task.metric != "accuracy":
+        if self.val is None or len(teachers) != 1 or not task.has_accuracy:
             return
         seen = teacher_above_chance(task, next(iter(teachers.values())), self.val)
         if not seen["ok"]:

@@ -20,7 +20,7 @@ from distil.engine.fit import fit
 from distil.engine.method import Sum
 from distil.errors import DistilError
 from distil.loops.lab import Lab, Outcome, code_of
-from distil.loops.measure import agreement, latency, reliability, size_in_bytes
+from distil.loops.measure import agreement, comparable, latency, reliability, size_in_bytes
 from distil.methods.expression import parse
 from distil.models import load_model
 from distil.models.load import load_weights
@@ -224,7 +224,7 @@ def measured(
     said = task.predict(result.model, bundle.test)
     teachers = list(distiller.teachers.values())
     theirs = task.predict(teachers[0], bundle.test, role="teacher") if len(teachers) == 1 else None
-    same = agreement(said, theirs) if theirs is not None and theirs["logits"].shape == said["logits"].shape else None
+    same = agreement(said, theirs) if theirs is not None and comparable(said, theirs) else None
     parameters, size = size_in_bytes(result.model)
     batches = as_batches(data, training.batch_size)
     updates = training.epochs * math.ceil(len(batches) / training.accumulate)

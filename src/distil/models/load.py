@@ -27,6 +27,7 @@ _NETS: dict[str, tuple[str, str]] = {
     "gcn": ("gnn", "GCN"),
     "gat": ("gnn", "GAT"),
     "sage": ("gnn", "SAGE"),
+    "unet": ("unet", "UNet"),
 }
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 _NESTING = ("state_dict", "model_state_dict", "model", "module", "net")
@@ -54,8 +55,8 @@ def load_model(
     """Return a model from a specification; its text is parsed, never evaluated.
 
     Args:
-        spec: ``timm:NAME``, ``torchvision:NAME``, ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, gcn, gat, sage), or
-            the user's own factory as ``package.module:function`` or ``path/to/file.py:function``; each optionally with
+        spec: ``timm:NAME``, ``torchvision:NAME``, ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, unet, gcn, gat,
+            sage), or the user's own factory as ``package.module:function`` or ``path/to/file.py:function``; each optionally with
             ``(key=value, …)``. A factory gets ``classes``, ``channels`` and ``input_shape`` if it names them.
         classes: the number of outputs; default the library's own.
         channels: input channels.

@@ -11,26 +11,32 @@ from distil.tasks.classification import ClassificationTask
 from distil.tasks.nodes import NodeTask
 from distil.tasks.preflight import Preflight, teacher_above_chance
 from distil.tasks.scores import check_labels
+from distil.tasks.segmentation import SegmentationTask
 
 __all__ = [
     "ClassificationTask",
     "NodeTask",
     "Prediction",
     "Preflight",
+    "SegmentationTask",
     "Task",
     "check_labels",
     "get_task",
     "teacher_above_chance",
 ]
 
-_TASKS: dict[str, Callable[..., Task]] = {ClassificationTask.name: ClassificationTask, NodeTask.name: NodeTask}
+_TASKS: dict[str, Callable[..., Task]] = {
+    ClassificationTask.name: ClassificationTask,
+    NodeTask.name: NodeTask,
+    SegmentationTask.name: SegmentationTask,
+}
 
 
 def get_task(task: str | Task, **options: Any) -> Task:
     """Return a task by name, or the task itself if one is given.
 
     Args:
-        task: ``"classification"``, ``"node-classification"`` or an instance.
+        task: ``"classification"``, ``"node-classification"``, ``"segmentation"`` or an instance.
         options: passed to the task that is made.
 
     >>> get_task("classification").metric

@@ -36,6 +36,7 @@ class ClassificationTask(Task):
 
     name = "classification"
     metric = "accuracy"
+    unit = "%"
     higher_is_better = True
 
     def __init__(self, *, normalise: Mapping[str, Statistics] | None = None, classes: int | None = None) -> None:
