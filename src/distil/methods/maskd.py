@@ -24,8 +24,9 @@ from distil.functional.masking import (
 from distil.functional.reduction import Term
 from distil.methods.align import Align, as_specs, maps_of
 
-__all__ = ["MasKD", "MaskTokens", "learn_masks"]
+__all__ = ["MasKD", "MaskTokens", "learn_masks", "usual_masks"]
 
+MASKS = 6  # of each level of a detector
 LOSSES = ("segmentation", "detection")
 START = 0.01  # standard deviation of fresh tokens: masks begin near one half
 
@@ -126,6 +127,11 @@ def learn_masks(
         parameter.requires_grad_(False)
 
 
+def usual_masks(tap: Spec, teacher_map: Tensor) -> int:
+    """Return how many masks a map gets by default: one for each class of a score map, 6 elsewhere."""
+    return int(teacher_map.shape[1]) if side_of(tap, "teacher") == "logits" else MASKS
+
+
 def _stage_one(teacher: Handles, batch: Batch, tap: Spec, masks: MaskTokens) -> Tensor:
     if side_of(tap, "teacher") == "logits":
         scores = teacher(batch).logits
@@ -157,7 +163,7 @@ class MasKD(Method):
 
     Args:
         taps: one tap or several; each a meaning, a path or ``(student, teacher)``. Score maps ("logits") by default.
-        masks: tokens of each tap; 0 means as many as the map has channels.
+        masks: tokens of each tap; 0 means as many as there are classes on score maps, and 6 elsewhere.
         loss: "segmentation" or "detection".
         epochs: of the first stage.
         lr: of the first stage.
@@ -201,7 +207,8 @@ class MasKD(Method):
         self.align = nn.ModuleList(Align(s.shape[1], t.shape[1]) for s, t in zip(ours, theirs, strict=True))
         weighted = self.loss == "detection"
         self.tokens = nn.ModuleList(
-            MaskTokens(t.shape[1], self.masks or t.shape[1], importance=weighted) for t in theirs
+            MaskTokens(t.shape[1], self.masks or usual_masks(spec, t), importance=weighted)
+            for spec, t in zip(self.taps, theirs)
         ).requires_grad_(False)
 
     def prepare(self, teacher: Handles, data: Any) -> None:

@@ -13,7 +13,7 @@ from distil.data.bundle import NO_LABEL
 from distil.errors import DistilError
 from distil.functional.reduction import Term
 from distil.tasks.base import Prediction, Task
-from distil.tasks.scores import class_loss, labels_in, majority_share
+from distil.tasks.scores import check_labels, class_loss, labels_in, majority_share
 
 __all__ = ["SegmentationTask", "confusion", "overlap_scores"]
 
@@ -107,6 +107,7 @@ class SegmentationTask(Task):
 
     def _answer(self, logits: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Keep the class and its probability for each pixel: three or four bytes, not four for each class."""
+        check_labels(batch["labels"].cpu(), logits.shape[1], batch.get("id"))
         confidence, answer = resized(logits.float(), batch["labels"]).softmax(1).max(1)
         small = torch.uint8 if logits.shape[1] <= 256 else torch.int16
         return {"answer": answer.to(small).cpu(), "confidence": confidence.half().cpu()}
@@ -148,8 +149,8 @@ def overlap_scores(table: Tensor) -> dict[str, float]:
 
     Intersection over union is averaged over the classes that occur among labels or answers.
 
-    >>> overlap_scores(torch.tensor([[1, 0], [1, 2]]))
-    {'mIoU': 58.333333333333336, 'accuracy': 75.0}
+    >>> {name: round(value, 2) for name, value in overlap_scores(torch.tensor([[1, 0], [1, 2]])).items()}
+    {'mIoU': 58.33, 'accuracy': 75.0}
     """
     total = int(table.sum())
     if not total:
