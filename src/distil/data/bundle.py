@@ -263,7 +263,7 @@ def ids_of(dataset: Any) -> Tensor:
 
 
 def labels_of(dataset: Any) -> Tensor:
-    """Return all labels of a dataset, ``[N]`` or maps ``[N, …]``, from its ``labels`` where it has them, else by reading every item."""
+    """Return all labels of a dataset, ``[N]`` or maps ``[N, H, W]``: its ``labels``, else those of every item read."""
     labels = _cheap_labels(dataset)
     if labels is None:
         read: Iterable[Any] = (as_dict(dataset[k]).get("labels", NO_LABEL) for k in range(len(dataset)))

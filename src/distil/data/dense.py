@@ -134,8 +134,8 @@ def _decoded(
     for k, row in enumerate(rows):
         try:
             image, mask = (Image.open(io.BytesIO(row[column]["bytes"])) for column in ("image", "mask"))
-            images[k] = image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)
-            masks[k] = mask.resize(size[::-1], Image.Resampling.NEAREST)
+            images[k] = np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR))
+            masks[k] = np.asarray(mask.resize(size[::-1], Image.Resampling.NEAREST))
         except Exception as error:
             reason = (str(error).splitlines() or ["no reason given"])[0]
             raise DistilError(

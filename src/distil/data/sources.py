@@ -54,8 +54,9 @@ def load(
 
     Args:
         name_or_path: a name (``digits`` needs no files; ``fashion-mnist``, ``mnist10k``, ``cifar10``, ``camvid``,
-            ``cora``, ``citeseer``, ``amazon-photo`` are read below ``root``), or a path: an image folder, a ``.parquet`` or
-            ``.csv`` of images, or a graph (``.npz``, ``.pt``, ``.safetensors``, a folder with nodes.csv and edges.csv).
+            ``cora``, ``citeseer``, ``amazon-photo`` are read below ``root``), or a path: an image folder, a
+            ``.parquet`` or ``.csv`` of images, or a graph (``.npz``, ``.pt``, ``.safetensors``, a folder with nodes.csv
+            and edges.csv).
         root: the data root; default the environment variable DISTIL_DATA.
         size, channels: the shape that images are brought to; default their own.
         seed: decides splits that are made here.

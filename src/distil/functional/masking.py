@@ -20,10 +20,10 @@ __all__ = [
     "cross_attention",
     "dice",
     "mask_movement",
-    "masked_map",
-    "masked_mse",
     "maskd_detection",
     "maskd_segmentation",
+    "masked_map",
+    "masked_mse",
     "spatial_masks",
 ]
 
@@ -112,7 +112,7 @@ def channel_masks(features: Tensor, units: Tensor) -> Tensor:
     Paper: ACAM-KD, ICCV 2025, arXiv 2503.06307.
     """
     _maps("channel_masks", features=features)
-    shaped("channel_masks", "the units", units, ("M",), "give one number for each unit")
+    shaped("channel_masks", "the row of units", units, ("M",), "give one number for each unit")
     features, units = working(features, units)
     return (units[:, None] * features.mean((2, 3)).unsqueeze(1)).sigmoid()
 
@@ -134,7 +134,13 @@ def spatial_masks(features: Tensor, units: Tensor) -> Tensor:
     a fused map in place of the teacher's.
     """
     _maps("spatial_masks", features=features)
-    shaped("spatial_masks", "the units", units, ("M", features.shape[1]), "give one weight for each channel of the map")
+    shaped(
+        "spatial_masks",
+        "the table of units",
+        units,
+        ("M", features.shape[1]),
+        "give one weight for each channel of the map",
+    )
     features, units = working(features, units)
     with torch.autocast(features.device.type, enabled=False):
         return (units @ features.flatten(2)).sigmoid().unflatten(2, features.shape[2:])
@@ -176,8 +182,8 @@ def masked_mse(
     >>> masked_mse(student, teacher, torch.tensor([[[[1.0, 0.0]]]]), eps=0.0)
     tensor(1.)
 
-    Paper: the distillation loss of MasKD (without its factor ½, see `maskd_segmentation`), and of ACAM-KD in the reading
-    that takes its printed factor as a divisor.
+    Paper: the distillation loss of MasKD (without its factor ½, see `maskd_segmentation`), and of ACAM-KD in the
+    reading that takes its printed factor as a divisor.
     """
     known("masked_mse", "normalizer", normalizer, NORMALIZERS)
     same_shape("masked_mse", student_map, teacher_map, "align the student's map (1x1 convolution, resizing) first")
@@ -311,7 +317,7 @@ def maskd_detection(
     >>> maskd_detection(student, teacher, torch.zeros(3, 2), torch.full((1, 3), 1 / 3), customised=False)
     tensor(0.5000)
 
-    Paper: Huang et al., MasKD, ICLR 2023, arXiv 2205.14589. Differs from official code: the sum of a mask is kept off 0.
+    Paper: Huang et al., MasKD, ICLR 2023, arXiv 2205.14589. Differs from official code: a mask's sum is kept off 0.
     """
     same_shape("maskd_detection", student_map, teacher_map, "align the student's map first")
     masks = spatial_masks(teacher_map, tokens)

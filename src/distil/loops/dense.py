@@ -40,7 +40,7 @@ class DensePair:
     teacher: str = "distil:unet(width=32)"
     student: str = "distil:unet(width=8)"
     teacher_training: Training = field(
-        default_factory=lambda: Training(epochs=40, batch_size=16, lr=3e-3, precision="bf16")
+        default_factory=lambda: Training(epochs=20, batch_size=16, lr=3e-3, precision="bf16")
     )
 
 
@@ -79,8 +79,8 @@ class Pair:
         c, b = self.chosen, self.bundle
         height, width = b.input_shape[1:]
         return {
-            "Data": f"{c.data} at {height} x {width}: {len(b.train)} training images (mirrored at random), {len(b.val)} "
-            f"to choose the epoch, {len(b.test)} test images",
+            "Data": f"{c.data} at {height} x {width}: {len(b.train)} training images (mirrored at random), "
+            f"{len(b.val)} to choose the epoch, {len(b.test)} test images",
             "Teacher": f"{c.teacher}, {c.teacher_training.epochs} epochs on the same images",
             "Student": c.student,
             "Budget": f"{training.epochs} epochs of batches of {training.batch_size}, {training.optimizer}, learning "

@@ -60,7 +60,7 @@ def agreement(student: Prediction, teacher: Prediction) -> float:
 def comparable(student: Prediction, teacher: Prediction) -> bool:
     """Say whether two predictions answer the same questions with the same classes."""
     key = "logits" if "logits" in student else "answer"
-    return key in teacher and student[key].shape == teacher[key].shape  # type: ignore[literal-required, no-any-return]
+    return key in teacher and student[key].shape == teacher[key].shape  # type: ignore[literal-required]
 
 
 def reliability(prediction: Prediction) -> dict[str, list[float]]:

@@ -35,7 +35,7 @@ class Align(nn.Module):
 
 
 def as_specs(taps: Spec | Sequence[Any]) -> tuple[Spec, ...]:
-    """Return ``taps=`` as a tuple of taps: a list (or a tuple) of them, or one; ``[student, teacher]`` within is a pair.
+    """Return ``taps=`` as a tuple of taps: one name, or a list of names and of ``(student, teacher)`` pairs.
 
     >>> as_specs("logits"), as_specs(["stages.1", ("up2", "up3")])
     (('logits',), ('stages.1', ('up2', 'up3')))
@@ -53,7 +53,7 @@ def maps_of(name: str, specs: Iterable[Spec], trace: Traces) -> list[Tensor]:
     flat = [m for m in maps if m.ndim != 4]
     if flat:
         raise DistilError(
-            f"{name} compares maps [N, C, H, W]; a tap of the {trace.role} gives {list(flat[0].shape)}. Name score maps "
-            "or convolutional stages with taps=."
+            f"{name} compares maps [N, C, H, W]; a tap of the {trace.role} gives {list(flat[0].shape)}. Name score "
+            "maps or convolutional stages with taps=."
         )
     return maps

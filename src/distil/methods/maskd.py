@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import prod
 from typing import Any, final
 
 import torch
@@ -16,9 +15,9 @@ from distil.errors import DistilError, nearest
 from distil.functional.masking import (
     channel_masks,
     dice,
-    masked_map,
     maskd_detection,
     maskd_segmentation,
+    masked_map,
     spatial_masks,
 )
 from distil.functional.reduction import Term
@@ -53,13 +52,11 @@ class MaskTokens(nn.Module):
         self.kind = kind
         self.tokens = nn.Parameter(START * torch.randn(*((masks, channels) if kind == "spatial" else (masks,))))
         if importance:
-            self.prob = nn.Sequential(
-                nn.Conv2d(channels, channels, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, masks, 1)
-            )
-            for conv in (self.prob[0], self.prob[2]):
-                fan_out = prod(conv.kernel_size) * conv.out_channels
-                nn.init.normal_(conv.weight, 0.0, (2 / fan_out) ** 0.5)
-                nn.init.zeros_(conv.bias)
+            first, last = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, masks, 1)
+            for conv in (first, last):
+                nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+                nn.init.constant_(conv.bias, 0.0)  # type: ignore[arg-type]
+            self.prob = nn.Sequential(first, nn.AdaptiveAvgPool2d(1), last)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the masks, ``[B, M, H, W]`` or ``[B, M, C]``."""
@@ -110,7 +107,7 @@ def learn_masks(
         lr: the learning rate, falling to 0 as (1 - t)^0.9.
         batch_size: samples of one update.
     """
-    parameters = [p for _, masks in levels for p in masks.parameters()]
+    parameters = [p.requires_grad_() for _, masks in levels for p in masks.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=1e-3)
     for epoch in range(epochs):
         for group in optimizer.param_groups:
@@ -135,12 +132,11 @@ def usual_masks(tap: Spec, teacher_map: Tensor) -> int:
 def _stage_one(teacher: Handles, batch: Batch, tap: Spec, masks: MaskTokens) -> Tensor:
     if side_of(tap, "teacher") == "logits":
         scores = teacher(batch).logits
-        through, overlap = masks.seen(scores), dice(masks(scores))
-    else:
-        stand_in = _Through(masks)
-        through, overlap = teacher(batch, replace={tap: stand_in}).output, stand_in.overlap
-    loss: Tensor = teacher.task.loss(through, batch).mean()
-    return loss if overlap is None else loss + overlap
+        task: Tensor = teacher.task.loss(masks.seen(scores), batch).mean()
+        return task + dice(masks(scores))
+    stand_in = _Through(masks)
+    task = teacher.task.loss(teacher(batch, replace={tap: stand_in}).output, batch).mean()
+    return task if stand_in.overlap is None else task + stand_in.overlap
 
 
 def _parts(batch: Batch, size: int) -> Iterator[Batch]:
@@ -213,10 +209,8 @@ class MasKD(Method):
 
     def prepare(self, teacher: Handles, data: Any) -> None:
         """Learn the tokens on the teacher, then freeze them."""
-        levels = [(tap, masks) for tap, masks in zip(self.taps, self.tokens, strict=True)]
-        self.tokens.requires_grad_(True)
-        learn_masks(teacher, data, levels, epochs=self.epochs, lr=self.lr)  # type: ignore[arg-type]
-        self.tokens.requires_grad_(False)
+        levels: list[tuple[Spec, Any]] = list(zip(self.taps, self.tokens, strict=True))
+        learn_masks(teacher, data, levels, epochs=self.epochs, lr=self.lr)
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``maskd``, one value per sample."""
@@ -231,6 +225,4 @@ class MasKD(Method):
         if self.loss == "segmentation":
             return maskd_segmentation(student_map, teacher_map, masks.tokens, reduction="none").mean(1)
         importance = masks.importance(teacher_map)
-        return maskd_detection(
-            student_map, teacher_map, masks.tokens, importance, customised=late, reduction="none"
-        )
+        return maskd_detection(student_map, teacher_map, masks.tokens, importance, customised=late, reduction="none")

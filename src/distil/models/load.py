@@ -56,8 +56,9 @@ def load_model(
 
     Args:
         spec: ``timm:NAME``, ``torchvision:NAME``, ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, unet, gcn, gat,
-            sage), or the user's own factory as ``package.module:function`` or ``path/to/file.py:function``; each optionally with
-            ``(key=value, …)``. A factory gets ``classes``, ``channels`` and ``input_shape`` if it names them.
+            sage), or the user's own factory as ``package.module:function`` or ``path/to/file.py:function``; each
+            optionally with ``(key=value, …)``. A factory gets ``classes``, ``channels`` and ``input_shape`` if it names
+            them.
         classes: the number of outputs; default the library's own.
         channels: input channels.
         weights: a ``.safetensors`` file or a torch file with a state dict; see :func:`load_weights`.

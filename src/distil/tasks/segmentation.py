@@ -117,8 +117,8 @@ def resized(scores: Tensor, labels: Tensor) -> Tensor:
     """Return a score map at the height and width of the labels."""
     if scores.ndim != 4 or scores.shape[0] != labels.shape[0]:
         raise DistilError(
-            f"segmentation: the scores are {tuple(scores.shape)} and the labels {tuple(labels.shape)}; expected a score "
-            "map [N, C, h, w] for labels [N, H, W]."
+            f"segmentation: the scores are {tuple(scores.shape)} and the labels {tuple(labels.shape)}; expected a "
+            "score map [N, C, h, w] for labels [N, H, W]."
         )
     if scores.shape[2:] == labels.shape[1:]:
         return scores

@@ -9,18 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from distil.engine.context import Context
-from distil.engine.distiller import Distiller
 from distil.engine.method import Batch, Handles, Method, Sum, Traces
-from distil.engine.reading import read
 from distil.engine.trace import Spec
 from distil.errors import DistilError, nearest
-from distil.functional.masking import cross_attention, dice, mask_movement, masked_mse
+from distil.functional.masking import cross_attention, dice, masked_mse
 from distil.functional.reduction import Term
 from distil.methods.align import Align, as_specs, maps_of
 from distil.methods.maskd import MaskTokens, learn_masks, usual_masks
 from distil.methods.supervised import Supervised
 
-__all__ = ["ACAMKD", "Drift", "Level", "published"]
+__all__ = ["ACAMKD", "Level", "published"]
 
 OPTIONS = {
     "fusion": ("stca", "teacher_only", "student_only", "concat"),
@@ -119,6 +117,8 @@ class ACAMKD(Method):
     diversity is MasKD's mean over pairs and covers both kinds of masks, units start at N(0, 0.01²); see the card.
     """
 
+    at_equality = {"channel": "zero", "spatial": "zero", "diversity": None}  # noqa: RUF012
+
     def __init__(
         self, *, taps: Spec | Sequence[Any] = "logits", units: int = 0, alpha: float = 1.0, lam: float = 1.0,
         fusion: str = "stca", query: str = "teacher", spatial: bool = True, channel: bool = True,
@@ -135,7 +135,7 @@ class ACAMKD(Method):
             raise DistilError("acamkd(spatial=false, channel=false) leaves no masks; keep one kind, or use mse.")
         if units < 0 or stride < 1 or epochs < 0:
             raise DistilError(
-                f"acamkd(units={units}, stride={stride}, epochs={epochs}): units and epochs must be at least 0, stride 1."
+                f"acamkd(units={units}, stride={stride}, epochs={epochs}): at least 0, 1 and 0 are expected."
             )
         self.maps = as_specs(taps)
         self.taps = (*self.maps, "head") if inherit else self.maps
@@ -146,7 +146,8 @@ class ACAMKD(Method):
         self.normalizer, self.adaptive, self.inherit = normalizer, adaptive, inherit
         self.detach_masks, self.detach_mask_student = detach_masks, detach_mask_student
         self.labels = not adaptive
-        self.at_equality = dict.fromkeys(self.kinds, "zero") | ({} if self.diversity == "off" else {"diversity": None})
+        kept = (*self.kinds, *(() if self.diversity == "off" else ("diversity",)))
+        self.at_equality = {key: claim for key, claim in type(self).at_equality.items() if key in kept}
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Make alignment, fusion and units for each pair of maps."""
@@ -161,16 +162,16 @@ class ACAMKD(Method):
             Level(s.shape[1], t.shape[1], self.units or usual_masks(spec, t), kinds=self.kinds, **options)
             for spec, s, t in zip(self.maps, ours, theirs, strict=True)
         )
-        for level in self.levels:
+        for level in self._levels():
             level.units.requires_grad_(self.adaptive)
 
     def prepare(self, teacher: Handles, data: Any) -> None:
         """Learn the units on the teacher and freeze them, where masks are not adaptive; else nothing."""
         if self.adaptive:
             return
-        stage = [(spec, masks) for spec, level in zip(self.maps, self.levels) for masks in level.units.values()]
-        for _, masks in stage:
-            masks.requires_grad_(True)
+        stage: list[tuple[Spec, Any]] = [
+            (spec, masks) for spec, level in zip(self.maps, self._levels()) for masks in level.units.values()
+        ]
         learn_masks(teacher, data, stage, epochs=self.epochs)
 
     def before_step(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> None:
@@ -199,50 +200,12 @@ class ACAMKD(Method):
     def levels_of(self, student: Traces, teacher: Traces) -> Iterator[tuple[Level, Tensor, Tensor, dict[str, Tensor]]]:
         """Yield each level with both maps, the student's aligned, and the masks that the two make."""
         ours, theirs = maps_of("acamkd", self.maps, student), maps_of("acamkd", self.maps, teacher)
-        for level, s, t in zip(self.levels, ours, theirs, strict=True):
-            assert isinstance(level, Level)
+        for level, s, t in zip(self._levels(), ours, theirs, strict=True):
             aligned = level.align(s, t)
             yield level, aligned, t, level.masks(aligned.detach() if self.detach_mask_student else aligned, t)
 
-
-class Drift:
-    """Watches the masks of fixed samples: how far they move from the first epoch to the last, and how alike they are.
-
-    Give :meth:`watch` as the callback of a run and the object itself as its diagnostics.
-
-    Args:
-        data: the samples whose masks are looked at; not augmented.
-        updates: optimizer steps of one epoch.
-    """
-
-    def __init__(self, data: Any, updates: int) -> None:
-        self.data, self.updates = data, updates
-        self.first: list[Tensor] = []
-        self.last: list[Tensor] = []
-
-    def watch(self, distiller: Distiller, done: int, total: int) -> None:
-        """Keep the masks after the first epoch and after the last."""
-        if done == self.updates:
-            self.first = self._masks(distiller)
-        if done == total:
-            self.last = self._masks(distiller)
-
-    def __call__(self, distiller: Distiller) -> dict[str, float]:
-        """Return mean |ΔM|, and the mean pairwise Dice of the last masks; means over levels and kinds."""
-        if not self.first or not self.last:
-            raise DistilError("Drift: the masks were not watched; pass drift.watch to the run that trains.")
-        moved = [float(mask_movement(before, after)) for before, after in zip(self.first, self.last, strict=True)]
-        alike = [float(dice(masks)) for masks in self.last]
-        return {"mask movement": sum(moved) / len(moved), "pairwise Dice": sum(alike) / len(alike)}
-
-    def _masks(self, distiller: Distiller) -> list[Tensor]:
-        method = next(c.method for c in distiller.method if isinstance(c.method, ACAMKD))
-        found: dict[tuple[int, str], list[Tensor]] = {}
-        for student, teacher, _ in read(distiller, self.data):
-            for k, (_, _, _, masks) in enumerate(method.levels_of(student, teacher)):
-                for kind, mask in masks.items():
-                    found.setdefault((k, kind), []).append(mask.float().cpu())
-        return [torch.cat(parts) for parts in found.values()]
+    def _levels(self) -> list[Level]:
+        return list(self.levels)  # type: ignore[arg-type]
 
 
 def published(

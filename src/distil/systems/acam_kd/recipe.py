@@ -12,7 +12,7 @@ from distil.loops.dense import DensePair, dense_pair
 from distil.loops.lab import Lab, Role
 from distil.loops.recipe import Experiment
 from distil.loops.training import Training
-from distil.systems.acam_kd.method import Drift
+from distil.systems.acam_kd.drift import Drift
 
 __all__ = ["EVIDENCE", "Setup", "experiment"]
 
@@ -30,9 +30,7 @@ class Setup:
     """
 
     pair: DensePair = field(default_factory=DensePair)
-    training: Training = field(
-        default_factory=lambda: Training(epochs=16, batch_size=16, lr=5e-3, precision="bf16")
-    )
+    training: Training = field(default_factory=lambda: Training(epochs=8, batch_size=16, lr=5e-3, precision="bf16"))
     weight: float = 1.0
     lam: float = 1.0
     stride: int = 2
