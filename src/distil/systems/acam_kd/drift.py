@@ -49,7 +49,7 @@ class Drift:
     def _masks(self, distiller: Distiller) -> list[Tensor]:
         method = next(c.method for c in distiller.method if isinstance(c.method, ACAMKD))
         found: dict[tuple[int, str], list[Tensor]] = {}
-        for student, teacher, _ in read(distiller, self.data):
+        for student, teacher, _ in read(distiller, self.data, batch_size=min(64, len(self.data))):
             for k, (_, _, _, masks) in enumerate(method.levels_of(student, teacher)):
                 for kind, mask in masks.items():
                     found.setdefault((k, kind), []).append(mask.float().cpu())
