@@ -162,6 +162,7 @@ def test_the_teacher_is_held_against_chance_by_images() -> None:
     assert seen["ok"]
     assert seen["samples"] == 12
     assert seen["accuracy"] == 100
+    assert "right on 100.0 % of the pixels of 12 samples" in seen["message"]
     lazy = Fixed(torch.tensor([9.0, 0.0, 0.0]).view(1, 3, 1, 1).repeat(12, 1, 3, 3))
     assert not teacher_above_chance(TASK, lazy, data)["ok"]
     student = toys.DenseNet(4, channels=3)

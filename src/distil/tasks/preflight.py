@@ -64,10 +64,11 @@ def teacher_above_chance(task: Task, module: Any, data: Any, slice: int = 512, *
     counted = prediction["labels"] != NO_LABEL
     if "mask" in prediction:
         counted = counted & prediction["mask"]
-    count = int(counted.sum()) if counted.ndim == 1 else int(counted.flatten(1).any(1).sum())
+    dense = counted.ndim > 1
+    count = int((counted.flatten(1).any(1) if dense else counted).sum())
     low, chance = 100 * wilson_lower(accuracy * count / 100, count), task.chance_accuracy(data)
     ok = low > chance
-    seen = f"the teacher is right on {accuracy:.1f} % of {count} samples (95 % lower bound {low:.1f} %)"
+    seen = f"the teacher is right on {accuracy:.1f} % of {'the pixels of ' if dense else ''}{count} samples (95 % lower bound {low:.1f} %)"
     message = f"{seen}, above the chance level of {chance:.1f} %."
     if not ok:
         message = (
