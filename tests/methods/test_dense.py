@@ -129,3 +129,18 @@ def test_maskds_options_are_checked() -> None:
         MasKD(masks=-1)
     with pytest.raises(DistilError, match="must be at least 1"):
         MaskTokens(4, 0)
+
+
+@pytest.mark.parametrize("method", [MSE(), CWD(), MasKD(epochs=0)], ids=["mse", "cwd", "maskd"])
+def test_score_maps_of_another_size_are_resized_to_the_teachers(method: Any) -> None:
+    coarse = toys.seeded(lambda: torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Conv2d(2, 3, 1)), 1)
+    pair = coarse, toys.seeded(lambda: toys.DenseNet(4), 2)
+    distiller = Distiller(*pair, method, task="segmentation", example=toys.batch(toys.scenes(8), 4))
+    distiller.prepare(toys.scenes(8))
+    ours, theirs, found = values(distiller)
+    assert ours.logits.shape[2:] != theirs.logits.shape[2:]
+    assert found.shape == (8,)
+    assert found.min() > 0
+    wrong = toys.seeded(lambda: toys.DenseNet(4, classes=5), 2)
+    with pytest.raises(DistilError, match="both must score the same classes"):
+        Distiller(coarse, wrong, MSE(), task="segmentation", example=toys.batch(toys.scenes(8), 4))

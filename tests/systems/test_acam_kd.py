@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distil.engine.distiller import Distiller
 from distil.engine.method import Sum
 from distil.errors import DistilError
+from distil.functional import masked_mse
 from distil.methods import Supervised
 from distil.systems.acam_kd import ACAMKD, published
 from distil.systems.acam_kd.drift import Drift
@@ -98,6 +99,8 @@ def test_positions_may_be_shuffled_in_both_maps_together() -> None:
     plain, moved = made.masks(s, t), made.masks(*shuffled)
     torch.testing.assert_close(moved["channel"], plain["channel"])
     torch.testing.assert_close(moved["spatial"].flatten(2), plain["spatial"].flatten(2)[:, :, order])
+    for kind in ("channel", "spatial"):
+        torch.testing.assert_close(masked_mse(*shuffled, moved[kind]), masked_mse(s, t, plain[kind]))
 
 
 def test_imitation_reaches_everything_that_trains_and_never_the_teacher() -> None:

@@ -68,7 +68,8 @@ def teacher_above_chance(task: Task, module: Any, data: Any, slice: int = 512, *
     count = int((counted.flatten(1).any(1) if dense else counted).sum())
     low, chance = 100 * wilson_lower(accuracy * count / 100, count), task.chance_accuracy(data)
     ok = low > chance
-    seen = f"the teacher is right on {accuracy:.1f} % of {'the pixels of ' if dense else ''}{count} samples (95 % lower bound {low:.1f} %)"
+    counted_in = f"the pixels of {count} samples" if dense else f"{count} samples"
+    seen = f"the teacher is right on {accuracy:.1f} % of {counted_in} (95 % lower bound {low:.1f} %)"
     message = f"{seen}, above the chance level of {chance:.1f} %."
     if not ok:
         message = (
