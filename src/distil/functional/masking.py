@@ -164,7 +164,8 @@ def masked_mse(
     - spatial: ``Σ_p m_p² Σ_k D_kp² / (C · (Σ_p m_p + eps))``
 
     The mask is squared because it multiplies both maps before they are compared. "literal" multiplies by the mask's sum
-    where "sum" divides by it, as ACAM-KD's formula is printed; its minimum is at masks of 0.
+    where "sum" divides by it, as ACAM-KD's formula is printed. Masks that learn from this error can lower it by
+    vanishing: "sum" is linear in a mask's size, "literal" cubic.
 
     Args:
         student_map: (B, C, H, W), aligned to the teacher's shape.
