@@ -56,6 +56,19 @@ class CNN(nn.Module):
         return self.head(self.pool(self.two(self.one(inputs))).flatten(1))
 
 
+class DenseNet(nn.Module):
+    """Two stages and a score map at half the resolution of the input; with or without BatchNorm."""
+
+    def __init__(self, width: int = 4, *, channels: int = 2, classes: int = CLASSES, norm: bool = True) -> None:
+        super().__init__()
+        self.one = CNN._stage(channels, width, 2, norm)
+        self.two = CNN._stage(width, width, 1, norm)
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.two(self.one(inputs)))
+
+
 class GraphNet(nn.Module):
     """A graph network of two dense propagations; it takes the edges."""
 
@@ -83,6 +96,15 @@ def images(count: int = 32, *, size: int = 8, seed: int = 0, dtype: torch.dtype 
     """Images labelled by a fixed linear rule."""
     flat = vectors(count, inputs=2 * size * size, seed=seed, dtype=dtype)
     return DictDataset(flat.inputs.view(count, 2, size, size), flat.labels, flat.ids)
+
+
+def scenes(count: int = 32, *, size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> DictDataset:
+    """Images labelled pixel by pixel by a fixed linear rule; sample k has k % 5 rows of void, the first one none."""
+    flat = images(count, size=size, seed=seed, dtype=dtype)
+    rule = torch.randn(2, CLASSES, generator=torch.Generator().manual_seed(99), dtype=dtype)
+    labels = torch.einsum("nchw,ck->nkhw", flat.inputs, rule).argmax(1)
+    void = torch.arange(size) < (torch.arange(count) % 5)[:, None]
+    return DictDataset(flat.inputs, labels.masked_fill(void[:, :, None], -100), flat.ids)
 
 
 def graph(nodes: int = 24, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

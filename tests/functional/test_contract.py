@@ -54,6 +54,28 @@ def to_means(**options: object) -> Callable[..., Tensor]:
     return call
 
 
+def masked(kind: str, function: Callable[..., Tensor] = D.masked_mse, **options: object) -> Callable[..., Tensor]:
+    """Fixed masks, cut to the batch and brought to the maps' precision."""
+
+    def call(s: Tensor, t: Tensor, **kw: object) -> Tensor:
+        masks = MASKS[kind][: len(s)].to(torch.float64 if s.dtype == torch.float64 else torch.float32)
+        return function(s, t, masks, **options, **kw)
+
+    return call
+
+
+def by_tokens(function: Callable[..., Tensor], *, importance: bool = False, **options: object) -> Callable[..., Tensor]:
+    def call(s: Tensor, t: Tensor, **kw: object) -> Tensor:
+        wide = torch.float64 if s.dtype == torch.float64 else torch.float32
+        given = [TOKENS.to(wide)] + ([torch.full((len(s), 2), 0.5, dtype=wide)] if importance else [])
+        return function(s, t, *given, **options, **kw)
+
+    return call
+
+
+TOKENS = normal(2, 3, scale=0.1)
+MASKS = {"channel": normal(4, 2, 3).sigmoid(), "spatial": normal(4, 2, 4, 4).sigmoid()}
+DENSE = {"student": (4, 3, 4, 4), "teacher": (4, 3, 4, 4)}
 MAPS = {"student": (3, 2, 4, 4), "teacher": (3, 5, 4, 4)}
 LOSSES = {
     "kl": Loss(partial(D.kl, temperature=2.0)),
@@ -73,6 +95,12 @@ LOSSES = {
     "attention code": Loss(D.attention_transfer, **MAPS),
     "attention paper": Loss(partial(D.attention_transfer, variant="paper"), **MAPS),
     "attention pooled": Loss(D.attention_transfer, student=(3, 2, 6, 8), teacher=(3, 2, 3, 4)),
+    **{f"masked_mse {kind}": Loss(masked(kind), **DENSE) for kind in MASKS},
+    "masked_mse literal": Loss(masked("channel", normalizer="literal"), **DENSE),
+    "maskd_segmentation": Loss(by_tokens(D.maskd_segmentation), **DENSE),
+    "maskd_detection": Loss(by_tokens(D.maskd_detection, importance=True, customised=False), **DENSE),
+    **{f"cwd {norm}": Loss(partial(D.cwd, norm=norm), **DENSE) for norm in ("channel", "spatial")},
+    "cwd channel_mean": Loss(partial(D.cwd, norm="channel_mean", divergence="mse"), **DENSE),
     "rkd_distance": Loss(D.rkd_distance, teacher=(4, 7)),
     "rkd_angle": Loss(D.rkd_angle, teacher=(4, 7)),
     "rkd": Loss(D.rkd, teacher=(4, 7), rows=False),
@@ -178,6 +206,7 @@ def test_rows_of_weight_zero_are_as_good_as_absent(name: str) -> None:
     loss, (student, teacher) = LOSSES[name], pair(name)
     keep = torch.ones(len(student), dtype=torch.float64)
     keep[-1] = 0
+    keep = keep.reshape(-1, *[1] * (loss.call(student, teacher, reduction="none").ndim - 1))
     torch.testing.assert_close(loss.call(student, teacher, weight=keep), loss.call(student[:-1], teacher[:-1]))
 
 

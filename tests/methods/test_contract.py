@@ -22,6 +22,9 @@ from engine import toys
 
 # Rivals that train on one graph, which a system's card says by its field; every other method is given images.
 ON_GRAPHS = {"glnn"}
+# Rivals that compare maps of scores for every pixel; a system's card says it by its field.
+ON_SCENES = {"mse", "cwd", "maskd"}
+TASKS = {"graph": "node-classification", "dense": "segmentation"}
 # Why a rival's term is not at rest where student and teacher are equal; a system's card says it for its own.
 REASONS = {"supervised": "the task itself"}
 
@@ -32,13 +35,26 @@ class Case:
 
     name: str
     make: Callable[[], Method | Sum]
-    graph: bool
+    field: str
     reasons: frozenset[str]
+
+    @property
+    def graph(self) -> bool:
+        return self.field == "graph"
+
+    @property
+    def dense(self) -> bool:
+        return self.field == "dense"
+
+    @property
+    def task(self) -> str:
+        return TASKS.get(self.field, "classification")
 
 
 def _cases() -> Iterator[Case]:
     for name in catalog.rivals():
-        yield Case(name, catalog.resolve(name).load(), name in ON_GRAPHS, frozenset(REASONS))
+        field = "graph" if name in ON_GRAPHS else "dense" if name in ON_SCENES else "classification"
+        yield Case(name, catalog.resolve(name).load(), field, frozenset(REASONS))
     for slug, card in catalog.systems().items():
         if not (card.has_code and card.has_method):
             continue
@@ -48,7 +64,7 @@ def _cases() -> Iterator[Case]:
         for name in (*card.proof.exports, "published"):
             made = getattr(package, name)
             if name == "published" or (isinstance(made, type) and issubclass(made, Method)):
-                yield Case(f"{slug}.{name}", made, card.field == "graph", reasons)
+                yield Case(f"{slug}.{name}", made, card.field, reasons)
 
 
 CASES = list(_cases())
@@ -57,8 +73,10 @@ splittable = [case for case in CASES if not case.graph]
 
 
 def data_of(case: Case, count: int = 24, *, dtype: torch.dtype = torch.float32) -> Any:
-    """The data of a case: a graph or a data set of images."""
-    return toys.graph(count, dtype=dtype) if case.graph else toys.images(count, dtype=dtype)
+    """The data of a case: a graph, a data set of images, or one with a label for every pixel."""
+    if case.graph:
+        return toys.graph(count, dtype=dtype)
+    return toys.scenes(count, dtype=dtype) if case.dense else toys.images(count, dtype=dtype)
 
 
 def whole(data: Any, count: int | None = None) -> dict[str, Any]:
@@ -70,7 +88,7 @@ def models(case: Case, *, norm: bool = True) -> tuple[nn.Module, nn.Module]:
     """A student and a wider teacher that suit the data."""
     if case.graph:
         return toys.seeded(toys.mlp, 1), toys.seeded(toys.GraphNet, 2)
-    return toys.pair(partial(toys.CNN, norm=norm))
+    return toys.pair(partial(toys.DenseNet if case.dense else toys.CNN, norm=norm))
 
 
 def distiller_of(
@@ -78,9 +96,8 @@ def distiller_of(
 ) -> Distiller:
     """A prepared distiller at the end of every warm-up, its optimizer watched."""
     student, teacher = student.to(dtype), teacher.to(dtype)
-    task = "node-classification" if case.graph else "classification"
     made = Distiller(
-        student, teacher, case.make(), task=task, example=whole(data, 6), steps=100, epochs=100, seed=seed
+        student, teacher, case.make(), task=case.task, example=whole(data, 6), steps=100, epochs=100, seed=seed
     ).to(dtype)
     made.prepare(data)
     made.ctx.epoch = made.ctx.step = 60
@@ -107,10 +124,12 @@ def coupled_terms(distiller: Distiller) -> set[str]:
 def test_at_equality(case: Case) -> None:
     """A term that claims to be at rest where student and teacher are equal is; one that does not has a reason."""
     data = data_of(case, dtype=torch.float64)
-    teacher = toys.seeded(toys.mlp, 2) if case.graph else toys.seeded(partial(toys.CNN, 6), 2)
+    net = toys.DenseNet if case.dense else toys.CNN
+    teacher = toys.seeded(toys.mlp, 2) if case.graph else toys.seeded(partial(net, 6), 2)
     teacher.head.weight.data.mul_(10)  # scores far from uniform, where the small constants of a formula do not show
     distiller = distiller_of(case, data, copy.deepcopy(teacher), teacher, dtype=torch.float64).eval()
-    for component in distiller.method:
+    # Between equal widths a dense method aligns nothing, and what makes its masks is no adapter.
+    for component in distiller.method if not case.dense else ():
         for name, child in component.method.named_children():
             if any(True for _ in child.parameters()):
                 setattr(component.method, name, nn.Identity())
@@ -231,8 +250,7 @@ def test_state_survives_saving(case: Case, prepared: bool) -> None:
 def test_what_ships_is_what_was_scored(case: Case) -> None:
     data = data_of(case)
     distiller = Distiller(
-        *models(case), case.make(), task="node-classification" if case.graph else "classification",
-        example=whole(data, 6),
+        *models(case), case.make(), task=case.task, example=whole(data, 6),
     )  # fmt: skip
     result = fit(distiller, data, data, epochs=2, batch_size=12, keep="last", check_teacher=False, device="cpu")
     assert not result.model.training

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from distil.errors import DistilError
-from distil.models import GAT, GCN, MLP, SAGE, CifarResNet, SmallCNN
+from distil.models import GAT, GCN, MLP, SAGE, CifarResNet, SmallCNN, UNet, load_model
 from distil.models.sparse import SparseLinear, compressed_rows
 
 
@@ -205,3 +205,32 @@ def test_mlp_with_sparse_inputs_is_the_same_mlp() -> None:
     x = torch.rand(4, 6) * (torch.rand(4, 6) > 0.5)
     sparse.load_state_dict(plain.state_dict())
     torch.testing.assert_close(plain(x), sparse(x))
+
+
+@pytest.mark.parametrize("size", [(32, 48), (96, 128), (17, 30)])
+def test_unet_scores_a_quarter_of_the_resolution_whatever_the_size(size: tuple[int, int]) -> None:
+    model = load_model("distil:unet(width=4)", classes=5, input_shape=(3, *size))
+    assert model(torch.zeros(2, 3, *size)).shape == (2, 5, -(-size[0] // 4), -(-size[1] // 4))
+    for bad in ({"width": 0}, {"classes": 0}):
+        with pytest.raises(DistilError, match="UNet"):
+            UNet(**bad)
+
+
+def test_unets_taps_are_found_by_meaning() -> None:
+    from distil.engine.anatomy import anatomy
+
+    found = anatomy(UNet(3, 5, width=4), lambda model: model(torch.zeros(2, 3, 32, 48)))
+    places = {name: [str(place) for place in found.meanings[name]] for name in ("head", "map", "stages")}
+    stages = ["down1", "down2", "down3", "down4", "up3", "up2"]
+    assert places == {"head": ["head"], "map": ["up2"], "stages": stages}
+    shapes = [found.records[path].output_shape[1:] for path in stages]
+    assert shapes == [(4, 16, 24), (8, 8, 12), (16, 4, 6), (32, 2, 3), (8, 4, 6), (4, 8, 12)]
+
+
+def test_unet_merges_coarse_and_fine() -> None:
+    """A change of one pixel reaches every score through the coarsest stage, and its own corner through the finest."""
+    model = UNet(3, 2, width=4).eval()
+    x = torch.randn(1, 3, 32, 32).requires_grad_()
+    (slope,) = torch.autograd.grad(model(x)[0, 0, 0, 0], x)
+    assert (slope.abs().sum(1) > 0).float().mean() > 0.5
+    assert slope[0, :, :8, :8].abs().mean() > 5 * slope[0, :, 24:, 24:].abs().mean()

@@ -13,7 +13,7 @@ from distil import catalog
 from distil.engine.method import Method, Sum, overrides
 from distil.methods.expression import parse
 
-from .toys import graph, graph_distiller, image_distiller, samples, train
+from .toys import graph, graph_distiller, image_distiller, samples, scene_distiller, scenes, train
 
 # What flips each component: the arguments of published() that change. A component that is no argument of that name
 # would stand here with the arguments that switch it, and the reason.
@@ -38,6 +38,20 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "tau": [{"tau": 0.7}],
         "lam": [{"lam": 0.0}, {"lam": 1.0}],
     },
+    "acam-kd": {
+        "fusion": [{"fusion": name} for name in ("teacher_only", "student_only", "concat")],
+        "query": [{"query": "student"}],
+        "spatial": [{"spatial": False}],
+        "channel": [{"channel": False}],
+        "diversity": [{"diversity": "ratio"}, {"diversity": "off"}],
+        "normalizer": [{"normalizer": "literal"}],
+        "adaptive": [{"adaptive": False}],
+        "detach_masks": [{"detach_masks": True}],
+        "detach_mask_student": [{"detach_mask_student": True}],
+        "inherit": [{"inherit": True}],
+        "alpha": [{"alpha": 2.0}],
+        "lam": [{"lam": 0.5}],
+    },
 }
 WITH_CODE = [slug for slug, card in catalog.systems().items() if card.has_method and card.origin == "distil"]
 CASES = [(slug, key, changed) for slug, keys in FLIPS.items() for key, flips in keys.items() for changed in flips]
@@ -51,6 +65,8 @@ def published(slug: str, **changed: Any) -> Sum:
 def run(slug: str, **changed: Any) -> tuple[torch.Tensor, torch.Tensor]:
     if catalog.card(slug).field == "graph":
         return train(graph_distiller(published(slug, **changed)), graph())
+    if catalog.card(slug).field == "dense":
+        return train(scene_distiller(published(slug, **changed)), scenes())
     return train(image_distiller(published(slug, **changed)), samples())
 
 

@@ -35,10 +35,22 @@ IMAGES = (
     "training.epochs=2",
     "seeds=[0, 1]",
 )
+DENSE = (
+    "pair.limit=24",
+    "pair.teacher='distil:unet(width=6)'",
+    "pair.student='distil:unet(width=2)'",
+    "pair.teacher_training.epochs=12",
+    "pair.teacher_training.batch_size=4",
+    "pair.teacher_training.lr=0.02",
+    "training.epochs=2",
+    "training.batch_size=8",
+    "seeds=[0]",
+)
 ARMS = {
     "pld": ["alone", "kd", "dist", "pld-hot", "pld", "uniform", "teacher-order"],
     "nd": ["alone", "kd", "kd++", "cosine", "norm", "nd"],
     "ff-g2m": ["mlp", "ff-g2m", "glnn", "lfd", "hfd", "gcn"],
+    "acam-kd": ["alone", "mse", "cwd", "maskd", "acam", "no-channel", "no-spatial", "detached", "no-diversity"],
 }
 
 
@@ -101,6 +113,28 @@ def test_the_graph_recipe_runs_on_cora(tmp_path: Path) -> None:
     bound = next(arm for arm in report["arms"] if arm["role"] == "bound")
     assert bound["budget"] == {}
     assert bound["metrics"]["accuracy"]["last"][0] != bound["metrics"]["accuracy"]["last"][1]  # one for each seed
+
+
+@pytest.mark.data
+@needs_data
+def test_the_dense_recipe_runs_on_camvid(tmp_path: Path) -> None:
+    if not Path(os.environ["DISTIL_DATA"], "camvid", "train.parquet").is_file():
+        pytest.skip("DISTIL_DATA holds no camvid")
+    report = run("acam-kd", tmp_path, *DENSE)
+    sound(report, "acam-kd")
+    assert report["metric"] == {"name": "mIoU", "higher_is_better": True, "unit": "%", "score": "best"}
+    assert (report["data"]["train"], report["data"]["val"]) == (24, 24)
+    arms = {arm["name"]: arm for arm in report["arms"]}
+    for name, arm in arms.items():
+        watched = arm["expression"].startswith("acam_kd")
+        assert ({"mask movement", "pairwise Dice"} <= set(arm["diagnostics"])) is watched, name
+        assert arm["parameters"] == arms["alone"]["parameters"]  # nothing of the methods ships
+        assert all(0 <= share <= 100 for share in arm["agreement"])
+        assert sum(arm["reliability"]["count"]) > 0
+    kinds = {"mean channel mask", "mean spatial mask"}
+    assert kinds & set(arms["no-channel"]["diagnostics"]) == {"mean spatial mask"}
+    for name in ("mask movement", *kinds):
+        assert all(0 < value < 1 for value in arms["acam"]["diagnostics"][name])
 
 
 def test_an_unequal_width_gets_a_projector_and_the_mechanism_is_reported(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distil.engine.distiller import Distiller
 from distil.engine.method import Sum
 from distil.functional.reduction import working
-from distil.models import GCN, MLP
+from distil.models import GCN, MLP, UNet
 
 CLASSES = 5
 
@@ -65,6 +65,25 @@ def graph_distiller(method: Sum, *, epochs: int = 2, seed: int = 0) -> Distiller
     """A student MLP and a GCN on :func:`graph`, prepared."""
     options: dict[str, Any] = {"task": "node-classification", "example": graph(), "epochs": epochs, "seed": seed}
     return Distiller(mlp(8), gcn(), method, **options).prepare(graph())
+
+
+def scenes(count: int = 6) -> dict[str, Tensor]:
+    """Small images with a label for every pixel, some of them void."""
+    inputs = torch.randn(count, 3, 16, 16, generator=seeded(5))
+    labels = torch.randint(-1, CLASSES, (count, 16, 16), generator=seeded(6))
+    return {"inputs": inputs, "labels": labels.masked_fill(labels < 0, -100), "id": torch.arange(count)}
+
+
+def unet(width: int, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return UNet(3, CLASSES, width=width)
+
+
+def scene_distiller(method: Sum, *, width: int = 2, teacher_width: int = 4, epochs: int = 2) -> Distiller:
+    """Two encoder-decoders on :func:`scenes`, prepared."""
+    options: dict[str, Any] = {"task": "segmentation", "example": scenes(), "epochs": epochs}
+    return Distiller(unet(width), unet(teacher_width, 1), method, **options).prepare([scenes()])
 
 
 def train(distiller: Distiller, batch: dict[str, Tensor], *, steps: int = 2, epochs: int = 2) -> tuple[Tensor, Tensor]:

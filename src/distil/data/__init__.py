@@ -22,6 +22,7 @@ from distil.data.loading import (
 _LATER = {
     "GraphData": "graphs",
     "TextDataset": "text",
+    "Mirrored": "dense",
     "hide_labels": "select",
     "load": "sources",
     "read_graph": "graph_files",
@@ -40,6 +41,7 @@ __all__ = [
     "DictDataset",
     "FullBatch",
     "GraphData",
+    "Mirrored",
     "PlainBatches",
     "Streams",
     "TextDataset",

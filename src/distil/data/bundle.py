@@ -1,6 +1,7 @@
 """What a data set is here: items and batches as dicts with an id, views of them, and the bundle that a source returns.
 
-An item is ``{"inputs": tensor, "labels": int64 scalar, "id": int}``; label -100 means "no label". The id names a sample
+An item is ``{"inputs": tensor, "labels": int64 scalar, "id": int}``; label -100 means "no label". Where every pixel has
+a label, an item's labels are a map. The id names a sample
 for good: it survives shuffling, splitting and hiding of labels, and the teacher cache and the error messages use it.
 """
 
@@ -33,7 +34,8 @@ class Bundle:
     Args:
         name: what the user called it.
         task: the name of the task it is for (``"classification"``, ``"node-classification"``,
-            ``"text-classification"``), or the task itself where that holds something, as a text's tokenizer.
+            ``"text-classification"``, ``"segmentation"``), or the task itself where that holds something, as a text's
+            tokenizer.
         train, val, test: datasets of items, or for a graph full batches; ids are unique over the three.
         classes: the class names; label k is ``classes[k]``.
         input_shape: the shape of one sample's inputs.
@@ -63,7 +65,7 @@ class DictDataset(Dataset[dict[str, Any]]):
 
     Args:
         inputs: ``[N, ...]``.
-        labels: ``[N]`` integers, -100 for "no label"; ``None`` labels nothing.
+        labels: ``[N]`` integers (or maps of them, ``[N, H, W]``), -100 for "no label"; ``None`` labels nothing.
         ids: ``[N]`` unique integers; default 0..N-1.
         transform: a function of one sample's inputs, for example an augmentation. It may draw from Python's, numpy's
             and torch's global generators: ``Batches`` seeds them for every item.
@@ -265,11 +267,11 @@ def ids_of(dataset: Any) -> Tensor:
 
 
 def labels_of(dataset: Any) -> Tensor:
-    """Return all labels of a dataset, ``[N]``, from its ``labels`` where it has them, else by reading every item."""
+    """Return all labels of a dataset, ``[N]`` or maps ``[N, H, W]``: its ``labels``, else those of every item read."""
     labels = _cheap_labels(dataset)
     if labels is None:
         read: Iterable[Any] = (as_dict(dataset[k]).get("labels", NO_LABEL) for k in range(len(dataset)))
-        labels = torch.tensor([int(label) for label in read])
+        labels = torch.stack([integer_labels(torch.as_tensor(label)) for label in read])
     return labels
 
 

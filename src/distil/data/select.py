@@ -34,8 +34,9 @@ def split(dataset: Any, sizes: Sequence[float], seed: int = 0) -> list[View]:
 
 
 def split_positions(labels: Tensor, sizes: Sequence[float], seed: int = 0) -> list[Tensor]:
-    """Return the positions of each part of a stratified split; see :func:`split`."""
+    """Return the positions of each part of a stratified split; see :func:`split`. Label maps are not stratified."""
     counts = _counts(len(labels), sizes)
+    labels = labels if labels.ndim == 1 else labels.new_zeros(len(labels))
     rng = np.random.default_rng(mix_seed("split", seed))
     values = labels.numpy()
     # Each sample gets its quantile within its own (shuffled) class; cutting the list sorted by quantile then gives
@@ -77,6 +78,11 @@ def take_per_class(dataset: Any, count: int, seed: int = 0) -> View:
 
 def per_class_positions(labels: Tensor, count: int, seed: int = 0) -> Tensor:
     """Return the sorted positions of ``count`` samples of every class; see :func:`take_per_class`."""
+    if labels.ndim != 1:
+        raise DistilError(
+            f"take_per_class: the labels are maps of shape {tuple(labels.shape[1:])}, so a sample is of no one class; "
+            "use split(dataset, [count])."
+        )
     rng = np.random.default_rng(mix_seed("per class", seed))
     values = labels.numpy()
     chosen = []
@@ -106,5 +112,7 @@ def hide_labels(dataset: Any, keep_ids: Iterable[int] | Tensor) -> View:
     unknown = keep[~torch.isin(keep, ids)]
     if len(unknown):
         raise DistilError(f"hide_labels: the id {int(unknown[0])} is not in the dataset; give ids of its samples.")
-    labels = torch.where(torch.isin(ids, keep), labels_of(dataset), NO_LABEL)
+    labels = labels_of(dataset)
+    kept = torch.isin(ids, keep).view(-1, *[1] * (labels.ndim - 1))
+    labels = torch.where(kept, labels, NO_LABEL)
     return View(dataset, labels=labels)

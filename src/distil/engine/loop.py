@@ -120,7 +120,7 @@ class Loop:
     def _check_teacher(self) -> None:
         """Score every teacher on the validation data; one alone at chance stops the run, one of several is named."""
         teachers, task = self.distiller.teachers, self.distiller.task
-        if not teachers or task.metric != "accuracy":
+        if not teachers or not task.has_accuracy:
             return
         if self.val is None:
             warnings.warn(

@@ -5,6 +5,7 @@ loss takes ``weight=`` and gives its unreduced values with ``reduction="none"``.
 a docstring says that no gradient reaches it.
 """
 
+from distil.functional.dense import cwd, resize_match
 from distil.functional.divergence import (
     CONVENTIONS,
     Convention,
@@ -19,6 +20,18 @@ from distil.functional.divergence import (
 )
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
+from distil.functional.masking import (
+    attention_weights,
+    channel_masks,
+    cross_attention,
+    dice,
+    mask_movement,
+    maskd_detection,
+    maskd_segmentation,
+    masked_map,
+    masked_mse,
+    spatial_masks,
+)
 from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
 from distil.functional.ranking import plackett_luce, teacher_ranking
@@ -41,7 +54,12 @@ __all__ = [
     "Term",
     "attention_map",
     "attention_transfer",
+    "attention_weights",
+    "channel_masks",
     "class_means",
+    "cross_attention",
+    "cwd",
+    "dice",
     "direction_and_length",
     "directional_norm",
     "dist",
@@ -55,6 +73,11 @@ __all__ = [
     "kd",
     "kl",
     "low_frequency",
+    "mask_movement",
+    "maskd_detection",
+    "maskd_segmentation",
+    "masked_map",
+    "masked_mse",
     "mse",
     "nckd",
     "neighbour_contrast",
@@ -64,6 +87,7 @@ __all__ = [
     "plackett_luce",
     "pool_match",
     "reduce",
+    "resize_match",
     "reverse_kl",
     "rkd",
     "rkd_angle",
@@ -71,6 +95,7 @@ __all__ = [
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
+    "spatial_masks",
     "standardise",
     "tckd",
     "teacher_ranking",

@@ -85,10 +85,9 @@ def compare(
     """
     outcomes = run_arms(arms, seeds, lab, **inputs)
     described = [_described(name, arm, outcomes[name]) for name, arm in arms.items()]
-    unit = "%" if task.metric == "accuracy" else ""
     report = document.build(
         title=title,
-        metric={"name": task.metric, "higher_is_better": task.higher_is_better, "unit": unit, "score": "best"},
+        metric={"name": task.metric, "higher_is_better": task.higher_is_better, "unit": task.unit, "score": "best"},
         seeds=list(seeds),
         arms=described,
         command=command,

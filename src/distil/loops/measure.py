@@ -14,7 +14,7 @@ from distil.data.bundle import NO_LABEL
 from distil.tasks import Prediction, Task
 from distil.tasks.base import device_of, evaluating, to_device
 
-__all__ = ["agreement", "latency", "reliability", "size_in_bytes"]
+__all__ = ["agreement", "comparable", "latency", "reliability", "size_in_bytes"]
 
 BINS = 10
 
@@ -53,14 +53,23 @@ def latency(
 def agreement(student: Prediction, teacher: Prediction) -> float:
     """Return the share of counted samples, in %, on which both give the same class."""
     mask = _counted(student)
-    same = student["logits"].argmax(1) == teacher["logits"].argmax(1)
+    same = _answer(student) == _answer(teacher)
     return 100 * float(same[mask].float().mean())
+
+
+def comparable(student: Prediction, teacher: Prediction) -> bool:
+    """Say whether two predictions answer the same questions with the same classes."""
+    key = "logits" if "logits" in student else "answer"
+    return key in teacher and student[key].shape == teacher[key].shape  # type: ignore[literal-required]
 
 
 def reliability(prediction: Prediction) -> dict[str, list[float]]:
     """Return mean confidence, accuracy and count for each of ten equal bins of confidence."""
     mask = _counted(prediction)
-    confidence, answer = prediction["logits"][mask].softmax(1).max(1)
+    if "logits" in prediction:
+        confidence, answer = prediction["logits"][mask].softmax(1).max(1)
+    else:
+        confidence, answer = prediction["confidence"][mask].float(), prediction["answer"][mask]
     right = (answer == prediction["labels"][mask]).float()
     place = (confidence * BINS).long().clamp(max=BINS - 1)
     count = torch.bincount(place, minlength=BINS)
@@ -77,6 +86,10 @@ def size_in_bytes(module: nn.Module) -> tuple[int, int]:
     parameters = sum(p.numel() for p in module.parameters())
     held = [*module.parameters(), *module.buffers()]
     return parameters, sum(t.numel() * t.element_size() for t in held)
+
+
+def _answer(prediction: Prediction) -> Tensor:
+    return prediction["logits"].argmax(1) if "logits" in prediction else prediction["answer"]
 
 
 def _counted(prediction: Prediction) -> Tensor:

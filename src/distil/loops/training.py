@@ -20,7 +20,7 @@ from distil.engine.method import Sum
 from distil.errors import DistilError
 from distil.loops.inputs import for_key
 from distil.loops.lab import Lab, Outcome, code_of
-from distil.loops.measure import agreement, latency, reliability, size_in_bytes
+from distil.loops.measure import agreement, comparable, latency, reliability, size_in_bytes
 from distil.methods.expression import parse
 from distil.models import load_model
 from distil.models.load import load_weights
@@ -169,6 +169,7 @@ def distil(
     train: Any = None,
     task: Task | None = None,
     diagnostics: Callable[[Distiller], Mapping[str, float]] | None = None,
+    watch: Callable[[Distiller, int, int], None] | None = None,
     trials: int = 1,
     taps: Mapping[str, Any] | None = None,
     check_teacher: bool = True,
@@ -184,6 +185,7 @@ def distil(
         student: a model by name, built from ``seed``.
         train: what is trained on, the bundle's training part by default.
         diagnostics: further numbers to read off the trained distiller.
+        watch: called with the distiller, the steps done and all steps after each step; it must change nothing.
         trials: tuning runs that chose this arm's settings, counted in its budget.
         checkpoints: name of a folder under the lab's, from which a killed run goes on within an epoch.
         ship: where the trained student is written, as safetensors, with a sidecar that says what it is.
@@ -208,6 +210,12 @@ def distil(
         taps=taps,
     )
     out = lab.out / "checkpoints" / checkpoints if checkpoints else None
+
+    def progress(done: int, total: int) -> None:
+        lab.progress.step(done, total)
+        if watch is not None:
+            watch(distiller, done, total)
+
     result = fit(
         distiller,
         data,
@@ -216,7 +224,7 @@ def distil(
         **training.options(),
         seed=seed,
         device=lab.device,
-        progress=lab.progress.step,
+        progress=progress,
         trackers=lab.tracking() or (),
         check_teacher=check_teacher,
         out=out,
@@ -255,7 +263,7 @@ def measured(
     said = task.predict(result.model, bundle.test)
     teachers = list(distiller.teachers.values())
     theirs = task.predict(teachers[0], bundle.test, role="teacher") if len(teachers) == 1 else None
-    same = agreement(said, theirs) if theirs is not None and theirs["logits"].shape == said["logits"].shape else None
+    same = agreement(said, theirs) if theirs is not None and comparable(said, theirs) else None
     parameters, size = size_in_bytes(result.model)
     batches = as_batches(data, training.batch_size)
     updates = training.epochs * math.ceil(len(batches) / training.accumulate)

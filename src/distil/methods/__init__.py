@@ -19,6 +19,9 @@ RIVALS = {
     "at": "at:AT",
     "rkd": "rkd:RKD",
     "glnn": "glnn:GLNN",
+    "mse": "mse:MSE",
+    "cwd": "cwd:CWD",
+    "maskd": "maskd:MasKD",
 }
 """Name in an expression → ``module:class`` under this package; a literal: the catalogue reads it without import."""
 

@@ -16,6 +16,7 @@ _HOMES = {
     "gnn": ("GAT", "GCN", "SAGE"),
     "text": ("BagOfWords", "TextCNN"),
     "hf": ("MeanPooled", "load_tokenizer"),
+    "unet": ("UNet",),
     "load": ("load_model", "load_weights", "summary"),
     "rebuild": (
         "copy_layers",

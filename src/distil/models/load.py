@@ -29,6 +29,7 @@ _NETS: dict[str, tuple[str, str]] = {
     "sage": ("gnn", "SAGE"),
     "bow": ("text", "BagOfWords"),
     "textcnn": ("text", "TextCNN"),
+    "unet": ("unet", "UNet"),
 }
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 _NESTING = ("state_dict", "model_state_dict", "model", "module", "net")
@@ -59,7 +60,7 @@ def load_model(
 
     Args:
         spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER`` (transformers; see :mod:`distil.models.hf`),
-            ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, gcn, gat, sage, and for texts bow, textcnn), or the user's
+            ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, unet, gcn, gat, sage; for texts bow, textcnn), or your
             own factory as ``package.module:function`` or ``path/to/file.py:function``; each optionally with
             ``(key=value, …)``. A factory gets ``classes``, ``channels``, ``input_shape``, and for texts ``vocab`` and
             ``tokenizer``, if it names them.

@@ -11,6 +11,7 @@ from distil.tasks.classification import ClassificationTask
 from distil.tasks.nodes import NodeTask
 from distil.tasks.preflight import Preflight, teacher_above_chance
 from distil.tasks.scores import check_labels
+from distil.tasks.segmentation import SegmentationTask
 from distil.tasks.text import TextTask
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "NodeTask",
     "Prediction",
     "Preflight",
+    "SegmentationTask",
     "Task",
     "TextTask",
     "check_labels",
@@ -25,14 +27,17 @@ __all__ = [
     "teacher_above_chance",
 ]
 
-_TASKS: dict[str, Callable[..., Task]] = {task.name: task for task in (ClassificationTask, NodeTask, TextTask)}
+_TASKS: dict[str, Callable[..., Task]] = {
+    task.name: task for task in (ClassificationTask, NodeTask, TextTask, SegmentationTask)
+}
 
 
 def get_task(task: str | Task, **options: Any) -> Task:
     """Return a task by name, or the task itself if one is given.
 
     Args:
-        task: ``"classification"``, ``"node-classification"``, ``"text-classification"`` or an instance.
+        task: ``"classification"``, ``"node-classification"``, ``"text-classification"``, ``"segmentation"`` or an
+            instance.
         options: passed to the task that is made.
 
     >>> get_task("classification").metric

@@ -22,10 +22,13 @@ __all__ = ["Prediction", "Task", "evaluating", "to_device"]
 class Prediction(TypedDict):
     """What a model said about a data set, on the CPU: ``logits`` float32 ``[N, C]``, ``labels`` and ``id`` int64.
 
-    ``mask`` is there where only some rows are to be scored (nodes of a graph).
+    ``mask`` is there where only some rows are to be scored (nodes of a graph). A dense task gives no logits, which
+    would not fit into memory, but the ``answer`` and its ``confidence``, both of the labels' shape.
     """
 
-    logits: Tensor
+    logits: NotRequired[Tensor]
+    answer: NotRequired[Tensor]
+    confidence: NotRequired[Tensor]
     labels: Tensor
     id: Tensor
     mask: NotRequired[Tensor]
@@ -38,11 +41,18 @@ class Task(ABC):
         name: the task's name, as written in a configuration.
         metric: the score that decides which model is better.
         higher_is_better: the direction of ``metric``.
+        unit: of ``metric``, as reports show it.
     """
 
     name: str
     metric: str
     higher_is_better: bool = True
+    unit: str = ""
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether ``score`` gives an ``accuracy`` in %, so that a teacher can be held against ``chance_accuracy``."""
+        return self.metric == "accuracy"
 
     def unpack(self, raw: Any) -> dict[str, Any]:
         """Return a batch dict with ``inputs`` and int64 ``labels`` (-100 where absent), from whatever a loader yields.
@@ -105,27 +115,46 @@ class Task(ABC):
             batch_size: for datasets.
             device: where the model is; default the device of its first parameter.
         """
+        parts: dict[str, list[Tensor]] = {}
+        for part in self.answers(module, data, role=role, batch_size=batch_size, device=device):
+            for name, tensor in part.items():
+                parts.setdefault(name, []).append(tensor)  # type: ignore[arg-type]
+        # Tensors made under inference_mode cannot take part in autograd later; a copy can.
+        joined = {name: torch.cat(tensors).clone() for name, tensors in parts.items()}
+        return Prediction(**joined)  # type: ignore[typeddict-item]
+
+    def answers(
+        self,
+        module: Any,
+        data: Any,
+        *,
+        role: str = "student",
+        batch_size: int = 256,
+        device: torch.device | str | None = None,
+    ) -> Iterator[Prediction]:
+        """Yield the prediction of one batch after another; what :meth:`predict` joins, under the same arguments."""
         if hasattr(data, "__len__"):  # a small set is no mistake here, so it must not be warned about
             batch_size = max(1, min(batch_size, len(data)))
         where = torch.device(device) if device is not None else device_of(module)
-        parts: dict[str, list[Tensor]] = {"logits": [], "labels": [], "id": [], "mask": []}
         seen = 0
-        with evaluating(module), torch.inference_mode():
-            for raw in as_batches(data, batch_size):
-                batch = self.unpack(raw)
-                output = self.logits(self.call(module, to_device(batch, where), role))
-                parts["logits"].append(output.float().cpu())
-                parts["labels"].append(batch["labels"].cpu())
-                count = len(batch["labels"])
-                parts["id"].append(batch["id"].cpu() if "id" in batch else torch.arange(seen, seen + count))
-                if "mask" in batch:
-                    parts["mask"].append(batch["mask"].cpu())
-                seen += count
+        for raw in as_batches(data, batch_size):
+            batch = self.unpack(raw)
+            # Entered anew for every batch: a generator must not leave its caller in another mode.
+            with evaluating(module), torch.inference_mode():
+                given = self._answer(self.logits(self.call(module, to_device(batch, where), role)), batch)
+            count = len(batch["labels"])
+            part = {**given, "labels": batch["labels"].cpu()}
+            part["id"] = batch["id"].cpu() if "id" in batch else torch.arange(seen, seen + count)
+            if "mask" in batch:
+                part["mask"] = batch["mask"].cpu()
+            seen += count
+            yield Prediction(**part)  # type: ignore[typeddict-item]
         if not seen:
             raise DistilError(f"{self.name}: there is nothing to predict; the data hold no batch.")
-        # Tensors made under inference_mode cannot take part in autograd later; a copy can.
-        joined = {name: torch.cat(tensors).clone() for name, tensors in parts.items() if tensors}
-        return Prediction(**joined)  # type: ignore[typeddict-item]
+
+    def _answer(self, logits: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return what a prediction keeps of a batch's logits."""
+        return {"logits": logits.float().cpu()}
 
     @abstractmethod
     def score(self, prediction: Prediction) -> dict[str, float]:
@@ -146,6 +175,10 @@ class Task(ABC):
     def keep(self, folder: Path) -> Path | None:
         """Save what :meth:`preprocessing` names into a run's folder and return where; by default there is nothing."""
         return None
+
+    def chance_accuracy(self, data: Any) -> float:
+        """Return the accuracy, in %, without looking at the inputs; ``chance`` where the metric is accuracy."""
+        return self.chance(data)
 
 
 @contextmanager

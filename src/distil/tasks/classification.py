@@ -39,6 +39,7 @@ class ClassificationTask(Task):
 
     name = "classification"
     metric = "accuracy"
+    unit = "%"
     higher_is_better = True
 
     def __init__(

@@ -54,6 +54,7 @@ class NodeTask(Task):
 
     name = "node-classification"
     metric = "accuracy"
+    unit = "%"
     higher_is_better = True
 
     def call(self, module: Any, batch: Mapping[str, Any], role: str = "student") -> Any:

@@ -47,7 +47,8 @@ def teacher_above_chance(task: Task, module: Any, data: Any, slice: int = 512, *
     """Compare the teacher's accuracy on a fixed random slice of ``data`` with the chance level.
 
     Args:
-        task: a task whose ``metric`` is accuracy in %.
+        task: a task whose scores hold an accuracy in %. Where it labels every pixel, the interval counts images, since
+            the pixels of one image say much the same.
         module: the teacher; it is called in the role "teacher", in eval mode.
         data: a dataset, source or iterable of batches; a graph is taken whole.
         slice: how many samples are looked at.
@@ -56,17 +57,19 @@ def teacher_above_chance(task: Task, module: Any, data: Any, slice: int = 512, *
     Returns:
         ``accuracy``, ``low``, ``chance`` (all in %), ``ok``, ``samples`` and ``message``, the sentence for the user.
     """
-    if task.metric != "accuracy":
+    if not task.has_accuracy:
         raise DistilError(f"the task {task.name!r} is judged by {task.metric!r}; this check needs accuracy.")
     prediction = task.predict(module, _part(data, slice), role="teacher", **options)
     accuracy = task.score(prediction)["accuracy"]
     counted = prediction["labels"] != NO_LABEL
     if "mask" in prediction:
         counted = counted & prediction["mask"]
-    count = int(counted.sum())
-    low, chance = 100 * wilson_lower(accuracy * count / 100, count), task.chance(data)
+    dense = counted.ndim > 1
+    count = int((counted.flatten(1).any(1) if dense else counted).sum())
+    low, chance = 100 * wilson_lower(accuracy * count / 100, count), task.chance_accuracy(data)
     ok = low > chance
-    seen = f"the teacher is right on {accuracy:.1f} % of {count} samples (95 % lower bound {low:.1f} %)"
+    counted_in = f"the pixels of {count} samples" if dense else f"{count} samples"
+    seen = f"the teacher is right on {accuracy:.1f} % of {counted_in} (95 % lower bound {low:.1f} %)"
     message = f"{seen}, above the chance level of {chance:.1f} %."
     if not ok:
         message = (

@@ -1,1 +1,5 @@
-"""ACAM-KD (ICCV 2025): ``distil show acam-kd`` tells what it is and how far it is built."""
+"""ACAM-KD: imitation of feature maps under masks that student and teacher make together, anew at each step."""
+
+from distil.systems.acam_kd.method import ACAMKD, published
+
+__all__ = ["ACAMKD", "published"]
