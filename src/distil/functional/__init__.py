@@ -18,6 +18,7 @@ from distil.functional.divergence import (
     tckd,
 )
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
+from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
 from distil.functional.ranking import plackett_luce, teacher_ranking
@@ -40,6 +41,8 @@ __all__ = [
     "Term",
     "attention_map",
     "attention_transfer",
+    "channel_gram",
+    "class_maps",
     "class_means",
     "direction_and_length",
     "directional_norm",
@@ -48,6 +51,8 @@ __all__ = [
     "dist_intra",
     "dkd",
     "edges",
+    "fc_gradient",
+    "gradient_gram",
     "high_frequency",
     "kd",
     "kl",
@@ -65,6 +70,8 @@ __all__ = [
     "rkd",
     "rkd_angle",
     "rkd_distance",
+    "row_gram",
+    "sample_gram",
     "soft_cross_entropy",
     "standardise",
     "tckd",

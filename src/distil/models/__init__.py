@@ -14,6 +14,7 @@ _HOMES = {
     "cnn": ("SmallCNN",),
     "resnet": ("CifarResNet",),
     "gnn": ("GAT", "GCN", "SAGE"),
+    "fresh": ("redrawn",),
     "load": ("load_model", "load_weights", "summary"),
     "rebuild": (
         "copy_layers",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from distil.errors import DistilError, nearest
 
-__all__ = ["Summary", "load_model", "load_weights", "read_state", "summary"]
+__all__ = ["Summary", "load_model", "load_weights", "module_of", "read_state", "summary"]
 
 _NETS: dict[str, tuple[str, str]] = {
     "mlp": ("mlp", "MLP"),
@@ -196,7 +196,7 @@ def _reference(name: str, options: dict[str, Any], context: Mapping[str, Any]) -
 
 
 def _own(spec: str, kind: str, name: str, options: dict[str, Any], context: Mapping[str, Any]) -> nn.Module:
-    module = _module_of(spec, kind)
+    module = module_of(spec, kind)
     function = getattr(module, name, None)
     if not callable(function):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -212,13 +212,14 @@ def _own(spec: str, kind: str, name: str, options: dict[str, Any], context: Mapp
     return model
 
 
-def _module_of(spec: str, kind: str) -> Any:
+def module_of(spec: str, kind: str, what: str = "model") -> Any:
+    """Import the module, or the ``.py`` file, that a user's ``kind:name`` names; ``what`` it is for reads in errors."""
     try:
         if not kind.endswith(".py"):
             return importlib.import_module(kind)
         file = Path(kind).expanduser().resolve()
         if not file.exists():
-            raise DistilError(f"there is no file {kind!r} for the model {spec!r}; correct the path.")
+            raise DistilError(f"there is no file {kind!r} for the {what} {spec!r}; correct the path.")
         found = importlib.util.spec_from_file_location(file.stem, file)
         assert found is not None
         assert found.loader is not None
@@ -230,9 +231,9 @@ def _module_of(spec: str, kind: str) -> Any:
         if error.name and kind.partition(".")[0] == error.name:
             hint = nearest(kind, ["timm", "torchvision", "distil"])
             raise DistilError(
-                f"the model {spec!r} names neither a library nor a module that can be imported; {hint}"
+                f"the {what} {spec!r} names neither a library nor a module that can be imported; {hint}"
             ) from error
-        raise DistilError(f"importing {kind!r} for the model {spec!r} fails: {error}.") from error
+        raise DistilError(f"importing {kind!r} for the {what} {spec!r} fails: {error}.") from error
 
 
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
