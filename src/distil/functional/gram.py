@@ -187,10 +187,10 @@ def gradient_gram(
 ) -> Tensor:
     """Return DisWOT's semantic distance in the form of its code, from the classifiers' gradients.
 
-    Per class ``E_n = g_n g_nᵀ`` with rows of length 1; the value is ``‖E_n^s − E_n^t‖² / C``, whose mean over classes is
-    ``Σ_n ‖·‖² / (N·C)``. As ``E_n = r_n g_nᵀ`` with ``r_ni = g_ni / max(|g_ni| ‖g_n‖, eps)``, the distance needs inner
-    products alone: memory N·C where the matrices would take N·C². Neither the sign of ``g_n`` nor its length matters
-    (until products of its entries come near ``eps``).
+    Per class ``E_n = g_n g_nᵀ`` with rows of length 1; the value is ``‖E_n^s − E_n^t‖² / C``, whose mean over classes
+    is ``Σ_n ‖·‖² / (N·C)``. As ``E_n = r_n g_nᵀ`` with ``r_ni = g_ni / max(|g_ni| ‖g_n‖, eps)``, the distance needs
+    inner products alone: memory N·C where the matrices would take N·C². Neither the sign of ``g_n`` nor its length
+    matters (until products of its entries come near ``eps``).
 
     Args:
         student_grad: (N, C), see :func:`fc_gradient`.

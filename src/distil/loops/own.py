@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from distil.methods.expression import parse
 from distil.models.load import load_model, load_weights
 from distil.tasks import get_task
 
-__all__ = ["OwnRun", "checked", "run_own"]
+__all__ = ["OwnRun", "checked", "opened", "run_own", "tried"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,12 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
         raise DistilError("--methods is missing; name at least one, e.g. kd,dkd,pld.")
     for text in run.methods:
         parse(text)
+    bundle, module = opened(run, lab)
+    return bundle, tried(run, bundle, module, lab, lambda: _student(run, bundle))
+
+
+def opened(run: OwnRun, lab: Lab) -> tuple[Bundle, nn.Module]:
+    """Read the data and make the teacher, its weights from the file where there is one."""
     lab.progress.begin(f"reading {run.data}")
     bundle = load(run.data, **_shape(run))
     for note in bundle.notes:
@@ -101,12 +107,17 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
             weights=run.teacher_weights,
             pretrained=run.pretrained,
         )
+    return bundle, module
+
+
+def tried(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab, student: Callable[[], nn.Module]) -> Teacher:
+    """Try every method on a batch with a student that is thrown away, then score the teacher (and train it before)."""
     learns = [parameter.requires_grad for parameter in module.parameters()]
     for text in ("supervised", *run.methods):
-        _try(text, run, bundle, module, lab)
+        _try(text, run, bundle, module, lab, student())
     for parameter, on in zip(module.parameters(), learns, strict=True):
         parameter.requires_grad_(on)  # the trials froze it, and it may be trained yet
-    return bundle, _teacher(run, bundle, module, lab)
+    return _teacher(run, bundle, module, lab)
 
 
 def _shape(run: OwnRun) -> dict[str, int]:
@@ -120,10 +131,9 @@ def _shape(run: OwnRun) -> dict[str, int]:
     return given
 
 
-def _try(text: str, run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab) -> None:
-    """Make one step on a few samples with a student that is thrown away."""
+def _try(text: str, run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab, student: nn.Module) -> None:
+    """Make one step on a few samples."""
     example, options = example_of(bundle), run.training.options()
-    student = _student(run, bundle)
     try:
         distiller = Distiller(
             student, teacher, parse(text), task=bundle.task, example=example, epochs=run.training.epochs, taps=run.taps

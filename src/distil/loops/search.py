@@ -199,8 +199,8 @@ class Guarded:
         said = self._called("cost", genome)
         if not isinstance(said, Mapping) or not set(said) <= set(COSTS):
             raise DistilError(
-                f"{self.name}.cost({genome!r}) gave {said!r}; a mapping of 'parameters' and 'flops', or of one of them, "
-                "to numbers is expected."
+                f"{self.name}.cost({genome!r}) gave {said!r}; a mapping of 'parameters' and 'flops', or of one of "
+                "them, to numbers is expected."
             )
         return dict(said)
 

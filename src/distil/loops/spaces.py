@@ -124,7 +124,9 @@ def load_space(spec: str, *, classes: int, input_shape: Sequence[int]) -> Any:
     try:
         return found(**passed)
     except Exception as error:
-        raise DistilError(f"The space '{spec}' cannot be made with {passed}: {type(error).__name__}: {error}.") from error
+        raise DistilError(
+            f"The space '{spec}' cannot be made with {passed}: {type(error).__name__}: {error}."
+        ) from error
 
 
 def _with_another(genome: tuple[int, ...], place: int, choices: Sequence[int], rng: random.Random) -> tuple[int, ...]:

@@ -81,10 +81,12 @@ class Teacher:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def build_model(spec: str, bundle: Bundle, *, seed: int, role: str = "student") -> nn.Module:
-    """Return a model by name with the data's classes and input, its weights drawn from ``seed``."""
+def build_model(spec: str | Callable[[], nn.Module], bundle: Bundle, *, seed: int, role: str = "student") -> nn.Module:
+    """Return a model by name, or made by a function, for the data's classes and input, drawn from ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", role, seed))
+        if callable(spec):
+            return spec()
         return load_model(spec, classes=len(bundle.classes), input_shape=bundle.input_shape)
 
 
@@ -144,7 +146,7 @@ def train_teacher(
 def distil(
     lab: Lab,
     method: str | Sum,
-    student: str,
+    student: str | Callable[[], nn.Module],
     teacher: Teacher | nn.Module | None,
     bundle: Bundle,
     training: Training,
@@ -164,7 +166,7 @@ def distil(
 
     Args:
         method: an expression or a sum; it is parsed anew for every seed, so that adapters are fresh.
-        student: a model by name, built from ``seed``.
+        student: a model by name, or a function that makes one, built from ``seed``.
         train: what is trained on, the bundle's training part by default.
         diagnostics: further numbers to read off the trained distiller.
         trials: tuning runs that chose this arm's settings, counted in its budget.

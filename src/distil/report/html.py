@@ -24,7 +24,7 @@ from distil.report.document import save
 from distil.report.svg import style
 from distil.report.text import MISSING, count, decimals_for, duration, fixed, heading, is_number, size, with_unit
 from distil.report.verdict import HELPED, HURT, NONE
-from distil.report.view import View, finite, part, summary
+from distil.report.view import View, finite, part, summary, tables
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -121,6 +121,7 @@ def _context(view: View) -> dict[str, Any]:
         "setting": _pairs(report.get("setting")),
         "arm_keys": panels.legend([(view.label(arm["name"]), i) for i, arm in enumerate(view.arms)]),
         "rows": view.rows(),
+        "tables": tables(view.report),
         "reference": view.label(view.reference) if view.reference else "",
         "teacher": _teacher(view),
         "other_metrics": (names := _other_metrics(view)),

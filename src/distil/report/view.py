@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distil.report.text import MISSING, count, decimals_for, duration, fixed, is_number, signed, size
+from distil.report.text import MISSING, cell, count, decimals_for, duration, fixed, is_number, signed, size
 from distil.report.verdict import Interval, paired_interval
 
-__all__ = ["Row", "View", "finite", "part", "summary"]
+__all__ = ["Row", "View", "finite", "part", "summary", "tables"]
 
 
 def finite(values: object) -> list[float | None]:
@@ -30,6 +30,19 @@ def summary(values: object) -> Interval | None:
     """Return mean and interval of the finite values, None where there are none."""
     known = [value for value in finite(values) if value is not None]
     return paired_interval(known) if known else None
+
+
+def tables(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a report's further tables with every cell written; a column holds numbers where its first cell is one."""
+    found = []
+    for table in report.get("tables") or []:
+        rows = [[cell(value) for value in row] for row in table["rows"]]
+        left = [not table["rows"] or isinstance(table["rows"][0][i], str) for i in range(len(table["head"]))]
+        head = [cell(name) for name in table["head"]]
+        found.append(
+            {"title": table["title"], "note": table.get("note") or "", "head": head, "rows": rows, "left": left}
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""DisWOT as a procedure: score untrained students against an untrained teacher on one batch, and search by the score."""
+"""DisWOT as a procedure: score untrained students against an untrained teacher on one batch, and search by that."""
 
 from __future__ import annotations
 
@@ -83,9 +83,11 @@ class _Seen:
 class Scorer:
     """Score candidates by how alike they and a teacher are, both untrained, on one labelled batch.
 
-    Everything happens on copies: no weight, gradient, buffer or mode of a network given is changed. Both networks run in
-    training mode. One fixed teacher serves all candidates, and a candidate's score depends on it alone, not on what was
-    scored before. ``total = −(Σ_n ‖E_n^s − E_n^t‖² / (N·C) + Σ (𝒜_s − 𝒜_t)² / B²)`` for the default settings.
+    Everything happens on copies: no weight, gradient, buffer or mode of a network given is changed. Both networks run
+    in training mode. One fixed teacher serves all candidates, and all candidates draw from the same seeds: a score does
+    not depend on what was scored before, and nets that begin alike get like weights.
+
+    ``total = −(Σ_n ‖E_n^s − E_n^t‖² / (N·C) + Σ (𝒜_s − 𝒜_t)² / B²)`` for the default settings.
 
     Args:
         teacher: the teacher; only its architecture counts, unless ``init="keep"``.
@@ -130,8 +132,11 @@ class Scorer:
     def __call__(self, candidate: nn.Module) -> Score:
         """Return the score of a candidate, averaged over the repeats."""
         found = [self._score(self._drawn(candidate, "student", i), i) for i in range(self.how.repeats)]
-        parts = {name: [getattr(score, name) for score in found] for name in ("total", "semantic", "relation")}
-        return Score(**{name: None if None in values else statistics.fmean(values) for name, values in parts.items()})
+        return Score(
+            statistics.fmean(score.total for score in found),
+            _mean([score.semantic for score in found]),
+            _mean([score.relation for score in found]),
+        )
 
     def _drawn(self, model: nn.Module, role: str, repeat: int) -> nn.Module:
         seed = mix_seed("untrained", role, self.seed, repeat)
@@ -154,7 +159,7 @@ class Scorer:
     def _same(self, ours: Tensor, theirs: Tensor) -> None:
         if len(ours) != len(theirs):
             raise DistilError(
-                f"The student scores {len(ours)} classes and the teacher {len(theirs)}; build both for the same classes."
+                f"The student scores {len(ours)} classes and the teacher {len(theirs)}; build both for the same ones."
             )
         if ours.shape[1] != theirs.shape[1]:
             raise DistilError(
@@ -194,6 +199,11 @@ class Scorer:
         distiller.prepare([self.batch])
         with torch.no_grad():
             return 0.0 - float(distiller(self.batch).loss)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def search_student(
