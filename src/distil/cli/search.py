@@ -62,7 +62,10 @@ def search(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Load and check everything, score one candidate.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Load and check everything, score one candidate; train at most the teacher."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Find the student of a space that will distil best, untrained, then distil it beside others of the space."""
@@ -120,12 +123,19 @@ def _go(
 def _check(settings: Any, device: str | None, as_json: bool) -> None:
     from distil.loops.lab import Lab
     from distil.loops.settings import to_yaml
-    from distil.systems.diswot.own import prepared
+    from distil.systems.diswot.own import prepared, teaching
 
     with Display(quiet=as_json) as display:
-        made = prepared(settings, Lab(RUNS, progress=display, device=device))
-    facts = {"settings": asdict(settings), "data": made.bundle.name, "classes": list(made.bundle.classes)}
-    said = f"{to_yaml(settings)}Everything fits. One candidate was scored, nothing was searched or trained."
+        lab = Lab(RUNS, progress=display, device=device)
+        made = prepared(settings, lab)
+        teacher = teaching(settings, made, lab)
+    facts: dict[str, Any] = {
+        "settings": asdict(settings),
+        "data": made.bundle.name,
+        "classes": list(made.bundle.classes),
+    }
+    facts["teacher"] = dict(teacher.metrics) if teacher is not None else None
+    said = f"{to_yaml(settings)}Everything fits. One candidate was scored; nothing was searched, no student trained."
     typer.echo(json.dumps(facts) if as_json else said)
 
 

@@ -152,9 +152,14 @@ class Guarded:
                 return child
         return self.sample(rng)
 
-    def build(self, genome: Any) -> nn.Module:
-        """Return a genome's network."""
-        made = self._called("build", copy.deepcopy(genome))
+    def build(self, genome: Any, *, seed: int | None = None) -> nn.Module:
+        """Return a genome's network; with a seed, torch's global generator is left as it was."""
+        if seed is None:
+            made = self._called("build", copy.deepcopy(genome))
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(mix_seed("built", seed))
+                made = self._called("build", copy.deepcopy(genome))
         if not isinstance(made, nn.Module):
             raise DistilError(
                 f"{self.name}.build({genome!r}) gave a {type(made).__name__}; a torch.nn.Module is expected."

@@ -54,12 +54,13 @@ class GramMatch(Method):
     def __init__(
         self,
         *,
-        semantic: str = "cam",
+        semantic: str | None = "cam",
         semantic_weight: float = 2.0,
         relation_weight: float = 100.0,
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
+        semantic = semantic or "none"  # an expression reads the word none so
         if semantic not in SEMANTIC:
             raise DistilError(f"grammatch(semantic='{semantic}') is unknown; {nearest(semantic, SEMANTIC)}")
         self.semantic = semantic if semantic_weight else "none"
@@ -118,7 +119,7 @@ def published(
     kd_weight: float = 0.9,
     temperature: float = 4.0,
     gram_losses: bool = False,
-    semantic: str = "cam",
+    semantic: str | None = "cam",
     semantic_weight: float = 2.0,
     relation_weight: float = 100.0,
 ) -> Sum:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,20 +18,21 @@ from distil.data.bundle import Bundle
 from distil.engine.host import find_accelerator
 from distil.engine.serial import load_tree, save_tree
 from distil.errors import DistilError
+from distil.files import write_text
 from distil.loops.compare import check_seeds, compare
 from distil.loops.lab import Arm, Lab, Role, code_of
 from distil.loops.own import OwnRun, opened, tried
 from distil.loops.recipe import data_report
 from distil.loops.search import Evaluation, Guarded, Limits, Search, search
 from distil.loops.spaces import load_space
-from distil.loops.training import Training, teacher_report
+from distil.loops.training import Teacher, Training, teacher_report
 from distil.methods.expression import parse
 from distil.report import build
 from distil.systems.diswot.nets import BEWARE, Others, candidates_table, distilled, one_batch, others
 from distil.systems.diswot.procedure import Score, Scorer, Scoring, scored
 from distil.tasks import get_task
 
-__all__ = ["Prepared", "SearchRun", "prepared", "run_search"]
+__all__ = ["Prepared", "SearchRun", "prepared", "run_search", "teaching"]
 
 SAVE_EVERY = 2.0  # seconds
 
@@ -124,12 +126,10 @@ def prepared(run: SearchRun, lab: Lab) -> Prepared:
 def run_search(run: SearchRun, lab: Lab, *, command: str) -> dict[str, Any]:
     """Search, distil what was found beside other nets of the space, and return the report."""
     made = prepared(run, lab)
-    teacher = None
-    if run.distil:
-        student = others(made.space, seed=run.seed)["median"]
-        teacher = tried(run.reading(), made.bundle, made.module, lab, lambda: made.space.build(student))
+    teacher = teaching(run, made, lab)
     history, seconds = searched(run, made, lab)
     winner = best(history, made.space)
+    write_text(lab.out / "history.json", _listing(history, made.space))
     picks = {"winner": winner.genome, **others(made.space, winner=winner.genome, seed=run.seed)}
     seen: dict[str, Score] = {}
 
@@ -175,6 +175,14 @@ def run_search(run: SearchRun, lab: Lab, *, command: str) -> dict[str, Any]:
     )
     report["warnings"] += [*notes, BEWARE]
     return report | {"tables": [table]}
+
+
+def teaching(run: SearchRun, made: Prepared, lab: Lab) -> Teacher | None:
+    """Try the distillation on a median net, then score the teacher (and train it before, where that is wanted)."""
+    if not run.distil:
+        return None
+    student = others(made.space, seed=run.seed)["median"]
+    return tried(run.reading(), made.bundle, made.module, lab, lambda: made.space.build(student))
 
 
 def searched(run: SearchRun, made: Prepared, lab: Lab) -> tuple[list[Evaluation], float]:
@@ -233,12 +241,17 @@ def best(history: list[Evaluation], space: Guarded) -> Evaluation:
     return winner
 
 
+def _listing(history: list[Evaluation], space: Guarded) -> str:
+    rows = [asdict(each) | {"cost": space.cost(each.genome)} for each in history]
+    return json.dumps(rows, indent=1) + "\n"
+
+
 def _rows(history: list[Evaluation]) -> list[list[Any]]:
     return [[each.genome, each.score, each.parent] for each in history]
 
 
 def _arms(
-    run: SearchRun, made: Prepared, teacher: Any, lab: Lab, picks: Others, parts: Any
+    run: SearchRun, made: Prepared, teacher: Teacher, lab: Lab, picks: Others, parts: Any
 ) -> tuple[dict[str, Arm], list[str]]:
     """Return the arms, a reference first, and what must be said of picks that coincide with the winner."""
     roles: dict[str, tuple[Role, str]] = {
@@ -260,7 +273,15 @@ def _arms(
 
 
 def _arm(
-    run: SearchRun, made: Prepared, teacher: Any, lab: Lab, name: str, genome: Any, role: Role, phrase: str, parts: Any
+    run: SearchRun,
+    made: Prepared,
+    teacher: Teacher,
+    lab: Lab,
+    name: str,
+    genome: Any,
+    role: Role,
+    phrase: str,
+    parts: Any,
 ) -> Arm:
     def train(seed: int) -> Any:
         return distilled(

@@ -122,6 +122,10 @@ class Scorer:
         self.how, self.task, self.taps = how or Scoring(), get_task(task), dict(taps or {})
         self.device, self.seed = torch.device(device), seed
         self.batch = to_device(self.task.unpack(batch), self.device)
+        if self.how.proxy is None and self.how.semantic == "fc_grad" and bool((self.batch["labels"] < 0).all()):
+            raise DistilError(
+                "semantic='fc_grad' needs labels and the batch has none; give labelled samples, or use semantic='cam'."
+            )
         self._teachers = [self._drawn(teacher, "teacher", i) for i in range(self.how.repeats)]
         self._shown: list[_Seen] = []
         if self.how.proxy is None:
@@ -256,6 +260,4 @@ def search_student(
 
 def scored(scorer: Scorer, space: Guarded, genome: Any) -> Score:
     """Return the score of a genome; what its building draws depends on the seed and the genome alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix_seed("built", scorer.seed))
-        return scorer(space.build(genome))
+    return scorer(space.build(genome, seed=scorer.seed))
