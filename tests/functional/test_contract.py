@@ -68,6 +68,9 @@ LOSSES = {
     "attention code": Loss(D.attention_transfer, **MAPS),
     "attention paper": Loss(partial(D.attention_transfer, variant="paper"), **MAPS),
     "attention pooled": Loss(D.attention_transfer, student=(3, 2, 6, 8), teacher=(3, 2, 3, 4)),
+    "gram samples": Loss(D.sample_gram, student=(4, 2, 3, 3), teacher=(4, 5, 2, 2)),
+    "gram channels": Loss(D.channel_gram, student=(4, 3, 3, 3), teacher=(4, 3, 2, 2)),
+    "gram gradients": Loss(D.gradient_gram),
     "rkd_distance": Loss(D.rkd_distance, teacher=(4, 7)),
     "rkd_angle": Loss(D.rkd_angle, teacher=(4, 7)),
     "rkd": Loss(D.rkd, teacher=(4, 7), rows=False),
@@ -167,7 +170,7 @@ def test_a_batch_of_one_gives_a_finite_value_and_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, loss in LOSSES.items() if loss.rows and n[:4] not in ("rkd_", "low_", "high")]
+    "name", [n for n, loss in LOSSES.items() if loss.rows and n[:4] not in ("rkd_", "low_", "high", "gram")]
 )
 def test_rows_of_weight_zero_are_as_good_as_absent(name: str) -> None:
     loss, (student, teacher) = LOSSES[name], pair(name)

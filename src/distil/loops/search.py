@@ -131,13 +131,16 @@ class Guarded:
         return type(self.space).__name__
 
     def sample(self, rng: random.Random) -> Any:
-        """Return a random genome within the limits."""
+        """Return a random genome within the limits; where draws do not meet them, one of those that are listed."""
         seen: list[dict[str, float]] = []
         for _ in range(TRIES):
             genome = self._called("sample", rng)
             if self.allowed(genome):
                 return genome
             seen.append(self.cost(genome))
+        everything = self.everything()
+        if everything is not None:
+            return rng.choice(everything)
         least = {key: min(cost[key] for cost in seen) for key in self._limited()}
         raise DistilError(
             f"No architecture of {TRIES} drawn from {self.name} is within the limits "
