@@ -53,7 +53,7 @@ class Unplain(Nets):
 TEACHER = ("--teacher", "distil:cnn(widths=(4, 8))")
 
 
-def words(*more: str, space: str = "nets.py:Nets") -> list[str]:
+def words(*more: str, space: str = "my_space.py:Nets") -> list[str]:
     return [
         *("search", "--data", "photos", "--space", space, *TEACHER, "--device", "cpu", "--evaluations", "10"),
         *("--set", "search.population=4", "--set", "search.sample=2", *more),
@@ -65,7 +65,7 @@ DISTILLED = ("--train-teacher", "12", "--lr", "0.03", "--epochs", "1", "--seeds"
 
 @pytest.fixture
 def there(here: Path) -> Path:
-    (here / "nets.py").write_text(SPACE)
+    (here / "my_space.py").write_text(SPACE)
     return here
 
 
@@ -161,12 +161,12 @@ def test_a_dry_run_writes_nothing(there: Path, capsys: Screen) -> None:
     ("more", "says"),
     [
         (("--space", "s1"), "There is no space 's1'; "),
-        (("--space", "nets.py:Net"), "did you mean 'Nets'"),
+        (("--space", "my_space.py:Net"), "did you mean 'Nets'"),
         (("--space", "none.py:Nets"), "there is no file 'none.py' for the space"),
-        (("--space", "nets.py:Half"), "The space Half has no mutate()"),
-        (("--space", "nets.py:Fails"), "Fails.build("),
-        (("--space", "nets.py:Unplain"), "a genome with a set in it"),
-        (("--space", "nets.py:COUNT"), "is a dict; an object with sample() is expected"),
+        (("--space", "my_space.py:Half"), "The space Half has no mutate()"),
+        (("--space", "my_space.py:Fails"), "Fails.build("),
+        (("--space", "my_space.py:Unplain"), "a genome with a set in it"),
+        (("--space", "my_space.py:COUNT"), "is a dict; an object with sample() is expected"),
         (("--max-params", "3"), "is within the limits (3 parameters)"),
         (("--max-params", "0"), "should be greater than or equal to 1"),
         (("--set", "limits.parameters=0"), "The limit of parameters is 0"),

@@ -257,7 +257,7 @@ def test_built_in_spaces_are_closed_under_what_they_do(space: Any) -> None:
 
 def test_spaces_are_found_by_name(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "my_own_spaces.py").write_text(
         "from distil.loops.spaces import TinyCNN\n"
         "ready = TinyCNN(last=8)\n"
         "def made(classes, input_shape):\n    return TinyCNN(classes, input_shape[0], last=16)\n"
@@ -265,14 +265,14 @@ def test_spaces_are_found_by_name(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     )
     given = {"classes": 5, "input_shape": (1, 28, 28)}
     assert load_space("s0", **given) == S0(classes=5, channels=1)
-    assert load_space("mine.py:ready", **given).last == 8
-    assert load_space("mine.py:made", **given) == TinyCNN(5, 1, last=16)
+    assert load_space("my_own_spaces.py:ready", **given).last == 8
+    assert load_space("my_own_spaces.py:made", **given) == TinyCNN(5, 1, last=16)
     assert load_space("distil.loops.spaces:TinyCNN", **given) == TinyCNN(5, 1)
     for wrong, says in (
         ("s1", "There is no space 's1'"),
         ("tiny-cn", "did you mean 'tiny-cnn', or your own"),
-        ("mine.py:mad", "did you mean 'made'"),
-        ("mine.py:number", "is a int; an object with sample"),
+        ("my_own_spaces.py:mad", "did you mean 'made'"),
+        ("my_own_spaces.py:number", "is a int; an object with sample"),
         ("none.py:made", "there is no file 'none.py' for the space"),
         ("nomodule.of.mine:x", "the space 'nomodule.of.mine:x' names neither"),
     ):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import doctest
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -351,3 +353,16 @@ def test_the_gradient_of_a_drawn_net_is_that_of_its_classifier() -> None:
     loss = nn.functional.cross_entropy(model(data["inputs"]), data["labels"])
     (expected,) = torch.autograd.grad(loss, model.fc.weight)
     torch.testing.assert_close(fc_gradient(model.fc(emb), emb, data["labels"]).detach(), expected)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("distil.loops.search", "distil.loops.spaces", "distil.models.fresh"),
+        *(f"distil.systems.diswot.{name}" for name in ("method", "procedure", "s0")),
+    ],
+)
+def test_the_examples_in_the_docstrings_run(module: str) -> None:
+    found = doctest.testmod(import_module(module))
+    assert found.attempted
+    assert not found.failed
