@@ -152,6 +152,14 @@ def test_costs_are_counted_where_the_space_does_not_say_them() -> None:
     assert costs_of(net, None).keys() == {"parameters"}
 
 
+def test_a_net_that_cannot_be_counted_is_named() -> None:
+    wrong = Guarded(TinyCNN(channels=3), Limits(flops=10**6), shape=(1, 28, 28))
+    with pytest.raises(
+        DistilError, match=r"The FLOPs of TinyCNN.build\(\(4,\)\) cannot be counted on inputs \[1, 28, 28\]"
+    ):
+        wrong.cost((4,))
+
+
 def test_counting_leaves_the_module_as_it_was() -> None:
     net = SmallCNN(1, 10, widths=(4, 8)).train()
     before = {key: value.clone() for key, value in net.state_dict().items()}

@@ -164,6 +164,8 @@ def test_a_one_by_one_convolution_is_a_classifier_too() -> None:
         (lambda: net(4, 8), Scoring(), "student's reads 8 and the teacher's 16; use semantic='cam'"),
         (lambda: net(4, 16, classes=12), Scoring(), "student scores 12 classes and the teacher 10"),
         (lambda: MLP(144, 16, 10), Scoring(), "has no tap 'map'"),
+        (lambda: SmallCNN(3, 10), Scoring(), r"The student \(SmallCNN\) cannot be run on inputs \[1, 12, 12\]: "),
+        (lambda: SmallCNN(3, 10), Scoring(proxy="kd"), r"The student \(SmallCNN\) cannot be run on inputs"),
     ],
 )
 def test_networks_that_cannot_be_compared_are_refused(student: Any, how: Scoring, says: str) -> None:

@@ -199,9 +199,20 @@ class Guarded:
             cost = self._said(genome) if callable(getattr(self.space, "cost", None)) else {}
             if not cost.keys() >= {"parameters", *self._limited()}:
                 wanted = self.limits.flops is not None and "flops" not in cost
-                cost = {**costs_of(self.build(genome), self.shape if wanted else None), **cost}
+                cost = {**self._counted(genome, self.shape if wanted else None), **cost}
             self._costs[key] = {name: float(value) for name, value in cost.items()}
         return self._costs[key]
+
+    def _counted(self, genome: Any, shape: Sequence[int] | None) -> dict[str, float]:
+        made = self.build(genome)
+        try:
+            return costs_of(made, shape)
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DistilError(
+                f"The FLOPs of {self.name}.build({genome!r}) cannot be counted on inputs {list(shape or ())}: "
+                f"{reason}. Build it for the data's shape, or let cost(genome) say 'flops'."
+            ) from error
 
     def _said(self, genome: Any) -> dict[str, float]:
         said = self._called("cost", genome)

@@ -46,7 +46,7 @@ class GramMatch(Method):
     Paper: Dong, Li, Wei, DisWOT: Student Architecture Search for Distillation WithOut Training, CVPR 2023,
     arXiv 2303.15678.
     Differs from official code: the weights of the two are not published. These were set once, so that on the first
-    step of a small CNN each distance has about 0.4 of KD's gradient, and not tuned.
+    step of a small CNN each distance has about half of KD's gradient, and not tuned.
     """
 
     at_equality = {"semantic": "zero", "relation": "zero"}  # noqa: RUF012

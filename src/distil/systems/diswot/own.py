@@ -169,6 +169,7 @@ def run_search(run: SearchRun, lab: Lab, *, command: str) -> dict[str, Any]:
         data=data_report(made.bundle),
         teacher=teacher_report(teacher, task, made.bundle),
         settings={key: value for key, value in asdict(run).items() if key != "seeds"},
+        picks=dict(picks),
         code=made.code,
         data_fingerprint=made.bundle.fingerprint,
         teacher_fingerprint=teacher.fingerprint,

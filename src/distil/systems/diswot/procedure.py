@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -130,6 +131,7 @@ class Scorer:
         self._shown: list[_Seen] = []
         if self.how.proxy is None:
             self._shown = [self._look(net, "teacher") for net in self._teachers]
+            self._teachers = []  # what they show is all that is needed
         else:
             parse(self.how.proxy)
 
@@ -180,7 +182,8 @@ class Scorer:
         side = 0 if role == "student" else 1
         own = {name: path if isinstance(path, str) else path[side] for name, path in self.taps.items()}
         few = {key: value[:2] if isinstance(value, Tensor) else value for key, value in self.batch.items()}
-        found = anatomy(net, lambda model: self.task.call(model, few, role=role), logits=self.task.logits)
+        with _named(role, net, self.batch):
+            found = anatomy(net, lambda model: self.task.call(model, few, role=role), logits=self.task.logits)
         taps = {name: found.resolve(name, role=role, overrides=own) for name in names}
         handle = ModelHandle(role, "model", net, self.task, taps, frozen=True)
         trace = handle(self.batch)
@@ -193,9 +196,9 @@ class Scorer:
 
     def _proxied(self, student: nn.Module, teacher: nn.Module, proxy: str) -> float:
         """Return the negative loss of a distillation method between two untrained networks."""
-        distiller = Distiller(
-            student, teacher, parse(proxy), task=self.task, example=self.batch, epochs=1, taps=self.taps, seed=self.seed
-        )
+        options: dict[str, Any] = {"task": self.task, "epochs": 1, "taps": self.taps, "seed": self.seed}
+        with _named("student", student, self.batch):
+            distiller = Distiller(student, teacher, parse(proxy), example=self.batch, **options)
         # Statistics of the batch on both sides: running ones mean nothing in an untrained network.
         distiller.eval()
         student.train()
@@ -203,6 +206,22 @@ class Scorer:
         distiller.prepare([self.batch])
         with torch.no_grad():
             return 0.0 - float(distiller(self.batch).loss)
+
+
+@contextmanager
+def _named(role: str, net: nn.Module, batch: Mapping[str, Any]) -> Iterator[None]:
+    """Name the network, the user's own, that cannot be run on the data."""
+    try:
+        yield
+    except DistilError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        shape = list(batch["inputs"].shape[1:]) if isinstance(batch["inputs"], Tensor) else "these"
+        raise DistilError(
+            f"The {role} ({type(net).__name__}) cannot be run on inputs {shape}: {reason}. Build it for the data's "
+            "shape."
+        ) from error
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
