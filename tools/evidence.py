@@ -54,6 +54,8 @@ def one_run(recipe: Any, slug: str, index: int, changes: dict[str, Any]) -> dict
     kept = {k: report[k] for k in ("title", "created", "command", "setting", "seeds", "metric", "data", "teacher")}
     kept["settings"] = asdict(setup)
     kept["arms"] = [{k: arm.get(k) for k in KEPT} for arm in report["arms"]]
+    if report.get("tables"):
+        kept["tables"] = report["tables"]
     return {**kept, **{k: report[k] for k in ("verdicts", "versions", "machine")}}
 
 

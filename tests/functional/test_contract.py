@@ -101,6 +101,9 @@ LOSSES = {
     "maskd_detection": Loss(by_tokens(D.maskd_detection, importance=True, customised=False), **DENSE),
     **{f"cwd {norm}": Loss(partial(D.cwd, norm=norm), **DENSE) for norm in ("channel", "spatial")},
     "cwd channel_mean": Loss(partial(D.cwd, norm="channel_mean", divergence="mse"), **DENSE),
+    "gram samples": Loss(D.sample_gram, student=(4, 2, 3, 3), teacher=(4, 5, 2, 2)),
+    "gram channels": Loss(D.channel_gram, student=(4, 3, 3, 3), teacher=(4, 3, 2, 2)),
+    "gram gradients": Loss(D.gradient_gram),
     "rkd_distance": Loss(D.rkd_distance, teacher=(4, 7)),
     "rkd_angle": Loss(D.rkd_angle, teacher=(4, 7)),
     "rkd": Loss(D.rkd, teacher=(4, 7), rows=False),
@@ -200,7 +203,7 @@ def test_a_batch_of_one_gives_a_finite_value_and_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, loss in LOSSES.items() if loss.rows and n[:4] not in ("rkd_", "low_", "high")]
+    "name", [n for n, loss in LOSSES.items() if loss.rows and n[:4] not in ("rkd_", "low_", "high", "gram")]
 )
 def test_rows_of_weight_zero_are_as_good_as_absent(name: str) -> None:
     loss, (student, teacher) = LOSSES[name], pair(name)

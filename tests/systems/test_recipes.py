@@ -51,6 +51,7 @@ ARMS = {
     "nd": ["alone", "kd", "kd++", "cosine", "norm", "nd"],
     "ff-g2m": ["mlp", "ff-g2m", "glnn", "lfd", "hfd", "gcn"],
     "acam-kd": ["alone", "mse", "cwd", "maskd", "acam", "no-channel", "no-spatial", "detached", "no-diversity"],
+    "diswot": ["median", "random", "largest", "diswot", "gram"],
 }
 
 
@@ -135,6 +136,38 @@ def test_the_dense_recipe_runs_on_camvid(tmp_path: Path) -> None:
     assert kinds & set(arms["no-channel"]["diagnostics"]) == {"mean spatial mask"}
     for name in ("mask movement", *kinds):
         assert all(0 < value < 1 for value in arms["acam"]["diagnostics"][name])
+
+
+SEARCHED = (
+    *IMAGES[:3],
+    "pair.data=digits",
+    "pair.teacher='distil:cnn(widths=(8, 32))'",
+    "pair.teacher_training.epochs=8",
+    "pair.teacher_training.lr=0.02",
+    "pair.teacher_training.batch_size=20",
+    "ranking.data=digits",
+    "ranking.depths=[1, 3]",
+    "ranking.teacher=8",
+    "ranking.inits=[normal]",
+    "ranking.batch=16",
+    "limits.parameters=3000",
+    "search.evaluations=8",
+    "search.population=4",
+    "training.epochs=1",
+    "seeds=[0, 1]",
+)
+
+
+def test_the_search_recipe_runs_on_digits(tmp_path: Path) -> None:
+    report = run("diswot", tmp_path, *SEARCHED)
+    sound(report, "diswot")
+    assert [table["title"] for table in report["tables"]] == ["Rank correlation on space S0", "What was picked"]
+    assert [row[0] for row in report["tables"][1]["rows"]] == ["0", "1"]
+    assert all(arm["parameters"] <= 3000 for arm in report["arms"])
+    arms = {arm["name"]: arm for arm in report["arms"]}
+    assert arms["gram"]["diagnostics"]["parameters"] == arms["diswot"]["diagnostics"]["parameters"]
+    assert "parameter count ranks better" in report["setting"]["Beware"]
+    assert "Rank correlation on space S0" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_an_unequal_width_gets_a_projector_and_the_mechanism_is_reported(tmp_path: Path) -> None:

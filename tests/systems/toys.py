@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distil.engine.distiller import Distiller
 from distil.engine.method import Sum
 from distil.functional.reduction import working
-from distil.models import GCN, MLP, UNet
+from distil.models import GCN, MLP, SmallCNN, UNet
 
 CLASSES = 5
 
@@ -59,6 +59,24 @@ def image_distiller(
     """Student and teacher MLPs on :func:`samples`, prepared."""
     made = Distiller(mlp(width), mlp(teacher_width, 1), method, example=samples(), epochs=epochs, seed=seed)
     return made.prepare([samples()])
+
+
+def pictures(count: int = 20, seed: int = 0) -> dict[str, Tensor]:
+    """A batch of small images in which every class occurs."""
+    labels = torch.arange(count) % CLASSES
+    inputs = torch.randn(count, 1, 8, 8, generator=seeded(seed)) + labels[:, None, None, None]
+    return {"inputs": inputs, "labels": labels, "id": torch.arange(count)}
+
+
+def map_distiller(method: Sum, *, epochs: int = 2, seed: int = 0) -> Distiller:
+    """A student and a wider teacher with feature maps on :func:`pictures`, prepared."""
+    nets = []
+    for widths, start in (((4, 6), 0), ((6, 8), 1)):
+        with torch.random.fork_rng():
+            torch.manual_seed(start)
+            nets.append(SmallCNN(1, CLASSES, widths=widths))
+    made = Distiller(nets[0], nets[1], method, example=pictures(), epochs=epochs, seed=seed)
+    return made.prepare([pictures()])
 
 
 def graph_distiller(method: Sum, *, epochs: int = 2, seed: int = 0) -> Distiller:

@@ -26,6 +26,7 @@ VERBS = (
     "run",
     "train",
     "compare",
+    "search",
     "plan",
     "cache",
     "taps",

@@ -19,6 +19,7 @@ from distil.functional.divergence import (
     tckd,
 )
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
+from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
 from distil.functional.masking import (
     attention_weights,
@@ -55,7 +56,9 @@ __all__ = [
     "attention_map",
     "attention_transfer",
     "attention_weights",
+    "channel_gram",
     "channel_masks",
+    "class_maps",
     "class_means",
     "cross_attention",
     "cwd",
@@ -67,6 +70,8 @@ __all__ = [
     "dist_intra",
     "dkd",
     "edges",
+    "fc_gradient",
+    "gradient_gram",
     "high_frequency",
     "interpolated_kl",
     "jsd",
@@ -92,6 +97,8 @@ __all__ = [
     "rkd",
     "rkd_angle",
     "rkd_distance",
+    "row_gram",
+    "sample_gram",
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",

@@ -147,8 +147,7 @@ class Lab:
             shared: keep it where other runs find it.
             inputs: everything that the result depends on: settings, seeds, tensors, modules, data sets.
         """
-        key = _key({"name": name, "code": _code_hash(), **inputs})
-        folder = (self.shared if shared else self.out) / "stages" / f"{name}-{key}"
+        folder = (self.shared if shared else self.out) / "stages" / f"{name}-{self.key(name, **inputs)}"
         if folder.is_dir():
             try:
                 stored = load_tree(folder)
@@ -163,6 +162,10 @@ class Lab:
         self.costs[name] = seconds
         # Read back, so that a first run and a resumed one continue from the very same values.
         return Stage(load_tree(folder)["value"], seconds, reused=False)
+
+    def key(self, name: str, **inputs: Any) -> str:
+        """Return the hash of a stage's inputs and of the code that results depend on."""
+        return _key({"name": name, "code": _code_hash(), **inputs})
 
     def run(self, name: str, arm: Arm, seed: int, **inputs: Any) -> Outcome:
         """Return the outcome of ``arm`` for ``seed``, stored in the run's own folder, and track it."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,17 @@ from distil.models.load import load_model, load_weights
 from distil.tasks import Task, get_task
 from distil.tasks.base import evaluating
 
-__all__ = ["OwnRun", "checked", "read_data", "run_own", "task_of"]
+__all__ = ["Opened", "OwnRun", "checked", "opened", "read_data", "run_own", "task_of", "tried"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The data as the student and as the teacher alone see them, the teacher as loaded, and how both are called."""
+
+    bundle: Bundle
+    taught: Bundle
+    teacher: nn.Module
+    task: Task
 
 
 def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
@@ -66,6 +76,17 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
     texts = dict.fromkeys(["supervised", *run.methods, *(p.expression for tried in points.values() for p in tried)])
     for text in texts:
         parse(text)
+    made = opened(run, lab)
+    for role, spec, model in (
+        ("teacher", run.teacher, made.teacher),
+        ("student", run.student, _student(run, made.bundle)),
+    ):
+        _check_call(role, spec, model, made.bundle, made.task)
+    return made.bundle, tried(run, made, lab, lambda: _student(run, made.bundle), texts)
+
+
+def opened(run: OwnRun, lab: Lab) -> Opened:
+    """Read the data and make the teacher, its weights from the file where there is one."""
     lab.progress.begin(f"reading {run.data}")
     bundle, taught = read_both(run, lab.out)
     for note in bundle.notes:
@@ -73,16 +94,22 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", "teacher", 0))
         module = load_model(run.teacher, **fitting(taught), weights=run.teacher_weights, pretrained=run.pretrained)
-    task = task_of(run, bundle, module, lab)
+    return Opened(bundle, taught, module, task_of(run, bundle, module, lab))
+
+
+def tried(run: OwnRun, made: Opened, lab: Lab, student: Callable[[], nn.Module], texts: Iterable[str] = ()) -> Teacher:
+    """Try methods (``texts``, or those of the run) on a batch with a student that is thrown away; then score the
+    teacher, and train it before where that is wanted.
+    """
+    module = made.teacher
     learns = [parameter.requires_grad for parameter in module.parameters()]
-    for role, spec, model in (("teacher", run.teacher, module), ("student", run.student, _student(run, bundle))):
-        _check_call(role, spec, model, bundle, task)
-    for text in texts:
+    for text in tuple(texts) or ("supervised", *run.methods):
         lab.progress.begin(f"trying one step of {text}")
-        _try(text, run, bundle, module, lab, task)
+        _try(text, run, made, lab, student())
     for parameter, on in zip(module.parameters(), learns, strict=True):
         parameter.requires_grad_(on)  # the trials froze it, and it may be trained yet
-    return bundle, _teacher(run, taught, module, lab, task if taught is bundle else get_task(taught.task))
+    task = made.task if made.taught is made.bundle else get_task(made.taught.task)
+    return _teacher(run, made.taught, module, lab, task)
 
 
 def task_of(run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab | None = None) -> Task:
@@ -113,13 +140,18 @@ def _check_call(role: str, spec: str, model: nn.Module, bundle: Bundle, task: Ta
         ) from error
 
 
-def _try(text: str, run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab, task: Task) -> None:
-    """Make one step on a few samples with a student that is thrown away."""
-    example, options = example_of(bundle), run.training.options()
-    student = _student(run, bundle)
+def _try(text: str, run: OwnRun, made: Opened, lab: Lab, student: nn.Module) -> None:
+    """Make one step on a few samples."""
+    example, options = example_of(made.bundle), run.training.options()
     try:
         distiller = Distiller(
-            student, teacher, parse(text), task=task, example=example, epochs=run.training.epochs, taps=run.taps
+            student,
+            made.teacher,
+            parse(text),
+            task=made.task,
+            example=example,
+            epochs=run.training.epochs,
+            taps=run.taps,
         )
         distiller.totals([example])
         if distiller.prepared:  # else it waits for its pass over the data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +32,7 @@ class Experiment:
         arms: by name, the reference first.
         teacher: the one teacher of the arms, where there is one.
         setting: what a reader must know, label → text.
+        tables: further tables of the report, each with ``title``, ``head``, ``rows`` and perhaps a ``note``.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Experiment:
     arms: Mapping[str, Arm]
     teacher: Teacher | None
     setting: Mapping[str, str]
+    tables: Sequence[Mapping[str, Any]] = ()
 
 
 class Recipe(Protocol):
@@ -131,6 +133,8 @@ def run_recipe(
         data_fingerprint=made.bundle.fingerprint,
         teacher_fingerprint=made.teacher.fingerprint if made.teacher is not None else None,
     )
+    if made.tables:
+        report["tables"] = list(made.tables)
     write(report, out)
     return report
 

@@ -83,11 +83,11 @@ class Teacher:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def build_model(spec: str, bundle: Bundle, *, seed: int, role: str = "student") -> nn.Module:
-    """Return a model by name with the data's classes and input, its weights drawn from ``seed``."""
+def build_model(spec: str | Callable[[], nn.Module], bundle: Bundle, *, seed: int, role: str = "student") -> nn.Module:
+    """Return a model by name, or made by a function, for the data's classes and input, drawn from ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", role, seed))
-        return load_model(spec, **fitting(bundle))
+        return spec() if callable(spec) else load_model(spec, **fitting(bundle))
 
 
 def fitting(bundle: Bundle) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def train_teacher(
 def distil(
     lab: Lab,
     method: str | Sum,
-    student: str,
+    student: str | Callable[[], nn.Module],
     teacher: Teacher | nn.Module | None,
     bundle: Bundle,
     training: Training,
@@ -182,7 +182,7 @@ def distil(
 
     Args:
         method: an expression or a sum; it is parsed anew for every seed, so that adapters are fresh.
-        student: a model by name, built from ``seed``.
+        student: a model by name, or a function that makes one, built from ``seed``.
         train: what is trained on, the bundle's training part by default.
         diagnostics: further numbers to read off the trained distiller.
         watch: called with the distiller, the steps done and all steps after each step; it must change nothing.
@@ -237,7 +237,7 @@ def distil(
             built=model,
             task=chosen,
             bundle=bundle,
-            model=student,
+            model=student if isinstance(student, str) else "",  # made by a function: nothing to build it from again
             test=result.test["best"],
             validation=result.best,
             method=method if isinstance(method, str) else method.expression,

@@ -17,6 +17,7 @@ _HOMES = {
     "text": ("BagOfWords", "TextCNN"),
     "hf": ("MeanPooled", "load_tokenizer"),
     "unet": ("UNet",),
+    "fresh": ("redrawn",),
     "load": ("load_model", "load_weights", "summary"),
     "rebuild": (
         "copy_layers",

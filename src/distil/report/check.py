@@ -26,6 +26,7 @@ _TOP: dict[str, type | tuple[type, ...]] = {
     "machine": dict,
     "adjustment": dict,
     "warnings": list,
+    "tables": list,
 }
 _ARM: dict[str, type | tuple[type, ...]] = {
     "metrics": dict,
@@ -114,6 +115,8 @@ def validate(report: Any) -> None:
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise DistilError(f"two arms are called {sorted(twice)[0]!r}; every arm needs its own name.")
+    for i, table in enumerate(report.get("tables") or []):
+        _validate_table(table, f"tables[{i}]")
     for i, entry in enumerate(report.get("verdicts") or []):
         _validate_verdict(entry, f"verdicts[{i}]", names)
 
@@ -139,6 +142,18 @@ def _validate_arm(arm: Any, index: int, seeds: int) -> str:
             seen = f"{len(values)} values" if isinstance(values, list) else type(values).__name__
             raise DistilError(f"{where} {name} holds {seen}, expected a list with one value for each of {seeds} seeds.")
     return str(arm["name"])
+
+
+def _validate_table(table: Any, where: str) -> None:
+    if not isinstance(table, dict):
+        raise DistilError(f"{where} is {type(table).__name__}, expected an object.")
+    _expect(table, "title", str, where)
+    _expect(table, "note", str, where, optional=True)
+    for key in ("head", "rows"):
+        _expect(table, key, list, where)
+    for i, row in enumerate(table["rows"]):
+        if not isinstance(row, list) or len(row) != len(table["head"]):
+            raise DistilError(f"{where} rows[{i}] is no list of {len(table['head'])} cells, one for each column.")
 
 
 def _validate_verdict(entry: Any, where: str, names: list[str]) -> None:

@@ -18,7 +18,7 @@ from distil.report.pieces import WORDS, count_of, date_of, page, pairs
 from distil.report.svg import MARKED, style
 from distil.report.text import count, fixed, heading, is_number, millis, with_unit
 from distil.report.verdict import HELPED, NONE
-from distil.report.view import View, finite, part
+from distil.report.view import View, finite, further, part
 
 __all__ = ["render", "write"]
 
@@ -96,6 +96,7 @@ def _context(view: View) -> dict[str, Any]:
         "rows": view.rows(),
         "details": _details(view, groups, reliable) if view.many else [],
         "pairs": view.pairs(),
+        "further": further(view.report),
         "reference": view.label(view.reference) if view.reference else "",
         "teacher": tables.teacher(view),
         "other": tables.other_metrics(view),

@@ -11,7 +11,7 @@ from distil.report.difference import BETTER, WORSE
 from distil.report.pieces import date_of
 from distil.report.text import MISSING, heading
 from distil.report.verdict import HELPED, HURT
-from distil.report.view import View
+from distil.report.view import View, further
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +44,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         console.print(Text("No verdict: a verdict needs two arms with the same seeds."))
     for warning in report.get("warnings") or []:
         console.print(Text.assemble(("warning: ", "yellow"), str(warning)))
+    _print_tables(report, console)
     if not view.arms:
         return
     unit = f", {view.unit}" if view.unit else ""
@@ -128,6 +129,23 @@ def _table(
     for cells in rows:
         table.add_row(*(Text(cells[i]) for i in kept))
     console.print(table)
+
+
+def _print_tables(report: Mapping[str, Any], console: Console) -> None:
+    """Print the further tables of a report, each under its title and note."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for table in further(report):
+        console.print(Text(f"\n{table['title']}", style="bold"))
+        if table["note"]:
+            console.print(Text(table["note"]))
+        shown = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+        for name, left in zip(table["head"], table["left"], strict=True):
+            shown.add_column(Text(name), justify="left" if left else "right", no_wrap=not left, overflow="fold")
+        for row in table["rows"]:
+            shown.add_row(*map(Text, row))
+        console.print(shown)
 
 
 def _fitting(heads: list[str], rows: list[list[str]], width: int, spare: tuple[str, ...]) -> list[int]:

@@ -8,6 +8,7 @@ import unicodedata
 __all__ = [
     "MINUS",
     "MISSING",
+    "cell",
     "count",
     "decimals_for",
     "duration",
@@ -90,6 +91,20 @@ def decimals_for(*values: float | None, half: float | None, unit: str = "", most
 def with_unit(text: str, unit: str) -> str:
     """Put the unit after a written number, unless there is no number or no unit."""
     return text if text == MISSING or not unit else f"{text} {unit}"
+
+
+def cell(value: object) -> str:
+    """Write a cell of a table: whole numbers whole, others with four digits, text as it is.
+
+    >>> cell(12345), cell(-0.123456), cell(None), cell("(1, 3)")
+    ('12,345', '−0.1235', '—', '(1, 3)')
+    """
+    if isinstance(value, str):
+        return value
+    if not is_number(value):
+        return MISSING
+    number = float(value)  # type: ignore[arg-type]
+    return fixed(number, 0 if number == int(number) else decimals_for(number, half=None))
 
 
 def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from distil.report.check import OUTCOMES
-from distil.report.text import MISSING, count, decimals_for, duration, fixed, is_number, millis, signed, size
+from distil.report.text import MISSING, cell, count, decimals_for, duration, fixed, is_number, millis, signed, size
 from distil.report.verdict import Interval, paired_interval
 
-__all__ = ["MANY", "Row", "View", "finite", "part", "summary"]
+__all__ = ["MANY", "Row", "View", "finite", "further", "part", "summary"]
 
 #: With more arms than this (and than there are colours) a page folds what is told arm by arm.
 MANY = 8
@@ -34,6 +34,19 @@ def summary(values: object) -> Interval | None:
     """Return mean and interval of the finite values, None where there are none."""
     known = [value for value in finite(values) if value is not None]
     return paired_interval(known) if known else None
+
+
+def further(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a report's further tables with every cell written; a column holds numbers where its first cell is one."""
+    found = []
+    for table in report.get("tables") or []:
+        rows = [[cell(value) for value in row] for row in table["rows"]]
+        left = [not table["rows"] or isinstance(table["rows"][0][i], str) for i in range(len(table["head"]))]
+        head = [cell(name) for name in table["head"]]
+        found.append(
+            {"title": table["title"], "note": table.get("note") or "", "head": head, "rows": rows, "left": left}
+        )
+    return found
 
 
 @dataclass(frozen=True)
