@@ -12,7 +12,7 @@ from typing import Any
 
 from distil import catalog
 from distil.report import paired_interval
-from distil.report.view import tables
+from distil.report.view import further
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
@@ -64,7 +64,7 @@ def section(run: dict[str, Any]) -> str:
     lines += ["", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(row(arm, reference, metric, names)) + " |" for arm in run["arms"]]
     lines += ["", *(f"- {verdict['text']}" for verdict in run["verdicts"]), ""]
-    for table in tables(run):
+    for table in further(run):
         lines += [f"**{table['title']}.** {table['note']}\n", "| " + " | ".join(table["head"]) + " |"]
         lines += ["|" + "".join("---|" if left else "---:|" for left in table["left"])]
         lines += ["| " + " | ".join(cells) + " |" for cells in table["rows"]] + [""]
