@@ -10,7 +10,7 @@ from rich.console import Console
 
 from distil.errors import DistilError
 from distil.report import build, print_report, render, validate
-from distil.report.view import tables
+from distil.report.view import further
 
 METRIC = {"name": "accuracy", "higher_is_better": True}
 
@@ -29,7 +29,7 @@ TABLE = {
 
 
 def test_cells_are_written_as_people_read_them() -> None:
-    (shown,) = tables(report(TABLE))
+    (shown,) = further(report(TABLE))
     assert shown["rows"] == [["<script>x</script>", "12,345", "\u22120.1235"], ["(1, 3)", "\u2014", "0"]]
     assert shown["left"] == [True, False, False]
 
