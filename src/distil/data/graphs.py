@@ -158,6 +158,10 @@ def _checked_labels(
     if not labelled.any():
         raise DistilError(f"graph {name!r}: no node has a label; give some.")
     top = len(classes) if classes is not None else int(y.max()) + 1
+    if classes is None and top > max(nodes, 1000):
+        raise DistilError(
+            f"graph {name!r}: the largest label is {top - 1}, and there are {nodes} nodes; number the classes 0..C-1."
+        )
     wrong = (labelled & ((y < 0) | (y >= top))).nonzero().flatten()
     if len(wrong):
         raise DistilError(
@@ -185,6 +189,10 @@ def _clean_edges(name: str, edges: Tensor, nodes: int, notes: list[str]) -> Tens
         )
     loops = edges[0] == edges[1]
     kept = edges[:, ~loops]
+    if not kept.shape[1]:
+        raise DistilError(
+            f"graph {name!r}: none of its {edges.shape[1]} edges joins two different nodes; a graph needs some."
+        )
     forward = (kept[0] * nodes + kept[1]).unique()
     both = torch.cat([forward, forward % nodes * nodes + forward // nodes]).unique()
     directed = len(both) != len(forward)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -151,19 +150,19 @@ def list_parquet(
 
 def list_csv(path: Path, *, image: str | None = None, label: str | None = None) -> Listing:
     """List the rows of a csv table with a header: a path relative to the table, a label, and optionally a split."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or [])
-        rows = list(reader)
-    image = _column(path, columns, image, _IMAGE_COLUMNS, "image path")
-    label = _column(path, columns, label, _LABEL_COLUMNS, "label")
-    values: list[Any] = [_label((row[label] or "").strip() or None, f"row {k + 2}") for k, row in enumerate(rows)]
+    from distil.data.tables import read_table  # which names files of images by this module
+
+    table = read_table(path)
+    columns = table.columns
+    image = _column(path, list(columns), image, _IMAGE_COLUMNS, "image path")
+    label = _column(path, list(columns), label, _LABEL_COLUMNS, "label")
+    values: list[Any] = [_label(cell.strip() or None, table.place(k)) for k, cell in enumerate(columns[label])]
     if all(is_integer(value) for value in values):
         values = [int(value) for value in values]
     listing = Listing()
-    for row, value in zip(rows, values):
-        split = split_name((row.get("split") or "").strip())
-        listing.records.append(Record(row[image], path.parent / row[image].strip(), value, split))
+    splits = columns.get("split") or [""] * len(values)
+    for name, value, split in zip(columns[image], values, splits, strict=True):
+        listing.records.append(Record(name, path.parent / name.strip(), value, split_name(split.strip())))
     return listing
 
 
@@ -172,10 +171,11 @@ def _column(path: Path, columns: Sequence[str], named: str | None, usual: Sequen
         return named
     found = next((name for name in usual if name in columns), None) if named is None else None
     if found is None:
+        more = f" and {len(columns) - 12} more" if len(columns) > 12 else ""
+        shown = f"{[name[:40] for name in columns[:12]]}{more}"
         wanted = repr(named) if named is not None else f"of {', '.join(usual[:4])}"
         raise DistilError(
-            f"{str(path)!r} has the columns {list(columns)} but no {what} column {wanted}; name it, or rename it in "
-            "the file."
+            f"{str(path)!r} has the columns {shown} but no {what} column {wanted}; name it, or rename it in the file."
         )
     return found
 
