@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from .bad.row import Row
 from .bad_inputs import check, rows
 
-Screen = pytest.CaptureFixture[str]
-
 
 @rows("data")
-def test_data_that_cannot_be_used(
-    row: Row, here: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch, finished: Path
-) -> None:
-    check(row, here, capsys, monkeypatch, finished)
+def test_data_that_cannot_be_used(row: Row, request: pytest.FixtureRequest) -> None:
+    check(row, request)
 
 
 @rows("runs")
-def test_runs_and_exports_that_were_tampered_with(
-    row: Row, here: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch, finished: Path
-) -> None:
-    check(row, here, capsys, monkeypatch, finished)
+def test_runs_and_exports_that_were_tampered_with(row: Row, request: pytest.FixtureRequest) -> None:
+    check(row, request)

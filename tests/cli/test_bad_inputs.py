@@ -14,17 +14,13 @@ Screen = pytest.CaptureFixture[str]
 
 
 @rows("words")
-def test_words_that_cannot_be_meant(
-    row: Row, here: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch, finished: Path
-) -> None:
-    check(row, here, capsys, monkeypatch, finished)
+def test_words_that_cannot_be_meant(row: Row, request: pytest.FixtureRequest) -> None:
+    check(row, request)
 
 
 @rows("models")
-def test_models_and_weights_that_do_not_fit(
-    row: Row, here: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch, finished: Path
-) -> None:
-    check(row, here, capsys, monkeypatch, finished)
+def test_models_and_weights_that_do_not_fit(row: Row, request: pytest.FixtureRequest) -> None:
+    check(row, request)
 
 
 def test_the_table_is_large_and_names_each_mistake_once() -> None:

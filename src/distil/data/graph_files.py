@@ -146,8 +146,8 @@ def _read_csv_pair(folder: Path) -> dict[str, Any]:
     for name in ("nodes.csv", "edges.csv"):
         if not (folder / name).exists():
             raise DistilError(f"the folder {str(folder)!r} has no {name}; a graph needs nodes.csv and edges.csv.")
-        columns = read_table(folder / name).columns
-        tables[name] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        held = read_table(folder / name).columns
+        tables[name] = [dict(zip(held, row, strict=True)) for row in zip(*held.values(), strict=True)]
     nodes, edges = tables["nodes.csv"], tables["edges.csv"]
     if not nodes or not {"id", "label"} <= nodes[0].keys():
         raise DistilError(f"{str(folder / 'nodes.csv')!r} needs a header with id and label, and a row for every node.")

@@ -99,7 +99,7 @@ def read_yaml(text: str) -> Any:
         ValueError: it cannot be read; the message goes on where a sentence says so (`` (line 2)``).
     """
     try:
-        tree = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader that refuses a key given twice
+        tree = yaml.load(text, _Loader)  # a SafeLoader that refuses a key given twice
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         twice = f": {error.problem}" if isinstance(error, _Twice) else ""

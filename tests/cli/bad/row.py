@@ -67,3 +67,13 @@ def blob(content: bytes, *names: str) -> Callable[[Path], object]:
 def code(source: str) -> Callable[[Path], object]:
     """A module of the user's, nets.py."""
     return table(source, name="nets.py")
+
+
+def half(name: str, odd: str) -> Callable[[Path], object]:
+    """The first half of a file, under another name."""
+
+    def make(here: Path) -> None:
+        whole = (here / name).read_bytes()
+        (here / odd).write_bytes(whole[: len(whole) // 2])
+
+    return make

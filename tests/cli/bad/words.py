@@ -84,7 +84,12 @@ OPTIONS = [
     Row("device that is not there", own("--device", "tpu9"), "device=tpu9"),
     Row("an empty device", own("--device", ""), "device="),
     Row("a graphics card too many", own("--device", "cuda:99"), "device=…cuda:99"),
-    Row("device of an export", ["export", "done", "--out", "x", "--device", "gpu"], "device 'gpu'", run=True),
+    Row(
+        "device of an export",
+        ["export", "done", "--out", "x", "--device", "gpu"],
+        "device=gpu cannot be used here",
+        run=True,
+    ),
     Row("unknown tracker", own("--tracker", "tensorbord"), "did you mean 'tensorboard'?"),
     Row("an empty grid", own("--grid", "kd.temperature="), "kd.temperature"),
     Row("a grid of nothing", own("--grid", "kd.temprature=1,2"), "did you mean 'temperature'?"),
@@ -114,7 +119,11 @@ SETTINGS = [
     Row("a seed below zero", own("--seed", "-1"), "from 0 to 2**63 - 1"),
     Row("a seed too large", own("--seed", "99999999999999999999"), "from 0 to 2**63 - 1"),
     Row("taps of another shape", own("--set", "taps=layer1"), "The setting 'taps' is 'layer1'; a mapping is expected"),
-    Row("an unknown tap's path", own("--set", "taps.emb=layer9"), "taps.emb='layer9' is no module of the student or the teacher"),
+    Row(
+        "an unknown tap's path",
+        own("--set", "taps.emb=layer9"),
+        "taps.emb='layer9' is no module of the student or the teacher",
+    ),
     Row("unknown optimizer", own("--set", "training.optimizer=adamm"), "did you mean 'adam' or 'adamw'?"),
     Row("unknown schedule", own("--set", "training.schedule=cosin"), "did you mean 'cosine'?"),
     Row("unknown normalisation", own("--set", "normalise.student=imagnet"), "did you mean 'imagenet'?"),
@@ -157,16 +166,24 @@ SETTINGS = [
     ),
     config("YAML that holds itself", "taps: &a {b: *a}", "its aliases unfold to more than 100000 values"),
     Row(
-        "YAML of zeros", own("--config", "own.yaml"), "is no readable YAML",
+        "YAML of zeros",
+        own("--config", "own.yaml"),
+        "is no readable YAML",
         lambda here: (here / "own.yaml").write_bytes(b"data: \0\0"),
     ),
     Row(
-        "YAML in Latin-1", own("--config", "own.yaml"), "own.yaml is no readable YAML",
+        "YAML in Latin-1",
+        own("--config", "own.yaml"),
+        "own.yaml is no readable YAML",
         table("data: été", name="own.yaml", encoding="latin-1"),
     ),
     Row("unknown setting of a recipe", ["run", "pld", "--set", "temprature=1"], "did you mean 'temperature'?"),
-    Row("setting of a recipe out of range", ["run", "pld", "--set", "training.epochs=0"], "epochs=0 must be a whole number"),
-]  # fmt: skip
+    Row(
+        "setting of a recipe out of range",
+        ["run", "pld", "--set", "training.epochs=0"],
+        "epochs=0 must be a whole number",
+    ),
+]
 
 NAMES = [
     Row("unknown system", ["run", "pdl"], "There is no system 'pdl'; did you mean 'pld'"),
@@ -242,12 +259,16 @@ TAPS = [
     Row("an empty shape", ["taps", "distil:mlp", "--input", ""], "is no shape"),
     Row("a shape with a zero", ["taps", "distil:mlp", "--input", "3x0x4"], "is no shape"),
     Row("a shape in other digits", ["taps", "distil:cnn", "--classes", "2", "--input", "3x٢٢x²"], "is no shape"),
-    Row("a shape past all memory", ["taps", "distil:cnn", "--classes", "2", "--input", "3x9999999x9999999"], "is no shape"),
+    Row(
+        "a shape past all memory",
+        ["taps", "distil:cnn", "--classes", "2", "--input", "3x9999999x9999999"],
+        "is no shape",
+    ),
     Row("a shape past all numbers", ["taps", "distil:cnn", "--classes", "2", "--input", "9" * 30], "is no shape"),
     Row("taps of the wrong shape", ["taps", "timm:resnet18", "--input", "5"], "--input"),
     Row("taps of no model", ["taps", ""], "the model '' names no library"),
     Row("taps of minus one class", ["taps", "distil:cnn", "--classes", "-1"], "Invalid value for '--classes'"),
     Row("taps at no depth", ["taps", "distil:cnn", "--depth", "0"], "Invalid value for '--depth'"),
-]  # fmt: skip
+]
 
 ROWS = [*VERBS, *OPTIONS, *SETTINGS, *NAMES, *TAPS]
