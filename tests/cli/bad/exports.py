@@ -45,6 +45,7 @@ def predicted(wrong: str, make: Callable[[Path], object] | None, sentence: str, 
 
 
 EXPORTS = [
+    exported("an export on an unknown device", None, "device=gpu cannot be used here", "--device", "gpu"),
     Row("an export of nothing there", ["export", "nowhere", "--out", "new"], "nowhere is no folder of a run"),
     Row("an export of no run", ["export", "photos", "--out", "new"], "photos holds no student to export"),
     exported(

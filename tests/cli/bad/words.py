@@ -84,12 +84,6 @@ OPTIONS = [
     Row("device that is not there", own("--device", "tpu9"), "device=tpu9"),
     Row("an empty device", own("--device", ""), "device="),
     Row("a graphics card too many", own("--device", "cuda:99"), "device=…cuda:99"),
-    Row(
-        "device of an export",
-        ["export", "done", "--out", "x", "--device", "gpu"],
-        "device=gpu cannot be used here",
-        run=True,
-    ),
     Row("unknown tracker", own("--tracker", "tensorbord"), "did you mean 'tensorboard'?"),
     Row("an empty grid", own("--grid", "kd.temperature="), "kd.temperature"),
     Row("a grid of nothing", own("--grid", "kd.temprature=1,2"), "did you mean 'temperature'?"),
