@@ -189,10 +189,6 @@ def _clean_edges(name: str, edges: Tensor, nodes: int, notes: list[str]) -> Tens
         )
     loops = edges[0] == edges[1]
     kept = edges[:, ~loops]
-    if not kept.shape[1]:
-        raise DistilError(
-            f"graph {name!r}: none of its {edges.shape[1]} edges joins two different nodes; a graph needs some."
-        )
     forward = (kept[0] * nodes + kept[1]).unique()
     both = torch.cat([forward, forward % nodes * nodes + forward // nodes]).unique()
     directed = len(both) != len(forward)

@@ -38,8 +38,8 @@ def override(settings: S, assignments: Iterable[str]) -> S:
             raise DistilError(f"--set {text} is no assignment; write --set key=value.")
         try:
             tree = read_yaml(value)
-        except ValueError as error:
-            raise DistilError(f"--set {key}: the value '{_short(value)}' cannot be read as YAML{error}.") from None
+        except ValueError:
+            raise DistilError(f"--set {key}: the value '{_short(value)}' cannot be read as YAML.") from None
         for part in reversed(key.strip().split(".")):
             tree = {part: tree}
         settings = update(settings, tree)
@@ -81,7 +81,8 @@ def from_yaml(settings: S, path: str | Path) -> S:
     except FileNotFoundError:
         raise DistilError(f"The settings file {path} does not exist.") from None
     except OSError as error:
-        raise DistilError(f"The settings file {path} cannot be read ({error.strerror}); correct the path.") from None
+        why = error.strerror
+        raise DistilError(f"The settings file {path} is no readable YAML: {why}; correct the path.") from None
     except UnicodeDecodeError:
         raise DistilError(f"The settings file {path} is no readable YAML: it is not in UTF-8; save it so.") from None
     except ValueError as error:

@@ -42,9 +42,9 @@ def _options(spec: str, text: str) -> dict[str, Any]:
             raise ValueError("only key=value arguments are allowed")
         return {str(word.arg): _value(word.value) for word in node.keywords}
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        shown = spec if len(spec) <= 160 else spec[:160] + "…"
+        shown, why = (spec if len(spec) <= 160 else spec[:160] + "…"), str(error)[:160]
         raise DistilError(
-            f"the arguments of {shown!r} cannot be read ({str(error)[:160]}); write name(key=value, …) with plain numbers, strings "
+            f"the arguments of {shown!r} cannot be read ({why}); write name(key=value, …) with plain numbers, strings "
             "and tuples."
         ) from error
 

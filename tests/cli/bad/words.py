@@ -133,7 +133,7 @@ SETTINGS = [
     Row("a class left out", own("--set", "classes=[red, green]"), "has the label 'blue'"),
     Row("missing splits", own("--set", "splits=none.csv"), "none.csv"),
     Row("missing YAML", own("--config", "none.yaml"), "The settings file none.yaml does not exist"),
-    Row("a folder of YAML", own("--config", "photos"), "The settings file photos cannot be read (Is a directory)"),
+    Row("a folder of YAML", own("--config", "photos"), "The settings file photos is no readable YAML: Is a directory"),
     Row("bad YAML", own("--config", "bad.yaml"), "The settings file bad.yaml is no readable YAML (line 2)"),
     Row("odd YAML", own("--config", "odd.yaml"), "odd.yaml does not fit: The setting 'training.epoch' does not exist"),
     config("tabs in YAML", "training:\n\tepochs: 1", "own.yaml is no readable YAML (line 2)"),
