@@ -54,13 +54,8 @@ def read_graph(
     missing = [key for key in ("x", "edge_index", "y") if values.get(key) is None]
     if missing:
         raise DistilError(f"{str(path)!r} lacks {missing}; it holds {sorted(values)}, expected x, edge_index and y.")
-    edges = values["edge_index"]
-    if edges.ndim == 2 and len(edges) == 2 and not bool((edges[0] != edges[1]).any()):
-        raise DistilError(
-            f"{str(path)!r}: none of its {edges.shape[1]} edges joins two different nodes; a graph needs some."
-        )
     masks = {key.removesuffix("_mask"): value for key, value in values.items() if key.endswith("_mask")}
-    return make_graph(
+    made = make_graph(
         name or path.stem,
         values["x"],
         values["edge_index"],
@@ -70,6 +65,10 @@ def read_graph(
         seed=seed,
         normalise=normalise,
     )
+    if not made.edge_index.shape[1]:
+        count = values["edge_index"].shape[1]
+        raise DistilError(f"{str(path)!r}: none of its {count} edges joins two different nodes; a graph needs some.")
+    return made
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
