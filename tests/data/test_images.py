@@ -258,7 +258,7 @@ def test_csv_relative_paths_integer_labels_and_missing_files(tmp_path: Path) -> 
     assert "the labels [2, 10, 30] were renumbered 0..2" in notes
     assert "1 images cannot be decoded and were skipped: 'img/5.png' (FileNotFoundError" in notes
     file.write_text("path,label\nimg/0.png,\n")
-    with pytest.raises(DistilError, match="row 2 has no label"):
+    with pytest.raises(DistilError, match="line 2 has no label"):
         load(file)
     file.write_text("a,b\n1,2\n")
     with pytest.raises(DistilError, match=r"columns \['a', 'b'\] but no image path column"):

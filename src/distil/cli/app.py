@@ -6,6 +6,7 @@ torch when it is imported, only inside the function of a verb that needs it.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -81,7 +82,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _quiet()
     except SystemExit as leaving:  # typer leaves so when the reader of a pipe went away
-        return _quiet() if isinstance(leaving.__context__, BrokenPipeError) else int(leaving.code or 0)
+        if isinstance(leaving.__context__, BrokenPipeError):
+            return _quiet()
+        return _complain(
+            f"code of yours ended the program (SystemExit: {leaving.code}); let it raise an error instead."
+        )
+    except (OSError, MemoryError, RecursionError) as error:  # the machine's own limits, wherever they are met
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is standard output that cannot be written: nothing may be tried again at the end
+            _quiet()
+        return _complain(_limit(error))
     return _interrupted() if code == 130 else int(code or 0)
 
 
@@ -96,6 +107,25 @@ def _complain(sentence: str) -> int:
     shown = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in sentence)
     print(f"distil: {shown}", file=sys.stderr)
     return 2
+
+
+def _limit(error: OSError | MemoryError | RecursionError) -> str:
+    """Say which limit of the machine was met, in a sentence."""
+    if isinstance(error, MemoryError):
+        return "the memory of this machine does not suffice; use smaller data, models or batches."
+    if isinstance(error, RecursionError):
+        return "an input is nested too deeply to be read; make it plainer."
+    where = f" ({str(error.filename)[:80]})" if error.filename else ""
+    advice = {
+        errno.ENOSPC: "free some space, or name a folder on another disk",
+        errno.EFBIG: "free some space, or name a folder on another disk",
+        errno.EDQUOT: "free some space, or name a folder on another disk",
+        errno.EACCES: "check who may read and write there",
+        errno.EPERM: "check who may read and write there",
+        errno.ELOOP: "correct the link",
+        errno.ENAMETOOLONG: "use a shorter name",
+    }.get(error.errno or 0, "correct the path, or what it leads to")
+    return f"the system refused: {error.strerror or error}{where}; {advice}."
 
 
 def _interrupted() -> int:

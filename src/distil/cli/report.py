@@ -101,11 +101,11 @@ def _names(run: Path, other: Path) -> tuple[str, str]:
 
 def _settings(run: Path) -> dict[str, Any] | None:
     """Return the settings that a run wrote beside its report, where it did."""
-    import yaml
+    from distil.loops.settings import read_yaml
 
     try:
-        tree = yaml.safe_load((_folder(run) / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        tree = read_yaml((_folder(run) / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
     return tree if isinstance(tree, dict) else None
 

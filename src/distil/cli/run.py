@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def run(
     slug: Annotated[str | None, typer.Argument(help="A system's short name, e.g. pld; without one, the demo.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of paired seeds (0, 1, …).")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, max=1000, help="Number of paired seeds (0, 1, …).")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="The first of the seeds; the recipe's own by default.")
     ] = None,

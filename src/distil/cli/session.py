@@ -48,13 +48,16 @@ def open_out(out: Path | None, default: str, *, resume: bool, overwrite: bool) -
         raise DistilError(f"--out {folder} is a file; name a folder.")
     if resume and not folder.exists():
         raise DistilError(f"--resume found no run in {folder}; correct --out, or leave --resume out to begin one.")
+    run = (folder / SETTINGS).exists() or (folder / "stages").exists()
+    if resume and _holds_something(folder) and not run:
+        raise DistilError(f"--resume found no run in {folder}, but other things; correct --out.")
     if _holds_something(folder) and not resume:
         if not overwrite:
             raise DistilError(
                 f"--out {folder} already holds something; add --resume to go on with it, --overwrite to replace it, "
                 "or name another folder."
             )
-        if not ((folder / SETTINGS).exists() or (folder / "stages").exists()):
+        if not run:
             raise DistilError(f"--overwrite would delete {folder}, which is no run of distil; name another folder.")
     try:
         if overwrite and _holds_something(folder):
@@ -84,7 +87,7 @@ def resumable(folder: Path, words: list[str]) -> Iterator[None]:
             soft_wrap=True,
         )
         raise
-    except DistilError:
+    except Exception:
         if set(folder.rglob("tree.json")) == results:
             _undo(folder, kept)
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from math import prod
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,8 @@ from rich.table import Table
 from distil.errors import DistilError
 
 __all__ = ["register"]
+
+LARGEST = 1 << 28  # numbers of a sample: 1 GiB in single precision
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +48,8 @@ def taps(
     from distil.models import load_model
 
     sizes = shape.lower().replace(",", "x").split("x")
-    if not all(part.isdigit() and int(part) > 0 for part in sizes):
+    whole = all(part.isascii() and part.isdecimal() and len(part) < 10 for part in sizes)
+    if not whole or not 0 < prod(map(int, sizes)) <= LARGEST:
         raise DistilError(
             f"--input {shape} is no shape; write channels x height x width, e.g. 3x224x224, or one number of features."
         )

@@ -124,7 +124,7 @@ def compare(
     teacher: Teacher = None,
     student: Student = None,
     methods: Annotated[str | None, typer.Option(help="Methods, separated by commas: kd,dkd,pld.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of paired seeds; 3 by default.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, max=1000, help="Number of paired seeds; 3 by default.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The first of the seeds; 0 by default.")] = None,
     teacher_weights: Weights = None,
     pretrained: Pretrained = False,

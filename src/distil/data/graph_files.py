@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from distil.data.bundle import NO_LABEL
 from distil.data.graphs import GraphData, make_graph
 from distil.data.records import split_name
+from distil.data.tables import read_table
 from distil.errors import DistilError
 
 __all__ = ["read_graph"]
@@ -55,7 +55,7 @@ def read_graph(
     if missing:
         raise DistilError(f"{str(path)!r} lacks {missing}; it holds {sorted(values)}, expected x, edge_index and y.")
     masks = {key.removesuffix("_mask"): value for key, value in values.items() if key.endswith("_mask")}
-    return make_graph(
+    made = make_graph(
         name or path.stem,
         values["x"],
         values["edge_index"],
@@ -65,6 +65,10 @@ def read_graph(
         seed=seed,
         normalise=normalise,
     )
+    if not made.edge_index.shape[1]:
+        count = values["edge_index"].shape[1]
+        raise DistilError(f"{str(path)!r}: none of its {count} edges joins two different nodes; a graph needs some.")
+    return made
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -95,6 +99,10 @@ def _read_npz(path: Path) -> dict[str, Any]:
             shape = (len(arrays["x_indptr"]) - 1, int(arrays["num_features"]))
             rows = csr_matrix((arrays.get("x_data", ones), arrays["x_indices"], arrays["x_indptr"]), shape)
             values["x"] = rows.toarray()
+    for key, value in values.items():
+        if value is not None and np.asarray(value).dtype.kind not in "fiub":
+            kind = np.asarray(value).dtype
+            raise DistilError(f"{str(path)!r}: the array {key!r} holds {kind}, not numbers; save it as numbers.")
     # Copied into torch's own types: narrow integers would overflow where node numbers are multiplied.
     return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in values.items() if value is not None}
 
@@ -115,8 +123,8 @@ def _read_pt(path: Path) -> dict[str, Any]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DistilError(
-            f"{str(path)!r} cannot be read safely: {str(error).splitlines()[0]} Only tensors and PyG's Data are "
-            "allowed; save a dict of tensors, or the graph as .npz."
+            f"{str(path)!r} cannot be read safely: it is damaged, or holds more than tensors and PyG's Data; save a "
+            "dict of tensors, or the graph as .npz."
         ) from error
     if isinstance(loaded, tuple | list) and loaded:  # PyG's processed files hold (data, slices, …)
         loaded = loaded[0]
@@ -142,12 +150,17 @@ def _read_csv_pair(folder: Path) -> dict[str, Any]:
     for name in ("nodes.csv", "edges.csv"):
         if not (folder / name).exists():
             raise DistilError(f"the folder {str(folder)!r} has no {name}; a graph needs nodes.csv and edges.csv.")
-        with (folder / name).open(newline="", encoding="utf-8-sig") as file:
-            tables[name] = list(csv.DictReader(file))
+        held = read_table(folder / name).columns
+        tables[name] = [dict(zip(held, row, strict=True)) for row in zip(*held.values(), strict=True)]
     nodes, edges = tables["nodes.csv"], tables["edges.csv"]
     if not nodes or not {"id", "label"} <= nodes[0].keys():
         raise DistilError(f"{str(folder / 'nodes.csv')!r} needs a header with id and label, and a row for every node.")
     number = {row["id"]: k for k, row in enumerate(nodes)}
+    if len(number) < len(nodes):
+        twice = next(row["id"] for k, row in enumerate(nodes) if number[row["id"]] != k)
+        raise DistilError(f"{str(folder / 'nodes.csv')!r} names the node {twice!r} twice; give every node its own id.")
+    if edges and len(edges[0]) < 2:
+        raise DistilError(f"{str(folder / 'edges.csv')!r} has one column; two are needed, the ids of both nodes.")
     columns = [key for key in nodes[0] if key not in ("id", "label", "split")]
     try:
         features = torch.tensor([[float(row[key]) for key in columns] for row in nodes])
@@ -156,6 +169,8 @@ def _read_csv_pair(folder: Path) -> dict[str, Any]:
         raise DistilError(
             f"the graph in {str(folder)!r} names an unknown node or a feature that is no number: {error}."
         ) from error
+    for row in nodes:
+        row["label"] = "" if row["label"].strip() == str(NO_LABEL) else row["label"].strip()
     labels = sorted({row["label"] for row in nodes if row["label"]})
     if all(label.isdecimal() for label in labels):
         labels = sorted(labels, key=int)

@@ -158,6 +158,10 @@ def _checked_labels(
     if not labelled.any():
         raise DistilError(f"graph {name!r}: no node has a label; give some.")
     top = len(classes) if classes is not None else int(y.max()) + 1
+    if classes is None and top > max(nodes, 1000):
+        raise DistilError(
+            f"graph {name!r}: the largest label is {top - 1}, and there are {nodes} nodes; number the classes 0..C-1."
+        )
     wrong = (labelled & ((y < 0) | (y >= top))).nonzero().flatten()
     if len(wrong):
         raise DistilError(

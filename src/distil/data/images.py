@@ -22,8 +22,20 @@ from torch.utils.data import Dataset
 
 from distil.data.bundle import Bundle, DictDataset, View
 from distil.data.classes import number_labels
-from distil.data.records import Listing, Record, list_csv, list_folder, list_parquet
+from distil.data.records import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    Listing,
+    Record,
+    image_column,
+    image_label,
+    is_integer,
+    list_folder,
+    list_parquet,
+    split_name,
+)
 from distil.data.splits import content_of, count_copies, make_splits, read_splits
+from distil.data.tables import read_table
 from distil.errors import DistilError
 
 __all__ = ["ImageFiles", "bundle_images", "read_images", "read_picture"]
@@ -79,7 +91,7 @@ def read_images(
     elif path.suffix.lower() == ".parquet":
         listing = list_parquet(path, image=image, label=label)
     elif path.suffix.lower() == ".csv":
-        listing = list_csv(path, image=image, label=label)
+        listing = _list_csv(path, image=image, label=label)
     else:
         raise DistilError(f"{str(path)!r} is no folder, .parquet or .csv; give one of them.")
     return bundle_images(
@@ -94,6 +106,22 @@ def read_images(
         drop_leaks=drop_leaks,
         memory_limit=memory_limit,
     )
+
+
+def _list_csv(path: Path, *, image: str | None = None, label: str | None = None) -> Listing:
+    """List the rows of a csv table with a header: a path relative to the table, a label, and optionally a split."""
+    table = read_table(path)
+    columns = table.columns
+    image = image_column(path, list(columns), image, IMAGE_COLUMNS, "image path")
+    label = image_column(path, list(columns), label, LABEL_COLUMNS, "label")
+    values: list[Any] = [image_label(cell.strip() or None, table.place(k)) for k, cell in enumerate(columns[label])]
+    if all(is_integer(value) for value in values):
+        values = [int(value) for value in values]
+    listing = Listing()
+    splits = columns.get("split") or [""] * len(values)
+    for name, value, split in zip(columns[image], values, splits, strict=True):
+        listing.records.append(Record(name, path.parent / name.strip(), value, split_name(split.strip())))
+    return listing
 
 
 def bundle_images(

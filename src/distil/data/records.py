@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ __all__ = [
     "Listing",
     "Record",
     "declared_names",
+    "image_column",
+    "image_label",
     "is_integer",
-    "list_csv",
     "list_folder",
     "list_parquet",
     "split_name",
@@ -31,8 +31,8 @@ _SPLIT_NAMES = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-_IMAGE_COLUMNS = ("image", "img", "images", "path", "file", "filename", "file_name", "filepath")
-_LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "fine_label")
+IMAGE_COLUMNS = ("image", "img", "images", "path", "file", "filename", "file_name", "filepath")
+LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "fine_label")
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def list_parquet(
         raise DistilError(
             f"{str(path)!r} is no readable parquet file ({str(error).splitlines()[0]}); is it complete?"
         ) from error
-    image = _column(path, table.column_names, image, _IMAGE_COLUMNS, "image")
-    label = _column(path, table.column_names, label, _LABEL_COLUMNS, "label")
+    image = image_column(path, table.column_names, image, IMAGE_COLUMNS, "image")
+    label = image_column(path, table.column_names, label, LABEL_COLUMNS, "label")
     listing = Listing(classes=declared_names(table.schema.metadata, label))
     splits: Iterable[Any] = [None] * table.num_rows
     if split is None and "split" in table.column_names:
@@ -145,37 +145,20 @@ def list_parquet(
     for row, (picture, value, named) in enumerate(zip(images, labels, splits)):
         name = f"{path.name}, row {row}"
         where = split if named is None else split_name(str(named))
-        listing.records.append(Record(name, _source(picture, path.parent), _label(value, name), where))
+        listing.records.append(Record(name, _source(picture, path.parent), image_label(value, name), where))
     return listing
 
 
-def list_csv(path: Path, *, image: str | None = None, label: str | None = None) -> Listing:
-    """List the rows of a csv table with a header: a path relative to the table, a label, and optionally a split."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or [])
-        rows = list(reader)
-    image = _column(path, columns, image, _IMAGE_COLUMNS, "image path")
-    label = _column(path, columns, label, _LABEL_COLUMNS, "label")
-    values: list[Any] = [_label((row[label] or "").strip() or None, f"row {k + 2}") for k, row in enumerate(rows)]
-    if all(is_integer(value) for value in values):
-        values = [int(value) for value in values]
-    listing = Listing()
-    for row, value in zip(rows, values):
-        split = split_name((row.get("split") or "").strip())
-        listing.records.append(Record(row[image], path.parent / row[image].strip(), value, split))
-    return listing
-
-
-def _column(path: Path, columns: Sequence[str], named: str | None, usual: Sequence[str], what: str) -> str:
+def image_column(path: Path, columns: Sequence[str], named: str | None, usual: Sequence[str], what: str) -> str:
     if named is not None and named in columns:
         return named
     found = next((name for name in usual if name in columns), None) if named is None else None
     if found is None:
+        more = f" and {len(columns) - 12} more" if len(columns) > 12 else ""
+        shown = f"{[name[:40] for name in columns[:12]]}{more}"
         wanted = repr(named) if named is not None else f"of {', '.join(usual[:4])}"
         raise DistilError(
-            f"{str(path)!r} has the columns {list(columns)} but no {what} column {wanted}; name it, or rename it in "
-            "the file."
+            f"{str(path)!r} has the columns {shown} but no {what} column {wanted}; name it, or rename it in the file."
         )
     return found
 
@@ -197,7 +180,7 @@ def _source(picture: Any, folder: Path) -> Path | bytes:
     return folder / str(picture) if picture else b""
 
 
-def _label(value: Any, name: str) -> int | str:
+def image_label(value: Any, name: str) -> int | str:
     if value is None:
         raise DistilError(f"{name} has no label; give every image one, or leave the row out.")
     return value if isinstance(value, int) else str(value)

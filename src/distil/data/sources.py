@@ -84,8 +84,8 @@ def load(
     path = Path(name_or_path).expanduser()
     if not path.exists():
         looks_like_path = len(path.parts) > 1 or path.suffix
-        hint = "correct the path" if looks_like_path else nearest(name, SOURCES)
-        raise DistilError(f"there is no data set or file called {name!r}; {hint.rstrip('.')}.")
+        hint = "correct the path." if looks_like_path else nearest(name, SOURCES)
+        raise DistilError(f"there is no data set or file called {name!r}; {hint}")
     if path.suffix.lower() in (".npz", ".pt", ".safetensors") or (path / "edges.csv").exists():
         from distil.data.graph_files import read_graph
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,8 +220,8 @@ def _columns(text: str, delimiter: str, quoting: Any) -> tuple[dict[str, list[An
     _, header = next(rows, (1, []))
     if not header:
         raise _Broken(1, "the first line must name the columns, and it is empty")
-    twice = next((name for k, name in enumerate(header) if name in header[:k]), None)
-    if twice is not None:
+    if len(set(header)) < len(header):
+        twice = next(name for name, count in Counter(header).items() if count > 1)
         raise _Broken(1, f"two columns are called {twice!r}; rename one")
     columns: dict[str, list[Any]] = {name: [] for name in header}
     lines = []
@@ -261,10 +262,10 @@ def _read_json_lines(path: Path, text: str) -> Table:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number too long, and lists too deep, are refused as well
+            why = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise DistilError(
-                f"{str(path)!r}, line {number}: it is no JSON ({error.msg} at character {error.pos + 1}); correct or "
-                "delete the line."
+                f"{str(path)!r}, line {number}: it is no JSON ({why}); correct or delete the line."
             ) from None
         if not isinstance(row, dict):
             raise DistilError(

@@ -118,7 +118,7 @@ class Anatomy:
         if not paths or paths[0] not in self.records:
             raise DistilError(
                 f"Tap '{spec}' does not exist in the {role} ({self.model}), or is not called on this batch; "
-                f"{nearest(path, [*self.records, *MEANINGS])} It calls: {self._sketch()}"
+                f"{nearest(path, [*filter(None, self.records), *MEANINGS])} It calls: {self._sketch()}"
             )
         return tuple(Location(p, side or "out") for p in paths)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from keyword import iskeyword
@@ -166,9 +167,10 @@ def as_schedule(value: float | Schedule) -> Schedule:
     """Return ``value`` as a schedule; a coefficient must be a finite number."""
     if isinstance(value, Schedule):
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not abs(value) <= sys.float_info.max:  # a whole number may be larger than any float
         raise DistilError(
-            f"A coefficient must be a finite number or a schedule such as ramp(epochs=20); got {value!r}."
+            f"A coefficient must be a finite number or a schedule such as ramp(epochs=20); got {str(value)[:40]}."
         )
     return Constant(float(value))
 

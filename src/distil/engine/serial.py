@@ -81,10 +81,9 @@ def atomic_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
             shutil.rmtree(old, ignore_errors=True)
         else:
             fresh.rename(folder)
-    except OSError as error:
-        raise DistilError(
-            f"{folder} could not be written ({error.strerror or error}); nothing of it was kept."
-        ) from None
+    except (OSError, SafetensorError) as error:  # safetensors says in its own words that the disk is full
+        why = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
+        raise DistilError(f"{folder} could not be written ({why}); nothing of it was kept.") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return folder

@@ -9,12 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from distil.data.loading import mix_seed
 from distil.engine.schedule import literal
 from distil.errors import DistilError, nearest
-from distil.loops.settings import update
+from distil.loops.settings import read_yaml, update
 from distil.loops.training import Training
 from distil.methods.expression import SCHEDULES
 
@@ -60,9 +58,9 @@ def _read(key: str, text: str) -> Any:
     if not text:
         raise DistilError(f"--grid {key} has an empty value; write --grid {key}=1,2,4.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise DistilError(f"--grid {key}: the value '{text}' cannot be read as YAML.") from None
+        value = read_yaml(text)
+    except ValueError as error:
+        raise DistilError(f"--grid {key}: the value '{text[:80]}' cannot be read as YAML{error}.") from None
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):  # YAML reads 1e-3 as text
         return float(value)
     return value

@@ -21,6 +21,9 @@ NAMED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 """Means and standard deviations by name; those that torchvision's classification weights were trained with."""
 
+LARGEST_SIDE = 1 << 14
+"""Pixels; a larger side is a slip of the hand, and would ask for more memory than there is."""
+
 
 @dataclass(frozen=True)
 class Normalise:
@@ -188,6 +191,8 @@ def _side(role: str, value: int | str, published: Published | None) -> tuple[int
         return published.size if fits and published is not None else None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise DistilError(f"input_size.{role}={value!r} is impossible; give auto, none, or the side in pixels (224).")
+    if value > LARGEST_SIDE:
+        raise DistilError(f"input_size.{role}={value} is no side of an image; give at most {LARGEST_SIDE} pixels.")
     return value, value
 
 

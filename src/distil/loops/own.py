@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import re
@@ -17,9 +18,10 @@ from distil.data.bundle import Bundle
 from distil.data.fingerprint import fingerprint
 from distil.data.loading import mix_seed
 from distil.data.splits import SPLITS_FILE, write_splits
+from distil.engine.anatomy import MEANINGS
 from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
-from distil.errors import DistilError
+from distil.errors import DistilError, nearest
 from distil.loops.adopt import adopted, code_of_methods
 from distil.loops.compare import check_seeds, compare
 from distil.loops.grid import Point, plan_trials
@@ -69,6 +71,9 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
     check_seeds(run.seeds)
     if not run.methods:
         raise DistilError("--methods is missing; name at least one, e.g. kd,dkd,pld.")
+    twice = next((text for k, text in enumerate(run.methods) if text in run.methods[:k]), None)
+    if twice is not None:
+        raise DistilError(f"--methods names '{twice}' twice; give every method once.")
     run = _adopted(run)
     for text in run.methods:
         parse(text)
@@ -82,6 +87,7 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
         ("student", run.student, _student(run, made.bundle)),
     ):
         _check_call(role, spec, model, made.bundle, made.task)
+    _check_taps(run, student, made.teacher)
     return made.bundle, tried(run, made, lab, lambda: _student(run, made.bundle), texts)
 
 
@@ -128,16 +134,23 @@ def _check_call(role: str, spec: str, model: nn.Module, bundle: Bundle, task: Ta
     batch = task.unpack(example_of(bundle))
     try:
         with evaluating(model), torch.no_grad():
-            task.call(model, batch, role)
-    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+            answer = task.logits(task.call(model, batch, role))
+    except DistilError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever is wrong in there, it is the model's own code
         shape = tuple(bundle.input_shape)
         fix = f"--set input_size.{role}=SIDE resizes images for it"
         if len(shape) == 3 and shape[0] == 1:
             fix = f"--set channels=3 reads grey images as RGB, {fix}"
         raise DistilError(
             f"The {role} {spec} cannot take the samples of {bundle.name}, whose shape is {shape} "
-            f"({str(error).strip().partition(chr(10))[0]}){f'; {fix}' if len(shape) == 3 else ''}."
+            f"({_first_line(error)}){f'; {fix}' if len(shape) == 3 else ''}."
         ) from error
+    if not answer.isfinite().all():
+        raise DistilError(
+            f"The {role} {spec} answers samples of {bundle.name} with numbers that are not finite; check its weights "
+            "and its forward."
+        )
 
 
 def _try(text: str, run: OwnRun, made: Opened, lab: Lab, student: nn.Module) -> None:
@@ -160,6 +173,27 @@ def _try(text: str, run: OwnRun, made: Opened, lab: Lab, student: nn.Module) -> 
     except DistilError as error:
         # The settings and models alone are at fault where the bare label loss cannot run.
         raise error if text == "supervised" else DistilError(f"The method '{text}' does not fit: {error}") from None
+    except (Exception, SystemExit) as error:  # in code of the user's, or on what a method never expected
+        raise DistilError(
+            f"The method '{text}' fails on its first step ({_first_line(error)}); check its arguments, and the models."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What kind of error it is, and how its message begins."""
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line[:300]}" if line else type(error).__name__
+
+
+def _check_taps(run: OwnRun, student: nn.Module, teacher: nn.Module) -> None:
+    """Refuse a path for a tap that neither model has, whether the methods ask for it or not."""
+    known = [path for model in (student, teacher) for path, _ in model.named_modules() if path]
+    for meaning, path in run.taps.items():
+        base = path.partition(":")[0]
+        if base not in MEANINGS and not fnmatch.filter(known, base):
+            raise DistilError(
+                f"taps.{meaning}={path!r} is no module of the student or the teacher; {nearest(base, known)}"
+            )
 
 
 def _student(run: OwnRun, bundle: Bundle) -> nn.Module:

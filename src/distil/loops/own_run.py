@@ -12,7 +12,7 @@ from distil.data.splits import SPLITS_FILE
 from distil.data.text import TEXT_TASK
 from distil.data.tokens import tokenised
 from distil.errors import DistilError
-from distil.loops.inputs import InputSize, Normalise
+from distil.loops.inputs import LARGEST_SIDE, InputSize, Normalise
 from distil.loops.training import Training
 from distil.models.tokenizers import tokenizer_for
 from distil.tasks import TextTask
@@ -129,4 +129,6 @@ def _shape(run: OwnRun) -> dict[str, int]:
     for key, value in given.items():
         if value < 1:
             raise DistilError(f"{key}={value} is impossible; expected at least 1.")
+    if given.get("size", 0) > LARGEST_SIDE:
+        raise DistilError(f"size={given['size']} is no size of an image; expected at most {LARGEST_SIDE} pixels.")
     return given

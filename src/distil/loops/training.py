@@ -16,8 +16,9 @@ from distil.data.fingerprint import fingerprint
 from distil.data.loading import as_batches, mix_seed
 from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
+from distil.engine.host import PRECISIONS
 from distil.engine.method import Sum
-from distil.errors import DistilError
+from distil.errors import DistilError, nearest
 from distil.loops.inputs import for_key
 from distil.loops.lab import Lab, Outcome, code_of
 from distil.loops.measure import agreement, comparable, latency, reliability, size_in_bytes
@@ -42,6 +43,8 @@ __all__ = [
     "train_teacher",
 ]
 
+MOST = 10**9  # of epochs, of samples in a batch, …
+
 
 @dataclass(frozen=True)
 class Training:
@@ -65,6 +68,10 @@ class Training:
         for name in ("epochs", "batch_size", "accumulate", "eval_every"):
             if getattr(self, name) < 1:
                 raise DistilError(f"{name}={getattr(self, name)} must be a whole number of at least 1.")
+            if getattr(self, name) > MOST:
+                raise DistilError(f"{name}={getattr(self, name)} is more than any run can use; give at most {MOST}.")
+        if self.precision not in PRECISIONS:
+            raise DistilError(f"precision={self.precision!r} is unknown; {nearest(self.precision, PRECISIONS)}")
 
     def options(self) -> dict[str, Any]:
         """Return them as ``fit`` takes them."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from pickle import UnpicklingError  # the error alone; nothing is ever unpickled here
 from typing import Any
 
 import torch
@@ -108,7 +109,8 @@ def load_model(
         model = _own(spec, kind, name, options, context)
     else:
         raise DistilError(
-            f"the model {spec!r} names no library; write timm:{spec}, torchvision:{spec}, hf:{spec}, "
+            f"the model {spec!r} names no library; write timm:{spec or 'NAME'}, torchvision:{spec or 'NAME'}, "
+            f"hf:{spec or 'FOLDER'}, "
             "distil:mlp(hidden=64), or your own module:function."
         )
     if weights is not None:
@@ -159,6 +161,8 @@ def _library(name: str, extra: str) -> Any:
 def _make(what: str, published: bool, function: Callable[..., nn.Module], *args: Any, **options: Any) -> nn.Module:
     try:
         return function(*args, **options)
+    except DistilError:
+        raise
     except Exception as error:
         reason = _reason(error)
         if published:
@@ -169,7 +173,9 @@ def _make(what: str, published: bool, function: Callable[..., nn.Module], *args:
         raise DistilError(f"{what} could not be made ({reason}); check its arguments {options}.") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnpicklingError):  # torch's own words go on to advise loading it without care
+        return "it holds other objects than tensors, or is damaged"
     return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
 
 
@@ -202,7 +208,7 @@ def _reference(name: str, options: dict[str, Any], context: Mapping[str, Any]) -
             f"distil:{name} needs {' and '.join(missing)}; write distil:{name}({missing[0]}=…), or give classes= and "
             "input_shape=."
         )
-    return cls(**filled)
+    return _make(f"distil:{name}", False, cls, **filled)
 
 
 def _own(spec: str, kind: str, name: str, options: dict[str, Any], context: Mapping[str, Any]) -> nn.Module:
@@ -214,9 +220,15 @@ def _own(spec: str, kind: str, name: str, options: dict[str, Any], context: Mapp
     accepted = inspect.signature(function).parameters
     passed = {key: value for key, value in context.items() if key in accepted and value is not None}
     try:
-        model = function(**(passed | options))
+        inspect.signature(function).bind(**(passed | options))
     except TypeError as error:
-        raise DistilError(f"{spec!r} cannot be called with {passed | options}: {error}.") from error
+        raise DistilError(f"{spec!r} cannot be called with {passed | options}: {error}.") from None
+    try:
+        model = function(**(passed | options))
+    except DistilError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever is wrong in there, it is the user's own code
+        raise DistilError(f"{spec!r} fails when it is called with {passed | options} ({_reason(error)}).") from error
     if not isinstance(model, nn.Module):
         raise DistilError(f"{spec!r} returned {type(model).__name__}; it must return a torch.nn.Module.")
     return model
@@ -244,7 +256,7 @@ def import_own(kind: str, what: str) -> Any:
         raise DistilError(f"importing {kind!r} for {what} fails: {error}.") from error
     except DistilError:
         raise
-    except Exception as error:  # whatever is wrong in there, it is the user's own code
+    except (Exception, SystemExit) as error:  # whatever is wrong in there, it is the user's own code
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         raise DistilError(f"importing {kind!r} for {what} fails ({_reason(error)}{line}).") from error
 
@@ -295,12 +307,15 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     path = Path(path).expanduser()
     if not path.exists():
         raise DistilError(f"there is no weights file {str(path)!r}; correct the path.")
+    if path.is_dir():
+        raise DistilError(f"the weights {str(path)!r} are a folder; name the file in it.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded: Any = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = _reason(error)
         raise DistilError(

@@ -41,9 +41,10 @@ def _options(spec: str, text: str) -> dict[str, Any]:
         if not isinstance(node, ast.Call) or node.args or any(word.arg is None for word in node.keywords):
             raise ValueError("only key=value arguments are allowed")
         return {str(word.arg): _value(word.value) for word in node.keywords}
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        shown, why = (spec if len(spec) <= 160 else spec[:160] + "…"), str(error)[:160]
         raise DistilError(
-            f"the arguments of {spec!r} cannot be read ({error}); write name(key=value, …) with plain numbers, strings "
+            f"the arguments of {shown!r} cannot be read ({why}); write name(key=value, …) with plain numbers, strings "
             "and tuples."
         ) from error
 

@@ -141,6 +141,9 @@ def _validate_arm(arm: Any, index: int, seeds: int) -> str:
         if not isinstance(values, list) or len(values) != seeds:
             seen = f"{len(values)} values" if isinstance(values, list) else type(values).__name__
             raise DistilError(f"{where} {name} holds {seen}, expected a list with one value for each of {seeds} seeds.")
+        odd = [value for value in values if value is not None and not _is_number(value)]
+        if odd and name.startswith(("metrics.", "agreement")):
+            raise DistilError(f"{where} {name} holds {str(odd[0])[:40]!r}, expected numbers (null for none).")
     return str(arm["name"])
 
 
@@ -154,6 +157,10 @@ def _validate_table(table: Any, where: str) -> None:
     for i, row in enumerate(table["rows"]):
         if not isinstance(row, list) or len(row) != len(table["head"]):
             raise DistilError(f"{where} rows[{i}] is no list of {len(table['head'])} cells, one for each column.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _validate_verdict(entry: Any, where: str, names: list[str]) -> None:

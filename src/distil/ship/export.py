@@ -129,8 +129,13 @@ def export(
 
 def check_out(out: Path, *, overwrite: bool) -> Path:
     """Return where an export may be written; refuse what it would destroy."""
-    if out.exists() and not out.is_dir():
-        raise DistilError(f"--out {out} is a file; name a folder.")
+    above = next((parent for parent in (out, *out.absolute().parents) if parent.exists()), out)
+    if above.exists() and not above.is_dir():
+        raise DistilError(
+            f"--out {out} leads through the file {above}; name a folder."
+            if above != out
+            else f"--out {out} is a file; name a folder."
+        )
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
             raise DistilError(f"--out {out} already holds something; add --overwrite to replace it, or name another.")

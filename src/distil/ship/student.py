@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,7 @@ from distil.data.bundle import Bundle
 from distil.data.fingerprint import fingerprint
 from distil.data.loading import as_batches
 from distil.engine.anatomy import unwrapped
-from distil.errors import DistilError
+from distil.errors import DistilError, nearest
 from distil.report import environment
 from distil.ship.manifest import inside, read_json, write_json
 from distil.ship.preprocessing import preprocessing_of
@@ -140,9 +141,31 @@ def read_student(path: Path) -> Student:
             raise DistilError(f"{path}: {name!r} is {type(getattr(student, name)).__name__}; {kind.__name__} expected.")
     if not {"name", "higher_is_better"} <= set(student.metric):
         raise DistilError(f"{path}: 'metric' is {student.metric}; its name and direction are expected.")
+    _check_parts(path, student)
     if not inside(path.parent, student.weights, "the weights file").is_file():
         raise DistilError(f"{path} names the weights {student.weights!r}, which are not beside it; train again.")
     return student
+
+
+def _check_parts(path: Path, student: Student) -> None:
+    """Refuse a sidecar whose lists and numbers were tampered with."""
+    tasks = (ClassificationTask.name, NodeTask.name, TextTask.name)
+    if student.task not in tasks:
+        raise DistilError(f"{path}: 'task' is {student.task!r}; {nearest(student.task, tasks)}")
+    if not student.classes or not all(isinstance(name, str) for name in student.classes):
+        raise DistilError(f"{path}: 'classes' is no list of names; train it again.")
+    if not all(isinstance(size, int) and size > 0 for size in student.input_shape):
+        raise DistilError(f"{path}: 'input_shape' is {student.input_shape}; a list of sizes is expected.")
+    for name in ("validation", "test"):
+        scores = getattr(student, name)
+        if not all(value is None or isinstance(value, (int, float)) for value in scores.values()):
+            raise DistilError(f"{path}: {name!r} is {str(scores)[:80]}; numbers are expected.")
+    try:
+        shape = torch.tensor(student.answers["logits"], dtype=torch.float64).shape
+    except (KeyError, TypeError, ValueError):
+        shape = torch.Size()
+    if not shape or not isinstance(student.answers.get("id"), list):
+        raise DistilError(f"{path}: 'answers' holds no ids and rows of numbers; train it again.")
 
 
 def first_answers(task: Task, module: nn.Module, bundle: Bundle, count: int = 3) -> dict[str, Any]:
@@ -183,7 +206,7 @@ def load_state(module: nn.Module, path: Path) -> nn.Module:
     except (OSError, SafetensorError) as error:
         raise DistilError(f"{path} cannot be read ({error}); it was cut off or is no safetensors file.") from None
     except RuntimeError as error:
-        raise DistilError(
-            f"the weights in {path} do not fit {type(module).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from None
+        shapes = re.findall(r"size mismatch for (\S+):", str(error))
+        why = f"{len(shapes)} of another shape: {', '.join(shapes[:6])}" if shapes else " ".join(str(error).split())
+        raise DistilError(f"the weights in {path} do not fit {type(module).__name__}: {why[:300]}.") from None
     return module
