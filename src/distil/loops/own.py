@@ -87,7 +87,7 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
         ("student", run.student, _student(run, made.bundle)),
     ):
         _check_call(role, spec, model, made.bundle, made.task)
-    _check_taps(run, student, made.teacher)
+    _check_taps(run, _student(run, made.bundle), made.teacher)
     return made.bundle, tried(run, made, lab, lambda: _student(run, made.bundle), texts)
 
 
