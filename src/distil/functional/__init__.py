@@ -33,6 +33,7 @@ from distil.functional.relation import (
     rkd_angle,
     rkd_distance,
 )
+from distil.functional.sparse import sampled_cross_entropy, sampled_kl, topk_cross_entropy, topk_kl, topk_of
 
 __all__ = [
     "CONVENTIONS",
@@ -68,12 +69,17 @@ __all__ = [
     "rkd",
     "rkd_angle",
     "rkd_distance",
+    "sampled_cross_entropy",
+    "sampled_kl",
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
     "standardise",
     "tckd",
     "teacher_ranking",
+    "topk_cross_entropy",
+    "topk_kl",
+    "topk_of",
     "total_variation",
     "working",
 ]
