@@ -6,11 +6,12 @@ distiller = Distiller(student, CachedTeacher(cache), KD(), example=batch)
 """
 
 from distil.cache.codecs import CODECS, Codec, Dense16, Dense32, Features16, Int8, Sampled, TopK, get_codec
+from distil.cache.importing import import_topk
 from distil.cache.keys import contents_of
 from distil.cache.shards import Field, Meta, Shard, write_shard
 from distil.cache.store import Check, TeacherCache
 from distil.cache.teacher import CachedTeacher
-from distil.cache.writing import import_topk, plan_cache, write_cache
+from distil.cache.writing import plan_cache
 
 __all__ = [
     "CODECS",
@@ -31,6 +32,5 @@ __all__ = [
     "get_codec",
     "import_topk",
     "plan_cache",
-    "write_cache",
     "write_shard",
 ]

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distil.data.bundle import View, indexed
+from distil.data.loading import as_batches
 from distil.errors import DistilError
 
-__all__ = ["contents_of", "teacher_inputs"]
+__all__ = ["contents_of", "samples_of", "teacher_inputs", "transform_of"]
 
 _CHUNK = 1 << 22  # words multiplied at a time
 
@@ -55,6 +57,21 @@ def contents_of(inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
     if total is None:
         raise DistilError(f"the teacher cache: inputs with {sorted(inputs)} hold no tensor to be known by.")
     return total.cpu()
+
+
+def samples_of(data: Any, positions: Tensor) -> dict[str, Any]:
+    """Return the samples at ``positions`` of a dataset as one batch, as a loader would give them."""
+    return next(iter(as_batches(View(indexed(data), positions), len(positions)).iterate(0)))
+
+
+def transform_of(data: Any) -> str:
+    """Return a name for what changes samples as they are read, through views of views; "" where nothing is seen."""
+    while data is not None:
+        found = getattr(data, "transform", None) or getattr(data, "transforms", None)
+        if found is not None:
+            return str(getattr(found, "__name__", None) or type(found).__name__)
+        data = getattr(data, "dataset", None)
+    return ""
 
 
 def _hashed(inputs: Tensor) -> Tensor:

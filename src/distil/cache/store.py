@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distil.cache.keys import contents_of, teacher_inputs
+from distil.cache.codec import Codec
+from distil.cache.keys import contents_of, samples_of, teacher_inputs, transform_of
 from distil.cache.shards import SUFFIX, Longs, Meta, Shard
-from distil.data.bundle import ids_of, indexed
+from distil.cache.writing import SHARD_BYTES, Progress, fill, plan_cache
+from distil.data.bundle import View, ids_of, indexed
 from distil.data.fingerprint import fingerprint
-from distil.data.loading import as_batches
 from distil.errors import DistilError
 from distil.tasks.base import Task, device_of, evaluating, to_device
 
-__all__ = ["Check", "TeacherCache", "samples_of", "transform_of"]
+__all__ = ["Check", "TeacherCache"]
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,72 @@ class TeacherCache:
 
     @classmethod
     def write(
-        cls, teacher: nn.Module, data: Any, task: Any, out: str | os.PathLike[str], **options: Any
+        cls,
+        teacher: nn.Module,
+        data: Any,
+        task: str | Task,
+        out: str | os.PathLike[str],
+        *,
+        codec: str | Codec = "dense16",
+        taps: Sequence[str] = ("logits",),
+        features: str | Codec = "features16",
+        batch_size: int = 256,
+        device: torch.device | str | None = None,
+        precision: str = "fp32",
+        workers: int = 0,
+        shard_bytes: int = SHARD_BYTES,
+        note: str = "",
+        progress: Progress | None = None,
     ) -> TeacherCache:
-        """Run ``teacher`` over ``data`` and store what it says; see :func:`distil.cache.write_cache`."""
-        from distil.cache.writing import write_cache
+        """Run ``teacher`` over ``data`` in inference mode and store what it says; what is stored is not run again.
 
-        return write_cache(teacher, data, task, out, **options)
+        Args:
+            teacher: the model; its modes are given back, and its state is not touched.
+            data: a map-style dataset; its samples have ids (their positions, if nothing else).
+            task: how the teacher is called, by name or itself.
+            out: a folder. What it holds already must be of the same teacher, task, codec and precision.
+            codec: of the logits, by name (``dense16``, ``topk64``, ``sampled50``, …) or itself.
+            taps: ``"logits"``, or paths of modules whose first output tensor is stored by ``features``.
+            features: the codec of all other taps.
+            batch_size, workers: how data are read.
+            device: where the teacher is moved to and stays; default where it is.
+            precision: ``"fp32"`` or ``"bf16"`` (autocast).
+            shard_bytes: about the size of a shard, which is also what is held in memory.
+            note: a word for the header.
+            progress: called with the samples done and their number.
+
+        Raises:
+            DistilError: data that are changed as they are read, another teacher's cache in ``out``, samples that
+                changed, a full disk, logits that are not finite, ….
+        """
+        meta = plan_cache(
+            teacher, data, task, codec=codec, taps=taps, features=features, device=device, precision=precision,
+            note=note,
+        )  # fmt: skip
+        folder = Path(out)
+        positions = cls._missing(folder, meta, data)
+        options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "shard_bytes": shard_bytes}
+        fill(teacher, data, task, folder, meta, positions, progress=progress, **options)
+        return cls(folder)
+
+    @classmethod
+    def _missing(cls, folder: Path, meta: Meta, data: Any) -> Tensor:
+        """Return the positions of the samples that are not stored yet; what is stored must fit."""
+        everything = torch.arange(len(indexed(data)))
+        if not any(folder.glob(f"*{SUFFIX}")):
+            return everything
+        there = cls(folder)
+        mine, theirs = meta.plain(), there.meta.plain()
+        for name, what in (("teacher", "teacher"), ("task", "task"), ("precision", "precision"), ("fields", "codec")):
+            if mine[name] != theirs[name]:
+                raise DistilError(
+                    f"the cache {folder} holds answers of another {what} ({theirs[name]}, and this is {mine[name]}): "
+                    "name another folder, or overwrite it."
+                )
+        stored = there.has(ids_of(indexed(data)))
+        if stored.any():
+            there.check_data(View(indexed(data), everything[stored]))
+        return everything[~stored]
 
     def _index(self) -> None:
         ids = np.concatenate([shard.ids for shard in self.shards])
@@ -265,26 +326,9 @@ class TeacherCache:
         return positions[torch.arange(count) * len(positions) // count]
 
 
-def samples_of(data: Any, positions: Tensor) -> dict[str, Any]:
-    """Return the samples at ``positions`` of a dataset as one batch, as a loader would give them."""
-    from distil.data.bundle import View
-
-    return next(iter(as_batches(View(indexed(data), positions), len(positions)).iterate(0)))
-
-
-def transform_of(data: Any) -> str:
-    """Return a name for what changes samples as they are read, through views of views; "" where nothing is seen."""
-    while data is not None:
-        found = getattr(data, "transform", None) or getattr(data, "transforms", None)
-        if found is not None:
-            return str(getattr(found, "__name__", None) or type(found).__name__)
-        data = getattr(data, "dataset", None)
-    return ""
-
-
 def _agree(one: Meta, other: Meta, first: Path, second: Path) -> None:
     mine, theirs = one.plain(), other.plain()
-    for name in mine:
+    for name in sorted(set(mine) - {"note"}):
         if mine[name] != theirs[name]:
             raise DistilError(
                 f"the shards {first.name} and {second.name} in {first.parent} do not belong together: {name} is "
