@@ -10,6 +10,7 @@ import os
 import pickle
 import random
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -145,10 +146,13 @@ def test_a_writer_that_was_killed_leaves_whole_shards_and_goes_on(tmp_path: Path
 
     with pytest.raises(KeyboardInterrupt):
         written(tmp_path, shard_bytes=400, batch_size=5, progress=stop)
-    (tmp_path / ".writing-abc").write_bytes(b"half a shard")
+    for age, name in ((0, ".writing-new"), (7200, ".writing-old")):
+        (tmp_path / name).write_bytes(b"half a shard")
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
     kept = len(TeacherCache.open(tmp_path))
     assert 0 < kept <= 40
     whole = written(tmp_path, shard_bytes=400, batch_size=5)
+    assert [file.name for file in tmp_path.glob(".*")] == [".writing-new"]
     torch.testing.assert_close(whole.read(dataset().ids)["values"], live(teacher(), dataset()))
 
 

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 import distil as package
 from distil.cache import TeacherCache
 from distil.data import Batches
+from distil.models.tokenizers import tokenizer_for
+from distil.tasks import TextTask
 
 from .terminal import Said, distil
 
@@ -136,3 +138,36 @@ def test_training_refuses_what_the_cache_is_not_of(teacher: list[str], tmp_path:
     ):
         assert says in say(*common, *words, code=2).err
         assert not (tmp_path / "t").exists()
+
+
+def test_texts_are_cached_with_the_teachers_own_tokenizer(
+    tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student reads other ids, in batches of another padding; the cache knows each text by the teacher's."""
+    monkeypatch.chdir(tmp_path)
+    words = {"good": ["fine", "warm", "bright"], "bad": ["dull", "cold", "grey"]}
+    rows = [f"it is {' '.join([words[y][k % 3]] * (1 + k % 4))} {k},{y}" for k in range(120) for y in words]
+    Path("films.csv").write_text("text,label\n" + "\n".join(rows), encoding="utf-8")
+    spec, student = "distil:bow(vocab=14, dim=8)", "distil:bow(vocab=9, dim=4)"
+    bundle = package.load("films.csv")
+    texts = [bundle.train.dataset.texts[k] for k in bundle.train.positions.tolist()]
+    tokenizer, _ = tokenizer_for(spec, texts)
+    ready = package.data.tokenised(bundle, tokenizer)
+    torch.manual_seed(0)
+    model = package.load_model(spec, classes=2, tokenizer=tokenizer)
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    task = TextTask()
+    for epoch in range(4):
+        for batch in Batches(ready.train, 32, seed=0, shuffle=True).iterate(epoch):
+            task.loss(task.call(model, batch), batch).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    save_file(model.state_dict(), "teacher.safetensors")
+    live = ["--data", "films.csv", "--teacher", spec, "--teacher-weights", "teacher.safetensors"]
+    say("cache", *live, "--codec", "dense32", "--out", "cache")
+    common = ["--student", student, "--epochs", "2", "--no-baseline"]
+    say("train", *live, *common, "--out", "live")
+    say("train", "--data", "films.csv", "--teacher", "cache:cache", *common, "--out", "cached")
+    one, two = (load_file(tmp_path / name / "students" / "kd-seed0.safetensors") for name in ("live", "cached"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)

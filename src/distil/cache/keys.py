@@ -20,7 +20,7 @@ from distil.errors import DistilError
 
 __all__ = ["contents_of", "samples_of", "teacher_inputs", "transform_of"]
 
-_CHUNK = 1 << 22  # words multiplied at a time
+_CHUNK = {"cpu": 1 << 18}  # words multiplied at a time: on a CPU what its cache holds
 
 
 def teacher_inputs(batch: Mapping[str, Any]) -> Any:
@@ -78,10 +78,13 @@ def _hashed(inputs: Tensor) -> Tensor:
     words = _words(inputs.detach().reshape(len(inputs), -1).contiguous())
     shape = sum((size + 1) * 0x9E3779B1 ** (k + 1) for k, size in enumerate(inputs.shape[1:]))
     total = torch.full((len(words),), _signed(shape + 0x51ED270B * words.shape[1]), device=words.device)
-    step = max(1, _CHUNK // max(1, words.shape[1]))
+    kind = words.device.type
+    step = max(1, _CHUNK.get(kind, 1 << 26) // max(1, words.shape[1]))
     factors = _factors(words.shape[1], words.device)
     for first in range(0, len(words), step):
-        total[first : first + step] += ((words[first : first + step].long() + 1) * factors).sum(1)
+        some = words[first : first + step].long()
+        # Integers have a matrix product on CPUs alone; it is what makes one pass of this.
+        total[first : first + step] += some @ factors if kind == "cpu" else (some * factors).sum(1)
     return _mixed(total)
 
 

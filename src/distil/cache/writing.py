@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -101,6 +102,7 @@ def fill(
     task, report = get_task(task), progress or (lambda _done, _total: None)
     total, done = len(indexed(data)), len(indexed(data)) - len(positions)
     report(done, total)
+    _sweep(folder)
     pending = _Pending(folder, meta, max(1, shard_bytes // meta.bytes))
     for raw in _batches(data, positions, batch_size, workers):
         batch = task.unpack(raw)
@@ -109,6 +111,13 @@ def fill(
         done += len(batch["id"])
         report(done, total)
     pending.flush()
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what a killed writer left; a file of the last hour may be somebody's who is at work."""
+    for litter in folder.glob(".writing-*"):
+        if time.time() - litter.stat().st_mtime > 3600:
+            litter.unlink(missing_ok=True)
 
 
 def _batches(data: Any, positions: Tensor, batch_size: int, workers: int) -> Iterator[Any]:
