@@ -76,7 +76,7 @@ def open_out(out: Path | None, default: str, *, resume: bool, overwrite: bool) -
 def resumable(folder: Path, words: list[str]) -> Iterator[None]:
     """On Ctrl-C, say how to go on; after a mistake that came before any result, leave ``folder`` as it was found."""
     kept = (folder / SETTINGS).read_bytes() if (folder / SETTINGS).is_file() else None
-    results = set(folder.rglob("tree.json"))
+    results = _results(folder)
     try:
         yield
     except KeyboardInterrupt:
@@ -88,11 +88,16 @@ def resumable(folder: Path, words: list[str]) -> Iterator[None]:
         )
         raise
     except Exception:
-        if set(folder.rglob("tree.json")) == results:
+        if _results(folder) == results:
             _undo(folder, kept)
         raise
     finally:
         shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
+def _results(folder: Path) -> set[Path]:
+    """What was done in a folder: stored stages of a run, shards of a teacher cache."""
+    return {*folder.rglob("tree.json"), *folder.rglob("*.shard")}
 
 
 def command_line() -> str:

@@ -23,7 +23,10 @@ Data = Annotated[
 ]
 Teacher = Annotated[
     str | None,
-    typer.Option(help="timm:NAME, torchvision:NAME, hf:FOLDER, distil:NAME(…), module:function or file.py:function."),
+    typer.Option(
+        help="timm:NAME, torchvision:NAME, hf:FOLDER, distil:NAME(…), module:function, file.py:function, or "
+        "cache:FOLDER, its answers stored by distil cache."
+    ),
 ]
 Student = Annotated[str | None, typer.Option(help="As --teacher.")]
 Weights = Annotated[

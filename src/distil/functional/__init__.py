@@ -47,6 +47,7 @@ from distil.functional.relation import (
     rkd_angle,
     rkd_distance,
 )
+from distil.functional.sparse import sampled_cross_entropy, sampled_kl, topk_cross_entropy, topk_kl, topk_of
 
 __all__ = [
     "CONVENTIONS",
@@ -99,6 +100,8 @@ __all__ = [
     "rkd_distance",
     "row_gram",
     "sample_gram",
+    "sampled_cross_entropy",
+    "sampled_kl",
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
@@ -106,6 +109,9 @@ __all__ = [
     "standardise",
     "tckd",
     "teacher_ranking",
+    "topk_cross_entropy",
+    "topk_kl",
+    "topk_of",
     "total_variation",
     "working",
 ]

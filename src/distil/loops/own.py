@@ -27,6 +27,7 @@ from distil.loops.compare import check_seeds, compare
 from distil.loops.grid import Point, plan_trials
 from distil.loops.inputs import as_teacher, for_key, image_task, in_words
 from distil.loops.lab import Arm, Lab, Outcome, Role, code_of
+from distil.loops.own_cache import teacher_of
 from distil.loops.own_run import OwnRun, read_both, read_data
 from distil.loops.recipe import data_report
 from distil.loops.training import (
@@ -35,13 +36,12 @@ from distil.loops.training import (
     build_model,
     distil,
     example_of,
-    fitting,
     teacher_report,
     train_teacher,
 )
 from distil.loops.tuning import tune_arms, tuning_report, tuning_seed, tuning_words
 from distil.methods.expression import parse
-from distil.models.load import load_model, load_weights
+from distil.models.load import load_weights
 from distil.tasks import Task, get_task
 from distil.tasks.base import evaluating
 
@@ -99,7 +99,7 @@ def opened(run: OwnRun, lab: Lab) -> Opened:
         lab.progress.say(f"{bundle.name}: {note}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", "teacher", 0))
-        module = load_model(run.teacher, **fitting(taught), weights=run.teacher_weights, pretrained=run.pretrained)
+        module = teacher_of(run, taught)
     return Opened(bundle, taught, module, task_of(run, bundle, module, lab))
 
 

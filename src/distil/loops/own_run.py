@@ -13,6 +13,7 @@ from distil.data.text import TEXT_TASK
 from distil.data.tokens import tokenised
 from distil.errors import DistilError
 from distil.loops.inputs import LARGEST_SIDE, InputSize, Normalise
+from distil.loops.settings import from_yaml
 from distil.loops.training import Training
 from distil.models.tokenizers import tokenizer_for
 from distil.tasks import TextTask
@@ -107,7 +108,10 @@ def read_both(run: OwnRun, folder: Path) -> tuple[Bundle, Bundle]:
     if bundle.task != TEXT_TASK:
         return bundle, bundle
     texts = [bundle.train.dataset.texts[k] for k in bundle.train.positions.tolist()]
-    theirs, most = tokenizer_for(run.teacher, texts, named=run.tokenizer, pretrained=run.pretrained, role="teacher")
+    asked = _cached(run)
+    theirs, most = tokenizer_for(
+        asked.teacher, texts, named=asked.tokenizer, pretrained=asked.pretrained, role="teacher"
+    )
     mine, limit = tokenizer_for(run.student, texts, named=run.tokenizer, fallback=theirs)
     lengths = [
         min(run.max_length, longest, tokenizer.model_max_length)
@@ -119,6 +123,15 @@ def read_both(run: OwnRun, folder: Path) -> tuple[Bundle, Bundle]:
         replace(both, task=TextTask(tokenizer=mine, max_length=lengths[0])),
         replace(alone, task=TextTask(tokenizer=theirs, max_length=lengths[1])),
     )
+
+
+def _cached(run: OwnRun) -> OwnRun:
+    """The settings that a cached teacher was written with, whose tokenizer reads for it; else those of the run."""
+    file = Path(run.teacher.removeprefix("cache:")).expanduser() / "settings.yaml"
+    if not run.teacher.startswith("cache:") or not file.is_file():
+        return run
+    stored = from_yaml(OwnRun(), file)
+    return replace(stored, tokenizer=run.tokenizer or stored.tokenizer)
 
 
 def _shape(run: OwnRun) -> dict[str, int]:

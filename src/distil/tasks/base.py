@@ -16,7 +16,7 @@ from distil.data.loading import as_batches
 from distil.errors import DistilError
 from distil.functional.reduction import Term
 
-__all__ = ["Prediction", "Task", "evaluating", "to_device"]
+__all__ = ["BatchReader", "Prediction", "Task", "evaluating", "to_device"]
 
 
 class Prediction(TypedDict):
@@ -32,6 +32,10 @@ class Prediction(TypedDict):
     labels: Tensor
     id: Tensor
     mask: NotRequired[Tensor]
+
+
+class BatchReader(nn.Module):
+    """A stand-in for a model that needs the whole batch (its ids): a task calls it with the batch, not the inputs."""
 
 
 class Task(ABC):

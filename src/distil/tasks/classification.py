@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from distil.errors import DistilError, nearest
 from distil.functional.reduction import Term
-from distil.tasks.base import Prediction, Task
+from distil.tasks.base import BatchReader, Prediction, Task
 from distil.tasks.scores import check_labels, class_loss, class_scores, labels_in, majority_share
 
 __all__ = ["ClassificationTask"]
@@ -64,6 +64,8 @@ class ClassificationTask(Task):
     def call(self, module: Any, batch: Mapping[str, Any], role: str = "student") -> Any:
         """Run ``module`` on the inputs, resized and normalised for ``role``; a dict of them becomes keywords."""
         inputs = batch["inputs"]
+        if isinstance(module, BatchReader):
+            return module(batch)
         if isinstance(inputs, Mapping):
             return module(**inputs)
         return module(self._normalised(self._resized(inputs, role), role))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distil.errors import DistilError
 from distil.functional.reduction import Term
-from distil.tasks.base import Prediction, Task
+from distil.tasks.base import BatchReader, Prediction, Task
 from distil.tasks.scores import class_loss, class_scores, labels_in, majority_share
 
 __all__ = ["TextTask"]
@@ -61,6 +61,8 @@ class TextTask(Task):
 
     def call(self, module: Any, batch: Mapping[str, Any], role: str = "student") -> Any:
         """Run ``module`` on its role's ids; a model that takes no ``attention_mask`` gets none."""
+        if isinstance(module, BatchReader):
+            return module(batch)
         inputs = batch["inputs"]
         if role == "teacher":
             inputs = batch.get("teacher_inputs", inputs)

@@ -1,0 +1,202 @@
+"""How a teacher's answer becomes bytes: one codec for each trade of size against error.
+
+A codec maps rows of numbers to rows of bytes, all of the same length, so any row can be read alone. It states its bytes
+and its error: :meth:`Codec.error` compares a decoded row with the numbers, and never exceeds :meth:`Codec.bound`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distil.cache.bits import Bytes
+from distil.cache.codec import HALF, Codec, Targets, all_finite, as_bytes, checked, finite, view_as
+from distil.cache.sparse_codecs import Sampled, TopK
+from distil.errors import DistilError, nearest
+
+__all__ = ["CODECS", "Codec", "Dense16", "Dense32", "Features16", "Int8", "Sampled", "TopK", "codec_from", "get_codec"]
+
+
+class _Numbers(Codec):
+    """A dense codec; its error is the largest difference."""
+
+    def error(self, values: Tensor, decoded: Targets) -> Tensor:
+        same = values.double() == decoded["values"].double()  # −inf equals itself, but its difference is nan
+        gap = (values.double() - decoded["values"].double()).abs()
+        return torch.where(same, 0.0, gap).amax(1)
+
+
+@final
+@dataclass(frozen=True)
+class Dense32(_Numbers):
+    """The numbers themselves in float32: 4 bytes each.
+
+    >>> codec = Dense32()
+    >>> codec.decode(codec.encode(torch.tensor([[0.1, -2.0]])), 2)["values"]
+    tensor([[ 0.1000, -2.0000]])
+    """
+
+    name: ClassVar[str] = "dense32"
+
+    def bytes(self, width: int) -> int:
+        """Return 4 · width."""
+        return 4 * width
+
+    def encode(self, values: Tensor, keys: Tensor | None = None) -> Bytes:
+        """Return the rows; see :class:`Codec`."""
+        return as_bytes(checked(self.name, values).cpu().numpy())
+
+    def decode(self, rows: Bytes, width: int) -> Targets:
+        """Return ``values`` float32."""
+        return {"values": torch.from_numpy(view_as(rows, np.float32).copy())}
+
+    def bound(self, values: Tensor) -> Tensor:
+        """Return the rounding of a float64 to float32."""
+        return finite(values).abs().amax(1) * 2.0**-23
+
+
+@final
+@dataclass(frozen=True)
+class Dense16(_Numbers):
+    """Logits as their distance below the row's largest in fp16, and that largest in float32: 2 bytes each and 4.
+
+    Plain fp16 logits lose most where they are large, which is where the probability is, and overflow at 65,504.
+    Distances from the largest are exact there, lose 2⁻¹¹ of themselves elsewhere, and give the logits back with their
+    own shift. A class more than 65,504 below the largest is kept at that distance: its probability is 0 either way.
+
+    >>> codec = Dense16()
+    >>> codec.bytes(100), codec.decode(codec.encode(torch.tensor([[99_999.0, 99_998.0]])), 2)["values"]
+    (204, tensor([[99999., 99998.]]))
+    """
+
+    name: ClassVar[str] = "dense16"
+
+    def bytes(self, width: int) -> int:
+        """Return 2 · width + 4."""
+        return 2 * width + 4
+
+    def encode(self, values: Tensor, keys: Tensor | None = None) -> Bytes:
+        """Return the rows; see :class:`Codec`."""
+        values = checked(self.name, values)
+        top = values.amax(1, keepdim=True)
+        gap = values - top
+        gap = torch.where(gap == -torch.inf, gap, gap.clamp(min=-65504.0)).half()
+        return np.concatenate([as_bytes(top.cpu().numpy()), as_bytes(gap.cpu().numpy())], axis=1)
+
+    def decode(self, rows: Bytes, width: int) -> Targets:
+        """Return ``values`` float32."""
+        top, gap = view_as(rows[:, :4], np.float32), view_as(rows[:, 4:], np.float16)
+        return {"values": torch.from_numpy(gap.astype(np.float32) + top)}
+
+    def bound(self, values: Tensor) -> Tensor:
+        """Return 2⁻¹¹ of the largest distance, with the rounding of float32."""
+        real = finite(values)
+        span = real.amax(1) - real.amin(1)
+        return torch.where(span > 65504, span, span * HALF) + 2.0**-24 + real.abs().amax(1) * 2.0**-21
+
+
+@final
+@dataclass(frozen=True)
+class Features16(_Numbers):
+    """Features in fp16: 2 bytes each; numbers beyond 65,504 are refused."""
+
+    name: ClassVar[str] = "features16"
+    logits: ClassVar[bool] = False
+
+    def bytes(self, width: int) -> int:
+        """Return 2 · width."""
+        return 2 * width
+
+    def encode(self, values: Tensor, keys: Tensor | None = None) -> Bytes:
+        """Return the rows; see :class:`Codec`."""
+        values = all_finite(self.name, values)
+        if values.numel() and float(values.abs().max()) > 65504:
+            raise DistilError(
+                f"features16: a feature of {float(values.abs().max()):.6g} is beyond fp16 (65504); take int8 or "
+                "dense32."
+            )
+        return as_bytes(values.half().cpu().numpy())
+
+    def decode(self, rows: Bytes, width: int) -> Targets:
+        """Return ``values`` float32."""
+        return {"values": torch.from_numpy(view_as(rows, np.float16).astype(np.float32))}
+
+    def bound(self, values: Tensor) -> Tensor:
+        """Return 2⁻¹¹ of the largest number."""
+        return values.double().abs().amax(1) * HALF + 2.0**-24
+
+
+@final
+@dataclass(frozen=True)
+class Int8(_Numbers):
+    """Features in 127 steps either side of 0, the scale of each row in float32: 1 byte each and 4.
+
+    >>> codec = Int8()
+    >>> codec.decode(codec.encode(torch.tensor([[127.0, -3.0]])), 2)["values"]
+    tensor([[127.,  -3.]])
+    """
+
+    name: ClassVar[str] = "int8"
+    logits: ClassVar[bool] = False
+
+    def bytes(self, width: int) -> int:
+        """Return width + 4."""
+        return width + 4
+
+    def encode(self, values: Tensor, keys: Tensor | None = None) -> Bytes:
+        """Return the rows; see :class:`Codec`."""
+        values = all_finite(self.name, values)
+        scale = values.abs().amax(1, keepdim=True) / 127
+        steps = (values / scale.clamp(min=1e-38)).round().clamp(-127, 127).to(torch.int8)
+        return np.concatenate([as_bytes(scale.cpu().numpy()), as_bytes(steps.cpu().numpy())], axis=1)
+
+    def decode(self, rows: Bytes, width: int) -> Targets:
+        """Return ``values`` float32."""
+        return {"values": torch.from_numpy(view_as(rows[:, 4:], np.int8) * view_as(rows[:, :4], np.float32))}
+
+    def bound(self, values: Tensor) -> Tensor:
+        """Return half a step of the row's scale."""
+        return values.double().abs().amax(1) * (0.5 / 127 + 1e-6) + 1e-37
+
+
+CODECS: dict[str, type[Codec]] = {c.name: c for c in (Dense32, Dense16, TopK, Sampled, Features16, Int8)}
+"""Every codec by its name."""
+
+
+def get_codec(text: str | Codec) -> Codec:
+    """Return a codec by name: ``dense16``, ``dense32``, ``topk64``, ``topk64x8`` (8 bits), ``sampled50``, ``int8``, ….
+
+    >>> get_codec("topk32x6")
+    TopK(k=32, bits=6, temperature=1.0)
+    """
+    if isinstance(text, Codec):
+        return text
+    if found := re.fullmatch(r"topk(\d+)(?:x(\d+))?", text):
+        return TopK(int(found[1]), int(found[2] or 4))
+    if found := re.fullmatch(r"sampled(\d+)", text):
+        return Sampled(int(found[1]))
+    if text not in CODECS:
+        raise DistilError(f"the codec {text!r} is unknown; {nearest(text, [*CODECS, 'topk64', 'sampled50'])}")
+    return CODECS[text]()
+
+
+def codec_from(spec: Mapping[str, Any]) -> Codec:
+    """Return the codec that a header's ``spec`` describes.
+
+    >>> codec_from(TopK(8).spec()) == TopK(8)
+    True
+    """
+    options = dict(spec)
+    name = options.pop("name", None)
+    if name not in CODECS:
+        raise DistilError(f"the codec {name!r} is unknown to this version; {nearest(str(name), CODECS)}")
+    try:
+        return CODECS[name](**options)
+    except TypeError as error:
+        raise DistilError(f"the codec {name!r} cannot be made from {options} ({error}); update distil.") from error

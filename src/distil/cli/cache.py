@@ -1,0 +1,101 @@
+"""``distil cache``: a teacher's answers on disk, for runs that need not ask it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from distil.cli.session import SETTINGS, Display, open_out, resumable
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to ``app``."""
+    app.command("cache")(cache)
+
+
+def cache(
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    data: Annotated[str | None, typer.Option(help="Images or texts, as distil train takes them.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="The teacher, as distil train takes it.")] = None,
+    teacher_weights: Annotated[
+        Path | None, typer.Option(help="The teacher's weights: .safetensors, or a torch file with a state dict.")
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Load the teacher's published weights (may download).")
+    ] = False,
+    codec: Annotated[
+        str, typer.Option(help="dense16 (what distil train reads), dense32, topk64, topk64x8 (8 bits), sampled50.")
+    ] = "dense16",
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 256,
+    precision: Annotated[str, typer.Option(help="Of the teacher: fp32 or bf16.")] = "fp32",
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting of the data: size=64. May be repeated.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the cache in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the cache in --out.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say the size, write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+) -> None:
+    """Store what a teacher says of your data; use it with `distil train --teacher cache:FOLDER`."""
+    from distil.files import write_text
+    from distil.loops.own import task_of
+    from distil.loops.own_cache import plan_own, room_for, write_own
+    from distil.loops.own_run import OwnRun
+    from distil.loops.settings import from_yaml, override, to_yaml, update
+
+    settings = from_yaml(OwnRun(), out / SETTINGS) if resume and (out / SETTINGS).is_file() else OwnRun()
+    given = {
+        "data": data,
+        "teacher": teacher,
+        "teacher_weights": None if teacher_weights is None else str(teacher_weights),
+        "pretrained": pretrained or None,
+    }
+    settings = override(update(settings, {k: v for k, v in given.items() if v is not None}), assign or ())
+    if not settings.student:
+        settings = update(settings, {"student": settings.teacher})
+    options: dict[str, Any] = {"codec": codec, "precision": precision, "batch_size": batch_size, "device": device}
+    if dry_run:
+        with Display(quiet=as_json) as display:
+            display.begin(f"reading {settings.data} and {settings.teacher}")
+            facts = plan_own(settings, out, task_of, **options).facts()
+        typer.echo(json.dumps(facts) if as_json else f"Everything fits. {_planned(facts)} Nothing was written.")
+        return
+    folder = open_out(out, "cache", resume=resume, overwrite=overwrite)
+    words = ["cache", "--codec", codec, "--precision", precision, *(["--device", device] if device else [])]
+    with Display(quiet=as_json) as display, resumable(folder, words):
+        display.begin(f"reading {settings.data} and {settings.teacher}")
+        plan = plan_own(settings, folder, task_of, **options)
+        room_for(plan, folder)
+        display.say(_planned(plan.facts()))
+        write_text(folder / SETTINGS, to_yaml(settings))
+        display.begin(f"caching {plan.samples} samples", plan.samples)
+        facts = write_own(plan, folder, progress=display.step)
+    typer.echo(json.dumps(facts) if as_json else _done(facts))
+
+
+def _planned(facts: dict[str, Any]) -> str:
+    return (
+        f"{facts['samples']} samples of {facts['data']} at {facts['bytes_per_sample']} bytes each: "
+        f"{facts['bytes'] / 1e6:.2f} MB."
+    )
+
+
+def _done(facts: dict[str, Any]) -> str:
+    seen, folder = facts["check"], facts["out"]
+    lines = [
+        f"Cached {facts['stored']} samples in {facts['bytes'] / 1e6:.2f} MB, teacher {facts['teacher']}.",
+        f"{seen['samples']} of them compared with the live teacher: cosine at least {seen['cosine']:.6f}, largest "
+        f"difference {seen['difference']:.2g} ({seen['bound']:.2g} is allowed).",
+    ]
+    if facts["codec"]["logits"]["name"].startswith("dense"):
+        lines.append(f"Use it: distil train --data … --teacher {shlex.quote(f'cache:{folder}')} --student …")
+    else:
+        lines.append("Read it: distil.cache.TeacherCache.open(FOLDER).read(ids), with distil.functional.sparse.")
+    return "\n".join(lines)
