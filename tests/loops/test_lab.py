@@ -222,6 +222,18 @@ def test_the_code_of_a_model_is_its_structure_and_its_classes(tmp_path: Path) ->
     assert code_of(typed["Typed"](2, 2)) == code_of(typed["Typed"](2, 2))
 
 
+def test_two_files_of_one_name_are_two_codes(tmp_path: Path) -> None:
+    codes = []
+    for folder, body in (("a", "pass"), ("b", "scale = 2")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "nets.py").write_text(f"from torch import nn\n\nclass Own(nn.Linear):\n    {body}\n")
+        codes.append(code_of(load_model(f"{tmp_path / folder / 'nets.py'}:Own(in_features=2, out_features=2)")))
+    assert codes[0] != codes[1]
+    (tmp_path / "colorsys.py").write_text("from torch import nn\n\nclass Own(nn.Linear):\n    pass\n")
+    load_model(f"{tmp_path / 'colorsys.py'}:Own(in_features=2, out_features=2)")
+    assert __import__("colorsys").rgb_to_hsv(0, 0, 0) == (0, 0, 0)  # the library's, not the file of its name
+
+
 def test_a_run_is_stored_by_arm_expression_and_seed(lab: Lab) -> None:
     calls: list[int] = []
 

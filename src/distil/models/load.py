@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -242,12 +243,18 @@ def import_own(kind: str, what: str) -> Any:
         file = Path(kind).expanduser().resolve()
         if not file.exists():
             raise DistilError(f"there is no file {kind!r} for {what}; correct the path.")
-        found = importlib.util.spec_from_file_location(file.stem, file)
+        # A name for each path: two files of one name, or one named like a library, must not be taken for each other.
+        name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+        found = importlib.util.spec_from_file_location(name, file)
         assert found is not None
         assert found.loader is not None
         module = importlib.util.module_from_spec(found)
-        sys.modules.setdefault(file.stem, module)  # so that its classes can be pickled for workers
-        found.loader.exec_module(module)
+        sys.modules[name] = module  # so that its classes can be pickled, and their source be found
+        try:
+            found.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
         return module
     except ModuleNotFoundError as error:
         if error.name and kind.partition(".")[0] == error.name:
