@@ -37,6 +37,7 @@ def page() -> str:
             continue
         state = catalog.state(slug)
         parts.append(f"## {card.name} (`{slug}`)\n\n{card.title}. {card.venue} {card.year}. State: {state}.\n")
+        parts += [f"- {limit}" for limit in card.limits] + [""]
         parts += [section(run) for run in stored["runs"]]
     return "\n".join(parts)
 
