@@ -178,10 +178,13 @@ class Distiller(nn.Module):
                 name = component.term(key)
                 value = reduced(term, counts.get(name), share)
                 values[name], unreduced[name] = value.detach(), term.values
-                weighted = value if weight == 1 else value * weight
-                loss = weighted if loss is None else loss + weighted
                 if self._keep_live:
-                    self.live[name] = weighted
+                    self.live[name] = value = value if weight == 1 else value * weight
+                    loss = value if loss is None else loss + value
+                elif loss is None:
+                    loss = value if weight == 1 else value * weight
+                else:
+                    loss = loss.add(value, alpha=weight)  # one node of the graph less than a product and a sum
         if loss is None:
             raise DistilError(f"The method {self.method.expression} returned no term on this batch.")
         loss = self._tied(loss)

@@ -78,6 +78,8 @@ def reduced(term: Term, count: Count | None, share: int) -> Tensor:
     if term.coupled or count is None:
         value = term.mean()
         return value / share if share != 1 else value
+    if term.weights is None and count and count == term.values.numel():
+        return term.values.mean()
     return term.sum() / (count.clamp(min=TINY) if isinstance(count, Tensor) else max(count, TINY))
 
 
