@@ -33,6 +33,15 @@ from distil.functional.masking import (
     masked_mse,
     spatial_masks,
 )
+from distil.functional.mixing import (
+    Mix,
+    by_deviation,
+    draw_mix,
+    mixed,
+    mixed_labels,
+    rescaled_cross_entropy,
+    rescaled_kl,
+)
 from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
 from distil.functional.ranking import plackett_luce, teacher_ranking
@@ -53,10 +62,12 @@ __all__ = [
     "CONVENTIONS",
     "ClassMeans",
     "Convention",
+    "Mix",
     "Term",
     "attention_map",
     "attention_transfer",
     "attention_weights",
+    "by_deviation",
     "channel_gram",
     "channel_masks",
     "class_maps",
@@ -70,6 +81,7 @@ __all__ = [
     "dist_inter",
     "dist_intra",
     "dkd",
+    "draw_mix",
     "edges",
     "fc_gradient",
     "gradient_gram",
@@ -84,6 +96,8 @@ __all__ = [
     "maskd_segmentation",
     "masked_map",
     "masked_mse",
+    "mixed",
+    "mixed_labels",
     "mse",
     "nckd",
     "neighbour_contrast",
@@ -93,6 +107,8 @@ __all__ = [
     "plackett_luce",
     "pool_match",
     "reduce",
+    "rescaled_cross_entropy",
+    "rescaled_kl",
     "resize_match",
     "reverse_kl",
     "rkd",
