@@ -41,6 +41,7 @@ from distil.functional.mixing import (
     mixed_labels,
     rescaled_cross_entropy,
     rescaled_kl,
+    soft_label_term,
 )
 from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
@@ -121,6 +122,7 @@ __all__ = [
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
+    "soft_label_term",
     "spatial_masks",
     "standardise",
     "tckd",

@@ -12,9 +12,18 @@ from torch.nn import functional as F
 from distil.errors import DistilError
 from distil.functional._checks import known, same_shape
 from distil.functional.divergence import SAME_CLASSES, kl
-from distil.functional.reduction import reduce, working
+from distil.functional.reduction import Term, reduce, working
 
-__all__ = ["Mix", "by_deviation", "draw_mix", "mixed", "mixed_labels", "rescaled_cross_entropy", "rescaled_kl"]
+__all__ = [
+    "Mix",
+    "by_deviation",
+    "draw_mix",
+    "mixed",
+    "mixed_labels",
+    "rescaled_cross_entropy",
+    "rescaled_kl",
+    "soft_label_term",
+]
 
 DRAWS = ("published", "exact")
 
@@ -166,3 +175,29 @@ def rescaled_cross_entropy(
     same_shape("rescaled_cross_entropy", student_logits, soft_labels, "give one share for every class")
     scaled, soft = by_deviation(student_logits, eps=eps), working(soft_labels)[0]
     return reduce(-(soft * scaled.log_softmax(-1)).sum(-1), weight, reduction=reduction)
+
+
+def soft_label_term(
+    student_logits: Tensor, soft_labels: Tensor, *, factor: float = 1.0, eps: float | None = None
+) -> Term:
+    """Return ``factor`` times the cross-entropy of each row with its soft label; a row weighs what mass it has.
+
+    A sample mixed with an unlabelled one has less than 1: its labelled share counts, as much as it is.
+
+    Args:
+        student_logits: [B, C].
+        soft_labels: [B, C], rows that sum to at most 1.
+        factor: of the values.
+        eps: of :func:`rescaled_cross_entropy`; ``None`` takes the logits as they are.
+
+    >>> soft_label_term(torch.zeros(2, 4), torch.tensor([[0.5, 0, 0, 0], [0, 0, 0, 0.0]])).mean()
+    tensor(1.3863)
+    """
+    s, soft = working(student_logits, soft_labels)
+    mass = soft.sum(-1)
+    share = soft / mass.clamp(min=torch.finfo(soft.dtype).tiny).unsqueeze(-1)
+    if eps is None:
+        values = -(share * s.log_softmax(-1)).sum(-1)
+    else:
+        values = rescaled_cross_entropy(s, share, reduction="none", eps=eps)
+    return Term(factor * values, mass)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from distil.engine.context import Context
 from distil.engine.method import AtEquality, Batch, Handles, Method, Sum, Traces, as_sum
 from distil.errors import DistilError, nearest
 from distil.functional.divergence import kl
-from distil.functional.mixing import Mix, draw_mix, mixed, mixed_labels, rescaled_cross_entropy, rescaled_kl
+from distil.functional.mixing import Mix, draw_mix, mixed, mixed_labels, rescaled_kl, soft_label_term
 from distil.functional.reduction import Term
 
 __all__ = ["MixKD", "published"]
@@ -120,17 +119,10 @@ class MixKD(Method):
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return ``labels`` and ``kd``, one value per sample."""
         s, soft = student(batch).logits, batch["soft_labels"]
-        mass = soft.sum(1)
         terms: dict[str, Term] = {}
         if self.gamma:
-            # Of a sample that is mixed with an unlabelled one, the labelled share counts.
-            share = soft / mass.clamp(min=torch.finfo(soft.dtype).tiny).unsqueeze(1)
-            values = (
-                rescaled_cross_entropy(s, share, reduction="none", eps=self.eps)
-                if self.rescaled
-                else -(share * s.float().log_softmax(-1)).sum(-1)
-            )
-            terms["labels"] = Term(self.gamma * values, mass)
+            eps = self.eps if self.rescaled else None
+            terms["labels"] = soft_label_term(s, soft, factor=self.gamma, eps=eps)
         if self.alpha:
             t = mixed(teacher(batch["clean"]).logits, batch["mix"]) if self.clean else teacher(batch).logits
             values = (
