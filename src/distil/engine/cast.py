@@ -169,7 +169,7 @@ class Cast:
             handle.shortcut = handle.summon = None
             asked = self.teacher_forward
             pointless = asked.options == ("truncate",) and (name in self.listed or not handle.locations)
-            if asked.options and not pointless and not handle.sharded:
+            if asked.options and not pointless and not handle.sharded and not handle.compiled:
                 handle.shortcut = Shortcut(
                     handle, asked, self.settled, listed=name in self.listed, several=several,
                     device=lambda: self.teacher_device or self.device,

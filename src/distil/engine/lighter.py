@@ -60,7 +60,8 @@ def fold_batchnorm(model: nn.Module, call: Callable[[], Any], tapped: Collection
     if not pairs:
         raise Unfit("no BatchNorm alone reads the output of a convolution that no method taps")
     for conv, norm in pairs:
-        model.set_submodule(conv, fuse_conv_bn_eval(model.get_submodule(conv), model.get_submodule(norm)))  # type: ignore[type-var]
+        layers: Any = (model.get_submodule(conv), model.get_submodule(norm))
+        model.set_submodule(conv, fuse_conv_bn_eval(*layers))
         model.set_submodule(norm, nn.Identity())
 
 
@@ -109,7 +110,7 @@ def to_channels_last(model: nn.Module) -> None:
     """
     if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         raise Unfit("it has no convolution over two dimensions")
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
 
 
 def to_bf16(model: nn.Module) -> None:

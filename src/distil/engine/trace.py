@@ -141,6 +141,7 @@ class ModelHandle:
         self._silent = set(self._locations)  # taps that no pass has recorded yet
         self._copied: set[Location] = set()  # taps that a later layer changes in place
         self._runner: Pass = self._run
+        self.compiled = False
         self.shortcut: Pass | None = None  # a cheaper way to make plain passes without gradient
         self.held: dict[tuple[int, bool], tuple[Any, Callable[[], Trace]]] = {}  # passes made ahead, for calls to come
         self.summon: Callable[[], None] | None = None  # brings a model that is away, for what no shortcut does
@@ -212,7 +213,7 @@ class ModelHandle:
 
     def compile(self, **options: Any) -> None:
         """Run plain passes through ``torch.compile``; the compiled function returns the taps."""
-        self._runner, self.shortcut = torch.compile(self._run, **options), None
+        self._runner, self.shortcut, self.compiled = torch.compile(self._run, **options), None, True
 
     def remembered(self, batch: Mapping[str, Any]) -> Trace | None:
         """Return the plain pass on ``batch`` that this call already made."""
@@ -286,18 +287,21 @@ class ModelHandle:
         if not self._locations:
             return self.task.call(self.module, batch, role=self.role), values
         with self._recording(self._paths, values, replacements or {}, stop=stop) as versions:
-            output = self._until_enough(batch) if stop else self.task.call(self.module, batch, role=self.role)
+            output = (self._until_enough if stop else self._whole)(batch)
         # Compiled hooks note no version: there the dry run's pass, which is never compiled, is the check.
         changed = {place for place, noted in versions.items() if version_of(values[place]) != noted}
         if changed:
             raise ChangedInPlace(self.role, changed)
         return output, values
 
-    def _until_enough(self, batch: Mapping[str, Any]) -> None:
+    def _whole(self, batch: Mapping[str, Any]) -> Any:
+        return self.task.call(self.module, batch, role=self.role)
+
+    def _until_enough(self, batch: Mapping[str, Any]) -> Any:
         try:
-            self.task.call(self.module, batch, role=self.role)
+            return self._whole(batch)
         except Enough:
-            return
+            return None
 
     def _functional(
         self, batch: Mapping[str, Any], params: Mapping[str, Tensor], replace: Mapping[Spec, nn.Module] | None

@@ -67,9 +67,9 @@ class Trial:
             return "it has no weights: it reads stored answers"
         if option == "truncate":
             # Bit for bit the same by construction; with nothing to stop after, or the logits to be read, there is none.
-            return (
-                "a method reads the logits" if self.listed else None if self.handle.locations else "nothing is tapped"
-            )
+            if self.listed:
+                return "a method reads the logits"
+            return None if self.handle.locations else "no layer of it is read"
         if self.several and world_size() > 1:
             return "there are several teachers in several processes, which might not call the same one at once"
         if option == "stream" and self.device.type != "cuda":

@@ -135,14 +135,14 @@ def differences(
     found |= {str(place): (-1.0, float("inf")) for place in missed}
     if stopped:
         return found
-    pairs = [(_answer(task, seen[0]), _answer(task, plain[0]))]
-    if pairs[0][0] is None or pairs[0][1] is None:
+    ours, theirs = _answer(task, seen[0]), _answer(task, plain[0])
+    if ours is None or theirs is None:
         return found
-    dim = 1 if pairs[0][1].ndim == 4 else -1
-    if pairs[0][1].ndim > 1 and pairs[0][1].shape[dim] > 1 and pairs[0][1].is_floating_point():
-        pairs += [tuple(_centred(tensor, dim) for tensor in pairs[0])]  # type: ignore[list-item]
-    both = [closeness(*pair) for pair in pairs]  # type: ignore[arg-type]
-    return found | {"logits": (min(cosine for cosine, _ in both), max(apart for _, apart in both))}
+    near = [closeness(ours, theirs)]
+    dim = 1 if theirs.ndim == 4 else -1
+    if theirs.ndim > 1 and theirs.shape[dim] > 1 and ours.shape == theirs.shape:
+        near.append(closeness(_centred(ours, dim), _centred(theirs, dim)))
+    return found | {"logits": (min(cosine for cosine, _ in near), max(apart for _, apart in near))}
 
 
 def _answer(task: Task, output: Any) -> Tensor | None:
