@@ -88,6 +88,7 @@ class Shortcut:
             else:
                 trial = Trial(self.handle, self.asked, batch, listed=self.listed, several=self.several)
                 way, self.book[self.handle.name] = trial.run()
+                self.handle.seconds -= self.settled.checking_seconds  # trying is no teaching
             if "offload" in way.options and way.handle is not self.handle:
                 way.handle.module.to("cpu")
         if "offload" in self.asked.options and "offload" not in way.options and on_accelerator(device):

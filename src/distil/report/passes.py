@@ -68,4 +68,5 @@ def _speed(one: Mapping[str, Any]) -> str:
     if not (is_number(one.get("speedup")) and is_number(plain) and is_number(now)):
         return ""
     times = f"{millis(1000 * plain)} ms plain, {millis(1000 * now)} ms so"  # type: ignore[operator]
-    return f"A pass at {fixed(one['speedup'], 2)} times the speed ({times}); trying took {duration(one.get('checking_seconds'))}."
+    trying = f"trying took {duration(one.get('checking_seconds'))} of the training time"
+    return f"A pass at {fixed(one['speedup'], 2)} times the speed ({times}); {trying}."
