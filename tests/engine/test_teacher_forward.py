@@ -233,14 +233,16 @@ def test_eight_bit_weights_are_kept_where_they_can_say_the_weights(outlier: bool
     teacher = toys.seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(128, 64), nn.Linear(64, 3)), 1).eval()
     rng = torch.Generator().manual_seed(0)
     for layer in (teacher[1], teacher[2]):
-        whole = torch.randint(-127, 128, layer.weight.shape, generator=rng).float()
-        whole[:, 0] = 127 * 40 if outlier else 127  # one scale for each output: a large weight takes it all
-        layer.weight.data = whole / 512
+        weight = torch.randn(layer.weight.shape, generator=rng)
+        weight = weight if outlier else weight.sign()
+        weight[:, 0] = 1000.0 if outlier else 1.0  # one scale for each output: a large weight takes it all
+        layer.weight.data = weight
     data = pictures()
     data["inputs"][:, 0, 0, 0] = 0.0  # the outlier itself says nothing
     before, one = fingerprint(teacher), said(reading(teacher, Reads("1"), "int8", data))
     assert one["kept"] == ([] if outlier else ["int8"])
     assert outlier == ("int8" in one["dropped"])
+    assert one["copy_bytes"] < sum(4 * p.numel() for p in teacher.parameters()) / 2
     assert fingerprint(teacher) == before
 
 

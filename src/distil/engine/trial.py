@@ -57,7 +57,7 @@ class Trial:
             if way is not plain:
                 seen.plain_seconds, seen.seconds = self._timed(plain, way)
         if way.handle is not self.handle:
-            seen.copy_bytes = sum(p.numel() * p.element_size() for p in way.handle.module.parameters())
+            seen.copy_bytes = sum(map(_bytes, way.handle.module.parameters()))
         seen.checking_seconds = time.perf_counter() - began
         return way, seen
 
@@ -142,3 +142,10 @@ class Trial:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _bytes(tensor: Any) -> int:
+    """Return what a tensor takes; a quantised one consists of others."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return sum(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return int(tensor.numel() * tensor.element_size())
