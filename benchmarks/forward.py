@@ -19,7 +19,7 @@ from torch import nn
 
 from distil.engine import Distiller, Method, Term
 
-BATCH, SIDE, CLASSES = 32, 64, 100
+BATCH, SIDE, CLASSES = 8, 64, 100
 QUICKER = 1.2
 
 
@@ -81,7 +81,7 @@ def main() -> None:
         ("ViT-S/8", vit, ("logits", "blocks.7")),
     ):
         teacher = make().eval()
-        rows += [row(f"{name} at {SIDE} px", teacher, tap, repeats=5) for tap in taps]
+        rows += [row(f"{name} at {SIDE} px", teacher, tap, repeats=4) for tap in taps]
     write(
         "T1", rows, {"batch": BATCH, "side": SIDE, "student": "one linear layer, not timed", "timm": timm.__version__}
     )
