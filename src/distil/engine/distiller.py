@@ -106,9 +106,7 @@ class Distiller(nn.Module):
         """Set up what lives in one process only: hooks on optimizers, the open window, flags."""
         self._watch: Watch | None = None
         self._ready = self._every = self._keep_live = self._told_alone = False
-        self._window = Window()
-        self._counted = Counted()
-        self._sentinel = NanSentinel()
+        self._window, self._counted, self._sentinel = Window(), Counted(), NanSentinel()
         self.live: dict[str, Tensor] = {}
 
     def _dry_run(self, example: Any) -> None:
@@ -206,8 +204,7 @@ class Distiller(nn.Module):
         active = [(c, weight) for c in self._components if (weight := c.coefficient(self.ctx))]
         if not active:
             raise DistilError(
-                "Every coefficient is 0 at this step, so there is nothing to learn: give one component a constant "
-                "share."
+                "Every coefficient is 0 at this step, so nothing is left to learn: give one component a constant share."
             )
         return active
 
