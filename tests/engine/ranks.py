@@ -119,8 +119,17 @@ def buffers() -> dict[str, Any]:
     return go(Distiller(*toys.pair(), Follows(), example=toys.batch(data, 4)), data)
 
 
+def shortcut() -> dict[str, Any]:
+    """A teacher whose passes stop early, with BatchNorm folded: both processes try it, and decide alike."""
+    data = toys.images(24)
+    student, teacher = toys.seeded(lambda: toys.CNN(norm=False), 1), toys.seeded(toys.CNN, 2)
+    distiller = Distiller(student, teacher, toys.Hint(tap="two"), example=toys.batch(data, 4))
+    made = go(distiller, data, teacher_forward="truncate,fold_bn,stream")
+    return made | {"kept": distiller.cast.said()["model"]["kept"]}
+
+
 SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
-    f.__name__: f for f in (gradient, statistics, unused, adapters, own, buffers)
+    f.__name__: f for f in (gradient, statistics, unused, adapters, own, buffers, shortcut)
 }
 
 

@@ -36,6 +36,13 @@ Pretrained = Annotated[bool, typer.Option("--pretrained", help="Load the teacher
 TrainTeacher = Annotated[
     int | None, typer.Option(min=0, help="Train the teacher on the data first, for so many epochs.")
 ]
+TeacherForward = Annotated[
+    str | None,
+    typer.Option(
+        help="How its passes are made cheap, each way checked first: auto, plain, or of truncate, inference, fold_bn, "
+        "channels_last, bf16, int8, compile, offload, stream, joined by commas."
+    ),
+]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of every student.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples per batch.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate.")]
@@ -74,6 +81,7 @@ def train(
     teacher_weights: Weights = None,
     pretrained: Pretrained = False,
     train_teacher: TrainTeacher = None,
+    teacher_forward: TeacherForward = None,
     baseline: Annotated[
         bool, typer.Option("--baseline/--no-baseline", help="Also train the student alone, to say whether it helped.")
     ] = True,
@@ -102,6 +110,7 @@ def train(
         "teacher_weights": _text(teacher_weights),
         "pretrained": pretrained or None,
         "train_teacher": train_teacher,
+        "teacher_forward": teacher_forward,
         "baseline": baseline if not baseline else None,
         "seeds": [seed] if seed is not None else None,
         "grid": _grid(grid),
@@ -132,6 +141,7 @@ def compare(
     teacher_weights: Weights = None,
     pretrained: Pretrained = False,
     train_teacher: TrainTeacher = None,
+    teacher_forward: TeacherForward = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Lr = None,
@@ -156,6 +166,7 @@ def compare(
         "teacher_weights": _text(teacher_weights),
         "pretrained": pretrained or None,
         "train_teacher": train_teacher,
+        "teacher_forward": teacher_forward,
         "seeds": list(range(seed or 0, (seed or 0) + (seeds or 3))) if seeds or seed is not None else None,
         "grid": _grid(grid),
     }

@@ -85,6 +85,9 @@ def identity(plan: Plan, distiller: Distiller, data: Any) -> dict[str, Any]:
     """Return what must be equal for a checkpoint to belong to this run, in plain values."""
     teachers = {name: fingerprint(model) for name, model in distiller.teachers.items()}
     settings = {name: _plain(getattr(plan, name)) for name in SAME}
+    forward = distiller.cast.teacher_forward
+    # Ways that change no number may differ between the run that began and the one that goes on.
+    settings |= {} if forward.exact else {"teacher_forward": str(forward)}
     return {"method": distiller.method.expression, "teachers": teachers, "data": _content(data), **settings}
 
 

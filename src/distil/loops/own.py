@@ -21,6 +21,7 @@ from distil.data.splits import SPLITS_FILE, write_splits
 from distil.engine.anatomy import MEANINGS
 from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
+from distil.engine.frozen import TeacherForward
 from distil.errors import DistilError, nearest
 from distil.loops.adopt import adopted, code_of_methods
 from distil.loops.compare import check_seeds, compare
@@ -74,6 +75,7 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
     twice = next((text for k, text in enumerate(run.methods) if text in run.methods[:k]), None)
     if twice is not None:
         raise DistilError(f"--methods names '{twice}' twice; give every method once.")
+    TeacherForward.of(run.teacher_forward)
     run = _adopted(run)
     for text in run.methods:
         parse(text)
@@ -305,6 +307,7 @@ def _training(
             ship=lab.out / "students" / f"{name}-seed{seed}.safetensors" if shown else None,
             weights=run.student_weights,
             taps=run.taps,
+            teacher_forward=run.teacher_forward,
             task=task,
             trials=trials,
             about={"arm": name, "role": role},
@@ -327,6 +330,8 @@ def _role(name: str, arms: Iterable[str]) -> Role:
 def _suffix(run: OwnRun, task: Task, point: Point) -> str:
     """Tell apart checkpoints that a resumed run with other settings would go on from; "" where nothing is set."""
     parts = {"taps": run.taps, "point": dict(point.values), **for_key(task)}
+    forward = TeacherForward.of(run.teacher_forward)
+    parts |= {} if forward.exact else {"teacher_forward": str(forward)}
     text = json.dumps(parts, sort_keys=True)
     return f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if any(parts.values()) else ""
 
