@@ -12,12 +12,13 @@ import random
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from distil.data.bundle import DictDataset, collate, ids_of, indexed
 from distil.errors import DistilError, nearest
@@ -227,22 +228,39 @@ class PlainBatches:
     """Any iterable of ready batches, such as a list or a DataLoader. It can be entered only at the start of an epoch.
 
     Its order and its randomness are the iterable's own; ``set_epoch`` is passed on to it and to its sampler.
+
+    Args:
+        source: the iterable. One that gives each process a share of its own says so: a DataLoader by its
+            ``DistributedSampler``, anything else by an attribute ``sharded = True``.
+        rank, world: this process's share. Batches are dealt out in rounds of ``world``; a last round that is too short
+            begins again with its own first batch, so that all ranks make as many steps.
+
+    >>> list(PlainBatches(["a", "b", "c"], rank=1, world=2))
+    ['b', 'c']
     """
 
     resumable = False
 
-    def __init__(self, source: Iterable[Any]) -> None:
+    def __init__(self, source: Iterable[Any], *, rank: int = 0, world: int = 1) -> None:
         if isinstance(source, Iterator):
             raise DistilError(
                 f"{type(source).__name__} can be read only once, but training reads the data every epoch; give a list, "
                 "a DataLoader or a dataset."
             )
         self.source: Any = source
+        sharded = isinstance(getattr(source, "sampler", None), DistributedSampler) or getattr(source, "sharded", False)
+        self.rank, self.world = (0, 1) if sharded else (rank, world)
         self.epoch = 0
+        if self.world > 1 and not isinstance(source, list | tuple):
+            warnings.warn(
+                f"Each of {world} processes reads every batch of this {type(source).__name__} and uses one in {world}. "
+                "Give a dataset, so that each reads its share alone; or a DataLoader with a DistributedSampler.",
+                stacklevel=4,
+            )
 
     def __len__(self) -> int:
         try:
-            return len(self.source)
+            return -(-len(self.source) // self.world)
         except TypeError:
             raise DistilError(
                 f"{type(self.source).__name__} has no length; name the number of steps, or give a list, a DataLoader "
@@ -267,7 +285,11 @@ class PlainBatches:
                 f"an epoch, not at batch {start}; give a dataset, or Batches(dataset, ...), for an exact resume."
             )
         self.set_epoch(self.epoch if epoch is None else epoch)
-        return iter(self.source)
+        return iter(self.source) if self.world == 1 else self._dealt(iter(self.source))
+
+    def _dealt(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while dealt := list(islice(batches, self.world)):
+            yield dealt[self.rank % len(dealt)]
 
 
 class Streams:
@@ -293,6 +315,7 @@ class Streams:
                     f"Streams: {name!r} is {type(stream).__name__}, which cannot be entered anywhere; give its dataset "
                     "as Batches(dataset, ...)."
                 )
+        self.epoch_of = epoch_of
         lengths = {name: len(stream) for name, stream in self.streams.items()}
         if epoch_of in lengths:
             self._length = lengths[epoch_of]
@@ -346,19 +369,21 @@ def as_batches(
             (they become :class:`Streams`, the first setting the epoch and keeping ``seed``); a tuple of two tensors,
             all inputs and all labels; or any iterable of ready batches, such as a list of dicts or a DataLoader. An
             ``IterableDataset`` yields samples and is batched.
-        batch_size, seed, shuffle, workers, drop_last, rank, world: as in :class:`Batches`; used for datasets only.
+        batch_size, seed, shuffle, workers, drop_last: as in :class:`Batches`; used for datasets only.
+        rank, world: this process's share, as in :class:`Batches` and :class:`PlainBatches`; a source made here for one
+            process is dealt out as well. One batch alone (a graph) is whole on every process.
 
     Raises:
         DistilError: if ``data`` holds no batches.
     """
     if isinstance(data, Batches | FullBatch | PlainBatches | Streams):
-        return data
+        return _dealt_out(data, rank, world) if world > 1 else data
 
     options: dict[str, Any] = {"shuffle": shuffle, "workers": workers, "drop_last": drop_last}
 
     def batched(dataset: Any, own_seed: int) -> BatchSource:
         if isinstance(dataset, Batches | FullBatch):
-            return dataset
+            return _dealt_out(dataset, rank, world) if world > 1 else dataset
         return Batches(dataset, batch_size, seed=own_seed, rank=rank, world=world, **options)
 
     if isinstance(data, Mapping):
@@ -370,16 +395,34 @@ def as_batches(
     if _is_pair(data):
         return batched(DictDataset(*data), seed)
     if isinstance(data, IterableDataset):
-        return PlainBatches(DataLoader(data, batch_size))
+        loader = DataLoader(data, batch_size)
+        loader.sharded = getattr(data, "sharded", False)  # type: ignore[attr-defined]
+        return PlainBatches(loader, rank=rank, world=world)
     if isinstance(data, list | tuple | DataLoader):
-        return PlainBatches(data)
+        return PlainBatches(data, rank=rank, world=world)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return batched(data, seed)
     if isinstance(data, Iterable):
-        return PlainBatches(data)
+        return PlainBatches(data, rank=rank, world=world)
     raise DistilError(
         f"data of type {type(data).__name__} hold no batches; give a dataset, a DataLoader or a list of batches."
     )
+
+
+def _dealt_out(source: Any, rank: int, world: int) -> BatchSource:
+    """Return a source that was made for one process as this one's share of it."""
+    dealt: Any = source
+    if isinstance(source, Batches) and source.world == 1:
+        dealt = Batches(
+            source.dataset, source.batch_size, seed=source.seed, shuffle=source.shuffle, workers=source.workers,
+            drop_last=source.drop_last, rank=rank, world=world,
+        )  # fmt: skip
+    elif isinstance(source, PlainBatches) and source.world == 1:
+        dealt = PlainBatches(source.source, rank=rank, world=world)
+    elif isinstance(source, Streams):
+        named = {name: _dealt_out(stream, rank, world) for name, stream in source.streams.items()}
+        dealt = Streams(named, epoch_of=source.epoch_of)
+    return dealt  # type: ignore[no-any-return]
 
 
 def _is_pair(data: Any) -> bool:

@@ -19,10 +19,11 @@ from distil.engine.checkpoint import latest, load_checkpoint, save_checkpoint
 from distil.engine.distiller import Distiller
 from distil.engine.ema import Ema
 from distil.engine.gradient import gradient_shares, unreached
-from distil.engine.host import agreed, find_accelerator, gentle_interrupt, same_buffers
+from distil.engine.host import agreed, any_of, find_accelerator, gentle_interrupt, same_buffers
 from distil.engine.ledger import Ledger, labels_read
 from distil.engine.method import batch_size, is_streams
 from distil.engine.optim import lr_factor, make_optimizers
+from distil.engine.processes import from_first
 from distil.engine.settings import Plan, described, identity
 from distil.engine.track import Tracks
 from distil.errors import DistilError
@@ -31,6 +32,7 @@ from distil.tasks import teacher_above_chance
 __all__ = ["Loop"]
 
 SAVE_SECONDS = 20.0
+ASK_EVERY = 10
 
 
 class Loop:
@@ -169,7 +171,7 @@ class Loop:
         batches = self._chosen(ctx.epoch)
         self._train_mode()
         if not batches.resumable:  # its order is drawn from the global generators, so those are set for every epoch
-            torch.manual_seed(mix_seed("epoch", plan.seed, self.accelerator.process_index, ctx.epoch))
+            torch.manual_seed(mix_seed("epoch", plan.seed, 0, ctx.epoch))  # alike everywhere: ranks deal it out
         began = ctx.step
         for window in _windows(batches.iterate(ctx.epoch, books.batch), plan.accumulate):
             self._step(window, self.factor(self._done(batches)))
@@ -179,7 +181,7 @@ class Loop:
                 plan.progress(ctx.step, ctx.steps or 0)
             if plan.save_every and ctx.step % plan.save_every == 0 and batches.resumable:
                 self._save()
-            if interrupted():
+            if self._all_stop(interrupted):
                 if plan.out is not None:
                     self._save_or_say(batches)
                 raise KeyboardInterrupt
@@ -195,6 +197,12 @@ class Loop:
         # Clocks differ, and saving is done by all processes together or by none.
         if plan.out is not None and agreed({"save": float(late or due)}, self.accelerator.device)["save"]:
             self._save()
+
+    def _all_stop(self, interrupted: Callable[[], bool]) -> bool:
+        """Say whether to stop here; many processes ask each other now and then, and stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return interrupted()
+        return self.distiller.ctx.step % ASK_EVERY == 0 and any_of(interrupted(), self.accelerator.device)
 
     def _save_or_say(self, batches: BatchSource) -> None:
         if batches.resumable:
@@ -230,7 +238,8 @@ class Loop:
         if self.ledger.chosen is None:
             torch.manual_seed(mix_seed("select", self.plan.seed, epoch))
             with torch.no_grad():
-                self.ledger.chosen = torch.as_tensor(self.plan.select(epoch, self.dataset, self.distiller)).long().cpu()
+                chosen = torch.as_tensor(self.plan.select(epoch, self.dataset, self.distiller)).long().cpu()
+            self.ledger.chosen = from_first(chosen)  # its BatchNorm statistics differ from those of other processes
         ids = self.ledger.chosen
         place = {int(i): k for k, i in enumerate(ids_of(self.dataset))}
         unknown = [int(i) for i in ids if int(i) not in place]

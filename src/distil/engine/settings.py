@@ -16,6 +16,7 @@ from distil.data.fingerprint import fingerprint
 from distil.data.loading import Batches
 from distil.engine.distiller import Distiller
 from distil.engine.track import Tracking
+from distil.engine.window import world_size
 from distil.errors import DistilError
 
 __all__ = ["Plan", "described", "identity"]
@@ -85,7 +86,8 @@ def identity(plan: Plan, distiller: Distiller, data: Any) -> dict[str, Any]:
     """Return what must be equal for a checkpoint to belong to this run, in plain values."""
     teachers = {name: fingerprint(model) for name, model in distiller.teachers.items()}
     settings = {name: _plain(getattr(plan, name)) for name in SAME}
-    return {"method": distiller.method.expression, "teachers": teachers, "data": _content(data), **settings}
+    method, processes = distiller.method.expression, world_size()  # more processes are a larger batch, dealt otherwise
+    return {"method": method, "teachers": teachers, "data": _content(data), "processes": processes, **settings}
 
 
 def _content(data: Any) -> Any:
