@@ -15,7 +15,7 @@ from torch import Tensor
 from distil.engine.window import rank, world_size
 from distil.errors import DistilError
 
-__all__ = ["first_to_fail", "from_first", "is_first", "launched", "leave", "meet", "of_first", "on_cpu", "on_every_disk", "wait"]
+__all__ = ["first_to_fail", "from_first", "is_first", "launched", "leave", "meet", "of_every", "of_first", "on_cpu", "on_every_disk", "wait"]
 
 FAILED = "distil/failed"
 
@@ -80,6 +80,14 @@ def from_first(value: Tensor) -> Tensor:
     sent = value.to(place).contiguous() if is_first() else torch.empty(shape[:ndim], dtype=value.dtype, device=place)
     dist.broadcast(sent, 0)
     return sent.to(value.device)
+
+
+def of_every(value: Tensor) -> Tensor:
+    """Return every process's tensor (all of one shape), stacked in their order, on every process."""
+    place = _meeting_place()
+    parts = [torch.empty_like(value, device=place) for _ in range(world_size())]
+    dist.all_gather(parts, value.to(place).contiguous())
+    return torch.stack(parts)
 
 
 def of_first(fn: Callable[[], Any]) -> Any:
