@@ -23,9 +23,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from engine.kills import KINDS, Trial, plain  # noqa: E402
-
 from distil.files import write_text  # noqa: E402
+from engine.kills import KINDS, Trial, plain  # noqa: E402
 
 DEATHS = 3
 

@@ -34,12 +34,12 @@ from distil.methods import DKD, KD, FitNets, Supervised
 from distil.tasks import get_task
 from engine import toys
 
-__all__ = ["KINDS", "Kill", "Trial"]
+__all__ = ["FORKS", "KINDS", "Kill", "Trial", "free_port", "plain"]
 
 KINDS = ("live", "cached")
 STEPS = 12
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["engine.kills", "torch._dynamo", "torchmetrics"])  # loaded once, for all lives
+FORKS.set_forkserver_preload(["engine.kills", "methods.test_contract", "torch._dynamo", "torchmetrics"])  # loaded once, for all lives
 TIMES = ("seconds", "teacher_seconds", "validation_seconds", "diagnosis_seconds", "prepare_seconds")
 
 
@@ -96,7 +96,9 @@ def train(folder: Path, kind: str) -> None:
     student.head = nn.Sequential(nn.Dropout(0.2), student.head)
     student.two[0], teacher.two[0] = nn.Conv2d(4, 4, 1), nn.Conv2d(8, 8, 1)
     for module, seed in ((student.two[0], 3), (teacher.two[0], 4)):
-        module.load_state_dict(toys.seeded(lambda m=module: nn.Conv2d(m.in_channels, m.out_channels, 1), seed).state_dict())
+        module.load_state_dict(
+            toys.seeded(lambda m=module: nn.Conv2d(m.in_channels, m.out_channels, 1), seed).state_dict()
+        )
     method = KD() + ramp(fraction=0.5) * DKD() + Queue() + Supervised()
     data, optimizer = DictDataset(pool.inputs, pool.labels, pool.ids), "sgd"
     if kind == "cached":
@@ -195,7 +197,7 @@ class Trial:
 
     def _live(self, folder: Path, moment: float | str | None = None, victim: str = "all") -> bool:
         """One life of the run; says whether it was cut short."""
-        port = _free_port()
+        port = free_port()
         marks = [begun(folder, r) for r in range(self.world)]
         for mark in marks:
             mark.unlink(missing_ok=True)
@@ -246,7 +248,7 @@ def live(folder: Path, kind: str, number: int, world: int, port: int, torn: int)
         sys.exit(1)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -259,4 +261,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(part) for key, part in value.items()}
     return [plain(part) for part in value] if isinstance(value, (list, tuple)) else value
-

@@ -27,7 +27,7 @@ def silence() -> None:
     """Keep this process from printing where another speaks for all."""
     if not speaks():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        sys.modules["distil.cli.session"].console.quiet = True  # type: ignore[attr-defined]
+        sys.modules["distil.cli.session"].console.quiet = True
 
 
 def complains() -> bool:

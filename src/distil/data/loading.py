@@ -396,7 +396,7 @@ def as_batches(
         return batched(DictDataset(*data), seed)
     if isinstance(data, IterableDataset):
         loader = DataLoader(data, batch_size)
-        loader.sharded = getattr(data, "sharded", False)  # type: ignore[attr-defined]
+        loader.sharded = getattr(data, "sharded", False)
         return PlainBatches(loader, rank=rank, world=world)
     if isinstance(data, list | tuple | DataLoader):
         return PlainBatches(data, rank=rank, world=world)
@@ -422,7 +422,7 @@ def _dealt_out(source: Any, rank: int, world: int) -> BatchSource:
     elif isinstance(source, Streams):
         named = {name: _dealt_out(stream, rank, world) for name, stream in source.streams.items()}
         dealt = Streams(named, epoch_of=source.epoch_of)
-    return dealt  # type: ignore[no-any-return]
+    return dealt
 
 
 def _is_pair(data: Any) -> bool:

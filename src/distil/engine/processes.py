@@ -15,7 +15,19 @@ from torch import Tensor
 from distil.engine.window import rank, world_size
 from distil.errors import DistilError
 
-__all__ = ["first_to_fail", "from_first", "is_first", "launched", "leave", "meet", "of_every", "of_first", "on_cpu", "on_every_disk", "wait"]
+__all__ = [
+    "first_to_fail",
+    "from_first",
+    "is_first",
+    "launched",
+    "leave",
+    "meet",
+    "of_every",
+    "of_first",
+    "on_cpu",
+    "on_every_disk",
+    "wait",
+]
 
 FAILED = "distil/failed"
 

@@ -54,6 +54,7 @@ class Plan:
     device: str | None
     workers: int
     check_teacher: bool
+    shard_teacher: bool
     tracking: Tracking | None
     diagnose: bool
     progress: Callable[[int, int], None] | None

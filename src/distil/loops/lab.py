@@ -189,7 +189,9 @@ class Lab:
             tracking = self.tracking()
         finally:
             self._tracked = None
-        if tracking is not None and is_first() and not tracking.place.exists():  # stored before, or not made by a tracked fit
+        if (
+            tracking is not None and is_first() and not tracking.place.exists()
+        ):  # stored before, or not made by a tracked fit
             replay(tracking, outcome, {"method": arm.expression, "seed": seed}, device=self.device)
         return outcome
 
