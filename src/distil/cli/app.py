@@ -76,6 +76,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         together.check_verb(words, command.commands)
         code = command.main(args=words, prog_name="distil", standalone_mode=False)
         sys.stdout.flush()
+        together.leave()  # only in good order: who failed hangs up, and the others hear that
     except DistilError as error:
         return _complain(str(error))
     except _ClickException as error:
@@ -100,8 +101,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if together.complains():
             raise
         return 2  # another process failed first, and told; this one only lost its connection
-    finally:
-        together.leave()
     return _interrupted() if code == 130 else int(code or 0)
 
 
