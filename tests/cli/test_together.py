@@ -18,12 +18,12 @@ WORDS = ["compare", "--data", "digits", "--teacher", "distil:mlp(hidden=32)", "-
 WORDS += ["--train-teacher", "2", "--epochs", "2", "--methods", "kd", "--seeds", "1", "--set", "limit=200"]
 
 
-def together(words: list[str], folder: Path, **extra: str) -> tuple[list[int], list[str], list[str]]:
+def together(words: list[str], folder: Path) -> tuple[list[int], list[str], list[str]]:
     """Type the same words in two processes; their exit codes, and what each said."""
     here = Path(__file__).resolve().parents[1]
     paths = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, **extra, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2",
-           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DISTIL_CACHE": str(folder / "cache")}  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+           "MASTER_PORT": str(free_port()), "DISTIL_CACHE": str(folder / "cache")}  # fmt: skip
     both = [
         subprocess.Popen(
             [sys.executable, "-m", "distil", *words], env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, text=True,

@@ -39,7 +39,8 @@ __all__ = ["FORKS", "KINDS", "Kill", "Trial", "free_port", "plain"]
 KINDS = ("live", "cached")
 STEPS = 12
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["engine.kills", "methods.test_contract", "torch._dynamo", "torchmetrics"])  # loaded once, for all lives
+# Loaded once, for all lives.
+FORKS.set_forkserver_preload(["engine.kills", "methods.test_contract", "torch._dynamo", "torchmetrics"])
 TIMES = ("seconds", "teacher_seconds", "validation_seconds", "diagnosis_seconds", "prepare_seconds")
 
 
