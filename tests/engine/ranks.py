@@ -6,6 +6,8 @@ ways see the same samples in every step.
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +18,13 @@ from torch import Tensor, nn
 
 from distil.data import DictDataset
 from distil.engine import Distiller, OwnOptimizer, Term, fit, ramp
-from distil.engine.serial import save_tree
+from distil.engine.serial import load_tree, save_tree
 from distil.engine.window import rank, world_size
 from distil.methods import KD, FitNets, Supervised
 from engine import toys
+from engine.kills import free_port
 
-__all__ = ["SCENARIOS", "run_all"]
+__all__ = ["SCENARIOS", "SHARDED", "by_two", "read", "run_all"]
 
 WORLD = 2
 
@@ -209,6 +212,27 @@ def run_all(folder: Path, scenarios: dict[str, Callable[[], dict[str, Any]]] = S
         torch.manual_seed(rank())
         tree = scenario()
         save_tree(tree, folder / f"{name}-{rank()}")
+
+
+def by_two(place: Path, *words: str, **extra: str) -> None:
+    """Have two processes run the scenarios, and write what came of them under ``place``."""
+    here = Path(__file__).resolve().parents[1]
+    paths = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+           "MASTER_PORT": str(free_port()), **extra}  # fmt: skip
+    command = [sys.executable, "-m", "engine.ranks", str(place), *words]
+    both = [
+        subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True)
+        for r in range(2)
+    ]
+    said = [process.communicate(timeout=180)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said[0][-3000:] + said[1][-3000:]
+
+
+def read(folder: Path, name: str) -> tuple[Any, Any, Any]:
+    """What rank 0, rank 1 and the single process made."""
+    first, second, alone = (load_tree(folder / place) for place in (f"two/{name}-0", f"two/{name}-1", f"one/{name}-0"))
+    return first, second, alone
 
 
 if __name__ == "__main__":

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +12,20 @@ from distil.engine import fit
 from distil.engine.serial import load_tree
 from distil.errors import DistilError
 from engine import ranks, toys
-from engine.test_ranks import free_port
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All sharded scenarios, run by two processes together and, whole, by this one alone."""
     root = tmp_path_factory.mktemp("sharded")
-    here = Path(__file__).resolve().parents[1]
-    paths = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-           "MASTER_PORT": str(free_port()), "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # fmt: skip
-    command = [sys.executable, "-m", "engine.ranks", str(root / "two"), "sharded"]
-    both = [
-        subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True)
-        for r in range(2)
-    ]
-    said = [process.communicate(timeout=180)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said[0][-3000:] + said[1][-3000:]
+    ranks.by_two(root / "two", "sharded", ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     ranks.run_all(root / "one", ranks.SHARDED)
     return root
 
 
-def read(folder: Path, name: str) -> tuple[Any, Any, Any]:
-    """What rank 0, rank 1 and the single process made."""
-    return tuple(load_tree(folder / place) for place in (f"two/{name}-0", f"two/{name}-1", f"one/{name}-0"))  # type: ignore[return-value]
-
-
 @pytest.mark.parametrize("name", ranks.SHARDED)
 def test_shards_learn_what_the_whole_learns(folder: Path, name: str) -> None:
-    first, second, alone = read(folder, name)
+    first, second, alone = ranks.read(folder, name)
     assert first["state"].keys() == alone["state"].keys()
     for key, value in alone["state"].items():
         assert torch.equal(first["state"][key], second["state"][key]), key
