@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from distil.cli.session import RUNS, SETTINGS, Display, Tracker, command_line, open_out, resumable
+from distil.cli.together import speaks
 from distil.errors import DistilError
 
 __all__ = ["register"]
@@ -232,14 +233,16 @@ def _go(
             "trained."
         )
         return
-    folder = open_out(out, verb, resume=resume, overwrite=overwrite)
+    folder = open_out(out, verb, resume=resume, overwrite=overwrite, device=device)
     title = f"{settings.student} taught by {settings.teacher} on {Path(settings.data).name or settings.data}"
     words = [verb, *(["--device", device] if device else []), *(w for name in trackers for w in ("--tracker", name))]
     with Display(quiet=as_json) as display, resumable(folder, words):
         lab = Lab(folder, progress=display, device=device, trackers=trackers)
-        write_text(folder / SETTINGS, to_yaml(settings))
+        if speaks():
+            write_text(folder / SETTINGS, to_yaml(settings))
         report = run_own(settings, lab, command=command_line(), title=title)
-    write(report, folder)
+    if speaks():
+        write(report, folder)
     show_report(report, folder, as_json=as_json)
     if not as_json:
         typer.echo(f"Trained students: {(folder / 'students').resolve()}")

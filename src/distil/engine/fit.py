@@ -79,6 +79,7 @@ def fit(
     device: str | None = None,
     workers: int = 0,
     check_teacher: bool = True,
+    shard_teacher: bool = False,
     prepare: Any = None,
     teacher_forward: str | TeacherForward | None = None,
     trackers: Sequence[str] | Tracking = (),
@@ -93,7 +94,7 @@ def fit(
         val: what decides the best epoch and early stopping; without it the last epoch counts.
         test: scored once at the end, with the last and with the best weights.
         epochs: passes over ``train``; or ``steps``: optimizer steps. Exactly one of the two.
-        batch_size: samples of one micro-batch on one device.
+        batch_size: samples of one micro-batch on one device: a step sees ``batch_size * accumulate * processes``.
         optimizer: "adamw", "adam", "sgd" (momentum 0.9), a torch.optim class, or one for each group of
             ``distiller.groups()``.
         lr, weight_decay: numbers, or one for each group.
@@ -114,6 +115,7 @@ def fit(
         device: "cpu", "cuda", …; accelerate's choice by default.
         workers: processes that load data.
         check_teacher: stop where the teacher is not above chance on ``val``.
+        shard_teacher: keep the teacher in shards over the processes of a launch, gathered block by block as it runs.
         prepare: the data that methods go over before training (class means); ``train`` by default.
         teacher_forward: how the teacher's plain passes are made cheap (:class:`~distil.engine.TeacherForward`); as the
             distiller was told, by default.
@@ -137,7 +139,7 @@ def fit(
         patience=patience, keep=keep, ties=ties, select=select, eval_every=eval_every, resume=resume,
         seed=distiller.seed if seed is None else seed, out=Path(out) if out is not None else None, device=device,
         tracking=tracking_of(trackers, Path(out) if out is not None else None), save_every=save_every,
-        workers=workers, check_teacher=check_teacher,
+        workers=workers, check_teacher=check_teacher, shard_teacher=shard_teacher,
         diagnose=diagnose, progress=progress,
     )  # fmt: skip
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

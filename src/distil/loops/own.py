@@ -22,6 +22,7 @@ from distil.engine.anatomy import MEANINGS
 from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.engine.frozen import TeacherForward
+from distil.engine.processes import is_first, wait
 from distil.errors import DistilError, nearest
 from distil.loops.adopt import adopted, code_of_methods
 from distil.loops.compare import check_seeds, compare
@@ -228,8 +229,10 @@ def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any
     code = code_of_methods(texts)
     bundle, teacher = checked(run, lab)
     task = task_of(run, bundle, teacher.module)
-    write_splits(lab.out / SPLITS_FILE, bundle)
-    task.keep(lab.out)
+    wait()  # everybody has read the data by what the folder said of its parts
+    if is_first():
+        write_splits(lab.out / SPLITS_FILE, bundle)
+        task.keep(lab.out)
     common, setting = _common(run, bundle, teacher, task), _setting(run, bundle, task)
 
     def train(name: str, point: Point, trials: int = 1, shown: bool = False) -> Callable[[int], Outcome]:

@@ -18,6 +18,8 @@ from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.engine.host import PRECISIONS
 from distil.engine.method import Sum
+from distil.engine.processes import is_first
+from distil.engine.window import world_size
 from distil.errors import DistilError, nearest
 from distil.loops.inputs import for_key
 from distil.loops.lab import Lab, Outcome, code_of
@@ -240,7 +242,7 @@ def distil(
         out=out,
         resume=out is not None,
     )
-    if ship is not None:
+    if ship is not None and is_first():
         write_student(
             ship,
             result.model,
@@ -275,7 +277,7 @@ def measured(
     theirs = task.predict(teachers[0], bundle.test, role="teacher") if len(teachers) == 1 else None
     same = agreement(said, theirs) if theirs is not None and comparable(said, theirs) else None
     parameters, size = size_in_bytes(result.model)
-    batches = as_batches(data, training.batch_size)
+    batches = as_batches(data, training.batch_size, world=world_size())
     updates = training.epochs * math.ceil(len(batches) / training.accumulate)
     labels = labels_in(data) if not isinstance(data, Mapping) else None
     return Outcome(
@@ -284,7 +286,7 @@ def measured(
         cost=result.cost,
         budget={
             "updates": updates,
-            "batch_size": training.batch_size * training.accumulate,
+            "batch_size": training.batch_size * training.accumulate * world_size(),
             "labels": _labelled(labels, data),
             "trials": trials,
         },
