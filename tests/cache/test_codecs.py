@@ -255,7 +255,9 @@ def test_codecs_have_names(text: str, codec: Codec) -> None:
 
 
 def test_unknown_codecs_and_impossible_settings_are_refused() -> None:
-    assert set(CODECS) == {"dense32", "dense16", "topk", "sampled", "features16", "int8"}
+    assert set(CODECS) == {"dense32", "dense16", "topk", "sampled", "features16", "int8", "bytes"}
+    with pytest.raises(DistilError, match="'bytes' is unknown"):
+        get_codec("bytes")
     with pytest.raises(DistilError, match="did you mean 'dense16'"):
         get_codec("dense61")
     with pytest.raises(DistilError, match="update distil"):

@@ -20,7 +20,19 @@ from distil.cache.codec import HALF, Codec, Targets, all_finite, as_bytes, check
 from distil.cache.sparse_codecs import Sampled, TopK
 from distil.errors import DistilError, nearest
 
-__all__ = ["CODECS", "Codec", "Dense16", "Dense32", "Features16", "Int8", "Sampled", "TopK", "codec_from", "get_codec"]
+__all__ = [
+    "CODECS",
+    "Bytes8",
+    "Codec",
+    "Dense16",
+    "Dense32",
+    "Features16",
+    "Int8",
+    "Sampled",
+    "TopK",
+    "codec_from",
+    "get_codec",
+]
 
 
 class _Numbers(Codec):
@@ -165,7 +177,34 @@ class Int8(_Numbers):
         return values.double().abs().amax(1) * (0.5 / 127 + 1e-6) + 1e-37
 
 
-CODECS: dict[str, type[Codec]] = {c.name: c for c in (Dense32, Dense16, TopK, Sampled, Features16, Int8)}
+@final
+@dataclass(frozen=True)
+class Bytes8(_Numbers):
+    """Bytes as they are: what a record of a view is kept in."""
+
+    name: ClassVar[str] = "bytes"
+    logits: ClassVar[bool] = False
+
+    def bytes(self, width: int) -> int:
+        """Return width."""
+        return width
+
+    def encode(self, values: Tensor, keys: Tensor | None = None) -> Bytes:
+        """Return the rows; see :class:`Codec`."""
+        if values.dtype != torch.uint8:
+            raise DistilError(f"bytes: {values.dtype} numbers are no bytes; take dense16, features16 or int8.")
+        return np.ascontiguousarray(values.cpu().numpy())
+
+    def decode(self, rows: Bytes, width: int) -> Targets:
+        """Return ``values`` uint8."""
+        return {"values": torch.from_numpy(np.array(rows))}
+
+    def bound(self, values: Tensor) -> Tensor:
+        """Return 0."""
+        return torch.zeros(len(values), dtype=torch.float64)
+
+
+CODECS: dict[str, type[Codec]] = {c.name: c for c in (Dense32, Dense16, TopK, Sampled, Features16, Int8, Bytes8)}
 """Every codec by its name."""
 
 
@@ -181,8 +220,9 @@ def get_codec(text: str | Codec) -> Codec:
         return TopK(int(found[1]), int(found[2] or 4))
     if found := re.fullmatch(r"sampled(\d+)", text):
         return Sampled(int(found[1]))
-    if text not in CODECS:
-        raise DistilError(f"the codec {text!r} is unknown; {nearest(text, [*CODECS, 'topk64', 'sampled50'])}")
+    named = [name for name in CODECS if name != Bytes8.name]  # which holds records alone
+    if text not in named:
+        raise DistilError(f"the codec {text!r} is unknown; {nearest(text, [*named, 'topk64', 'sampled50'])}")
     return CODECS[text]()
 
 
