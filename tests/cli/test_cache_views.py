@@ -79,7 +79,7 @@ def test_features_are_stored_and_answer_taps(say: Say) -> None:
     for key, value in weights("live", name).items():
         torch.testing.assert_close(weights("cached", name)[key], value, rtol=0, atol=1e-4)
     said = say("train", *cached, *STUDENT, "--method", "fitnets(tap='1')", "--out", "at", code=2)
-    assert "stores logits, emb, 2 and no tap '1' of the teacher: write it with" in said.err
+    assert "stores logits, 2, emb and no tap '1' of the teacher: write it with" in said.err
     assert not Path("at").exists()
     said = say("cache", *PHOTOS, "--features", "embb", "--out", "d", code=2)
     assert "embb" in said.err
