@@ -6,7 +6,7 @@ distiller = Distiller(student, CachedTeacher(cache), KD(), example=batch)
 """
 
 from distil.cache.checking import Check
-from distil.cache.codecs import CODECS, Codec, Dense16, Dense32, Features16, Int8, Sampled, TopK, get_codec
+from distil.cache.codecs import CODECS, Codec, Dense8, Dense16, Dense32, Features16, Int8, Sampled, TopK, get_codec
 from distil.cache.importing import import_topk
 from distil.cache.keys import contents_of
 from distil.cache.shards import Field, Meta, Shard, write_shard
@@ -19,6 +19,7 @@ __all__ = [
     "CachedTeacher",
     "Check",
     "Codec",
+    "Dense8",
     "Dense16",
     "Dense32",
     "Features16",

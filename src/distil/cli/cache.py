@@ -32,7 +32,10 @@ def cache(
         bool, typer.Option("--pretrained", help="Load the teacher's published weights (may download).")
     ] = False,
     codec: Annotated[
-        str, typer.Option(help="dense16 (what distil train reads), dense32, topk64, topk64x8 (8 bits), sampled50.")
+        str,
+        typer.Option(
+            help="dense16, dense8 or dense32 (what distil train reads), topk64, topk64x8 (8 bits), sampled50."
+        ),
     ] = "dense16",
     views: Annotated[
         int | None, typer.Option(min=1, help="Store so many random views of each training image, and their records.")
