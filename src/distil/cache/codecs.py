@@ -151,10 +151,7 @@ class Dense8(Codec):
     def decode(self, rows: Bytes, width: int) -> Targets:
         """Return ``values`` float32."""
         top, span = view_as(rows[:, :4], np.float32), view_as(rows[:, 4:8], np.float32)
-        values = _SQUARES.take(rows[:, 8:])
-        values *= span
-        values += top
-        return {"values": torch.from_numpy(values)}
+        return {"values": torch.from_numpy(_SQUARES.take(rows[:, 8:]) * span + top)}
 
     def error(self, values: Tensor, decoded: Targets) -> Tensor:
         """Return the largest difference of a logit that is at most 50 below the largest."""
