@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distil.engine.anatomy import Tap, anatomy, unwrapped
+from distil.engine.anatomy import Location, Tap, anatomy, unwrapped
 from distil.engine.frozen import DEFAULT, Settled, TeacherForward
 from distil.engine.method import Batch, Handles, is_streams
 from distil.engine.shortcut import Shortcut
@@ -18,7 +18,7 @@ from distil.engine.trace import ModelHandle, Spec, Trace, side_of
 from distil.engine.visits import lent
 from distil.errors import DistilError
 from distil.tasks import Task
-from distil.tasks.base import evaluating
+from distil.tasks.base import BatchReader, evaluating
 
 __all__ = ["ONE", "Cast", "Models", "same_classes"]
 
@@ -115,6 +115,8 @@ class Cast:
         hooked = [name for name in names if name != "logits" or "logits" in own]
         if not hooked:
             return plain
+        if isinstance(model, BatchReader):  # it has what was stored, by the names it was stored by, and no layers
+            return plain | {name: _stored(model, name, own) for name in hooked if name != "logits"}
         found = anatomy(model, lambda m: self.task.call(m, batch, role=role), logits=self.task.logits)
         return plain | {name: found.resolve(name, role=role, overrides=own) for name in hooked}
 
@@ -302,6 +304,12 @@ def same_classes(student: Any, teacher: Any) -> None:
             "the same classes in the same order. Build both with the class count of the data, or fine-tune the "
             "teacher's head on them."
         )
+
+
+def _stored(model: BatchReader, name: str, own: Mapping[str, str]) -> Tap:
+    wanted = own.get(name, name)
+    locations = tuple(Location(path) for path in model.places(wanted))
+    return Tap(name, locations, many=wanted == "stages" or "*" in wanted)
 
 
 def _first_stream(batch: Batch) -> Batch:

@@ -29,7 +29,7 @@ from distil.loops.compare import check_seeds, compare
 from distil.loops.grid import Point, plan_trials
 from distil.loops.inputs import as_teacher, for_key, image_task, in_words
 from distil.loops.lab import Arm, Lab, Outcome, Role, code_of
-from distil.loops.own_cache import teacher_of
+from distil.loops.own_cache import in_views, teacher_of
 from distil.loops.own_run import OwnRun, read_both, read_data
 from distil.loops.recipe import data_report
 from distil.loops.training import (
@@ -103,6 +103,10 @@ def opened(run: OwnRun, lab: Lab) -> Opened:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", "teacher", 0))
         module = teacher_of(run, taught)
+    seen = in_views(run, bundle, module)
+    if seen is not bundle:
+        bundle = taught = seen
+        lab.progress.say(f"{bundle.name}: {bundle.notes[-1]}")
     return Opened(bundle, taught, module, task_of(run, bundle, module, lab))
 
 
