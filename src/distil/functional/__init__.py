@@ -5,6 +5,7 @@ loss takes ``weight=`` and gives its unreduced values with ``reduction="none"``.
 a docstring says that no gradient reaches it.
 """
 
+from distil.functional.backends import backend
 from distil.functional.dense import cwd, resize_match
 from distil.functional.divergence import (
     CONVENTIONS,
@@ -57,6 +58,7 @@ __all__ = [
     "attention_map",
     "attention_transfer",
     "attention_weights",
+    "backend",
     "channel_gram",
     "channel_masks",
     "class_maps",

@@ -7,7 +7,8 @@ from typing import final
 from distil.engine.context import Context
 from distil.engine.method import Batch, Handles, Method
 from distil.errors import DistilError
-from distil.functional.divergence import CONVENTIONS, kd
+from distil.functional.divergence import CONVENTIONS
+from distil.functional.fast import kd
 from distil.functional.reduction import Term
 
 __all__ = ["KD"]
