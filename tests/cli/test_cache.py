@@ -130,7 +130,8 @@ def test_training_refuses_what_the_cache_is_not_of(teacher: list[str], tmp_path:
     say("cache", *teacher, "--codec", "topk4", "--out", str(sparse))
     common = ["train", "--data", "digits", "--student", "distil:mlp(hidden=8)", "--out", str(tmp_path / "t")]
     for words, says in (
-        (["--teacher", f"cache:{sparse}"], "holds topk targets"),
+        (["--teacher", f"cache:{sparse}"], "use kd(temperature=1), or write the cache with --codec topk4x4@4"),
+        (["--teacher", f"cache:{sparse}", "--method", "dkd"], "the cache holds topk4x4 targets: write it with"),
         (["--teacher", f"cache:{tmp_path / 'none'}"], "there is no teacher cache in"),
         (["--teacher", f"cache:{dense}", "--set", "size=16"], "has the content"),
         (["--teacher", f"cache:{dense}", "--train-teacher", "2"], "train_teacher is for a model"),

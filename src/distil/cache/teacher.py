@@ -13,6 +13,7 @@ from torch import Tensor
 from distil.cache.keys import contents_of, teacher_inputs
 from distil.cache.store import TeacherCache
 from distil.errors import DistilError
+from distil.functional.targets import SparseTargets
 from distil.tasks.base import BatchReader
 
 __all__ = ["CachedTeacher"]
@@ -27,10 +28,11 @@ class CachedTeacher(BatchReader):
     the teacher's features, or calls a part of it, needs the live one.
 
     Args:
-        cache: of a dense codec (``dense16``, ``dense32``).
+        cache: of logits. Of a dense codec it answers with logits; of a sparse one with `SparseTargets`, which methods
+            that say so (KD) learn from.
 
     Raises:
-        DistilError: a sparse codec, a batch without ids, samples that are not stored, other inputs.
+        DistilError: a cache without logits, a batch without ids, samples that are not stored, other inputs.
     """
 
     identity: Tensor
@@ -38,27 +40,36 @@ class CachedTeacher(BatchReader):
     def __init__(self, cache: TeacherCache) -> None:
         super().__init__()
         field = cache.meta.fields.get("logits")
-        if field is None or not field.coder().dense:
-            kind = "no logits" if field is None else f"{field.codec['name']} targets"
+        if field is None:
             raise DistilError(
-                f"the cache {cache.folder} holds {kind}, and a method reads all logits of a teacher: write it with "
-                "codec='dense16', or use the losses of distil.functional.sparse on cache.read(ids)."
+                f"the cache {cache.folder} holds no logits, which a teacher answers with; write them too."
             )
+        self.field = field
         self.cache = cache
         # In the state dict, so that a checkpoint made with another cache is not gone on with.
         digest = hashlib.sha256(json.dumps(cache.meta.plain(), sort_keys=True).encode()).digest()
         self.register_buffer("identity", torch.frombuffer(bytearray(digest), dtype=torch.uint8).clone())
 
-    def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return the stored logits of a batch's samples, float32, where the inputs are."""
+    def forward(self, batch: Mapping[str, Any]) -> Tensor | SparseTargets:
+        """Return what is stored of a batch's samples, float32, where the inputs are."""
         if not isinstance(batch, Mapping) or "id" not in batch:
             raise DistilError(
                 "a cached teacher knows samples by 'id', and was called without one: give the Distiller batches with "
                 "ids (distil.indexed(dataset)) and a task that hands them over (classification, text-classification)."
             )
         inputs = teacher_inputs(batch)
-        values = self.cache.read(batch["id"], contents=contents_of(inputs))["values"]
-        return values.to(self.identity.device)
+        found = self.cache.read(batch["id"], contents=contents_of(inputs))
+        if "values" in found:
+            return found["values"].to(self.identity.device)
+        return self._sparse(found).to(self.identity.device)
+
+    def _sparse(self, found: Mapping[str, Tensor]) -> SparseTargets:
+        codec = self.field.codec
+        heat = float(codec["temperature"])
+        name = f"{codec['name']}{codec['k']}x{codec['bits']}" if "k" in codec else f"{codec['name']}{codec['draws']}"
+        name += f"@{heat:g}" if heat != 1 else ""
+        values = found["log_probs"] if "log_probs" in found else found["weights"]
+        return SparseTargets(found["ids"], values, self.field.width, heat, name, found.get("entropy"))
 
     def extra_repr(self) -> str:
         """Say where the answers come from."""

@@ -30,7 +30,11 @@ def cache(
         bool, typer.Option("--pretrained", help="Load the teacher's published weights (may download).")
     ] = False,
     codec: Annotated[
-        str, typer.Option(help="dense16 (what distil train reads), dense32, topk64, topk64x8 (8 bits), sampled50.")
+        str,
+        typer.Option(
+            help="dense16 (for every method), dense32; for kd alone topk64, topk64x8 (8 bits), sampled50, topk64@4 (at "
+            "temperature 4)."
+        ),
     ] = "dense16",
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 256,
     precision: Annotated[str, typer.Option(help="Of the teacher: fp32 or bf16.")] = "fp32",
@@ -94,8 +98,7 @@ def _done(facts: dict[str, Any]) -> str:
         f"{seen['samples']} of them compared with the live teacher: cosine at least {seen['cosine']:.6f}, largest "
         f"difference {seen['difference']:.2g} ({seen['bound']:.2g} is allowed).",
     ]
-    if facts["codec"]["logits"]["name"].startswith("dense"):
-        lines.append(f"Use it: distil train --data … --teacher {shlex.quote(f'cache:{folder}')} --student …")
-    else:
-        lines.append("Read it: distil.cache.TeacherCache.open(FOLDER).read(ids), with distil.functional.sparse.")
+    codec = facts["codec"]["logits"]
+    method = "" if codec["name"].startswith("dense") else f" --method 'kd(temperature={codec['temperature']:g})'"
+    lines.append(f"Use it: distil train --data … --teacher {shlex.quote(f'cache:{folder}')} --student …{method}")
     return "\n".join(lines)

@@ -49,11 +49,13 @@ from distil.functional.relation import (
     rkd_distance,
 )
 from distil.functional.sparse import sampled_cross_entropy, sampled_kl, topk_cross_entropy, topk_kl, topk_of
+from distil.functional.targets import SparseTargets, sparse_kd
 
 __all__ = [
     "CONVENTIONS",
     "ClassMeans",
     "Convention",
+    "SparseTargets",
     "Term",
     "attention_map",
     "attention_transfer",
@@ -107,6 +109,7 @@ __all__ = [
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
+    "sparse_kd",
     "spatial_masks",
     "standardise",
     "tckd",
