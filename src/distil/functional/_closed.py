@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distil.errors import DistilError
+from distil.functional import _kernels as kernels
 from distil.functional.backends import current
 from distil.functional.reduction import working
 
@@ -84,6 +85,11 @@ def runner(kernel: Kernel, student: Tensor) -> Kernel:
     chosen = current()
     if chosen == "compile":
         return compiled(kernel)
+    if chosen == "triton" and isinstance(kernel, partial) and student.dtype != torch.float64:
+        from distil.functional import _triton
+
+        if kernel.func.__name__ in _triton.KINDS and kernel.func.__module__ == kernels.__name__:
+            return partial(_triton.run, kernel.func.__name__, **kernel.keywords)
     return kernel
 
 

@@ -23,10 +23,10 @@ class backend:
     - "plain": always the form that autograd records: for second derivatives, `torch.func`, or to compare.
     - "eager": always the written-down gradient, in torch operations.
     - "compile": the same, its blocks through `torch.compile`; the first call of a shape takes seconds.
-    - "triton": kernels for `kl`, `reverse_kl` and `jsd` on CUDA; other losses run as "eager".
+    - "triton": kernels for `kl`, `reverse_kl` and `jsd` on CUDA; other losses, and float64, run as "eager".
 
     No GPU was at hand: on CUDA neither the speed of any of them nor its memory was measured, and the Triton kernels ran
-    in Triton's interpreter only. That is why "auto" means "plain" there.
+    in Triton's interpreter only (and were compiled for compute capability 9.0). That is why "auto" means "plain" there.
 
     Args:
         name: one of the above.
