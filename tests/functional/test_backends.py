@@ -29,10 +29,10 @@ def test_tritons_kernels_are_the_plain_losses() -> None:
         env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert said.returncode == 0, said.stderr
-    kinds, runs, worst = said.stdout.rsplit(" ", 2)
-    assert kinds == "['jsd', 'kl', 'reverse']"
+    kinds, runs, worst, plain = said.stdout.split()
+    assert kinds == "jsd,kl,reverse"
     assert int(runs) == 3 * 3 * 2 * 2
-    assert float(worst) < 1e-5
+    assert float(worst) < 1e-6 + 2 * float(plain) < 1e-4  # what float32 itself costs
 
 
 @needs_triton
