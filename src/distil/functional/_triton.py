@@ -103,15 +103,15 @@ def _row(  # type: ignore[no-untyped-def]
         sum_v = sum_v * tl.exp(top_v - seen_v) + tl.sum(tl.exp(v - seen_v), 0)
         top_u = more_u
         top_v = more_v
-    all_u = top_u + tl.log(sum_u)
-    all_v = top_v + tl.log(sum_v)
+    log_u = tl.log(sum_u)  # kept apart from the maximum, which is taken off first: that rounds less
+    log_v = tl.log(sum_v)
 
     value = tl.zeros((1,), tl.float32)
     mean = tl.zeros((1,), tl.float32)  # Σ q a
     for start in range(0, width, BLOCK):
         here = start + lanes
-        log_q = tl.load(student + row + here, mask=here < width, other=none) * cold - all_u
-        log_p = tl.load(teacher + row + here, mask=here < width, other=none) * cold - all_v
+        log_q = tl.load(student + row + here, mask=here < width, other=none) * cold - top_u - log_u
+        log_p = tl.load(teacher + row + here, mask=here < width, other=none) * cold - top_v - log_v
         q = tl.exp(log_q)
         p = tl.exp(log_p)
         if KIND == 0:
@@ -130,8 +130,8 @@ def _row(  # type: ignore[no-untyped-def]
 
     for start in range(0, width, BLOCK):
         here = start + lanes
-        log_q = tl.load(student + row + here, mask=here < width, other=none) * cold - all_u
-        log_p = tl.load(teacher + row + here, mask=here < width, other=none) * cold - all_v
+        log_q = tl.load(student + row + here, mask=here < width, other=none) * cold - top_u - log_u
+        log_p = tl.load(teacher + row + here, mask=here < width, other=none) * cold - top_v - log_v
         q = tl.exp(log_q)
         p = tl.exp(log_p)
         if KIND == 0:
