@@ -39,21 +39,27 @@ def _through(q: Tensor, slope: Tensor, temperature: float) -> Tensor:
     return slope.sub_(mean).mul_(q).div_(temperature)
 
 
+def _cooled(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return both logits over T; at T = 1 they are the caller's own, not to be changed."""
+    return (student, teacher) if temperature == 1 else (student / temperature, teacher / temperature)
+
+
 def kl(student: Tensor, teacher: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
     """T-free part of the forward divergence: gradient (q − p) / T."""
-    u, v = student / temperature, teacher / temperature
+    u, v = _cooled(student, teacher, temperature)
     q, log_zu = _softmax(u)
     p, log_zv = _softmax(v)
-    values = _dot(p, v.sub_(u)) - log_zv + log_zu
-    return values.squeeze(-1), q.sub_(p).div_(temperature)
+    values = _dot(p, v - u) - log_zv + log_zu
+    slope = q.sub_(p)
+    return values.squeeze(-1), slope if temperature == 1 else slope.div_(temperature)
 
 
 def reverse(student: Tensor, teacher: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
     """KL(q ‖ p): gradient q (log q − log p − value) / T."""
-    u, v = student / temperature, teacher / temperature
-    q, log_zu = _softmax(u)
-    log_zv = v.logsumexp(-1, keepdim=True)
-    gap = u.sub_(v).sub_(log_zu - log_zv)  # log q − log p
+    u, v = _cooled(student, teacher, temperature)
+    gap = u.log_softmax(-1)
+    q = gap.exp()
+    gap.sub_(v.log_softmax(-1))  # log q − log p
     values = _dot(q, gap)
     # A class that the teacher excludes and the student does not: infinite.
     if torch.compiler.is_compiling() or not bool(values.isfinite().all()):
