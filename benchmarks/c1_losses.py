@@ -61,8 +61,8 @@ def on_logits(md: dict[str, Loss]) -> Iterator[Case]:
     """Yield losses on logits; shapes are filled in by the caller."""
     if find_spec("torchdistill"):
         yield Case("KL", kd, torchdistill("KDLoss", temperature=T, alpha=0, scale=T**2), "torchdistill", ())
-        yield Case("KL of standardised logits", standardised, torchdistill("LogitStdKDLoss", temperature=T, alpha=0, eps=1e-7,
-                   scale=T**2), "torchdistill", ())  # fmt: skip
+        theirs = torchdistill("LogitStdKDLoss", temperature=T, alpha=0, eps=1e-7, scale=T**2)
+        yield Case("KL of standardised logits", standardised, theirs, "torchdistill", ())
         yield Case("DIST", dist, torchdistill("DISTLoss", beta=2.0, gamma=2.0, tau=T), "torchdistill", ())
     if md:
         yield Case("KL", kd, partial(md["kd_loss"], temperature=T), "mdistiller", ())
@@ -107,8 +107,8 @@ def dkd(s: Tensor, t: Tensor, y: Tensor) -> Tensor:
 
 TRIED = {
     "small": (
-        "plain form instead of the written-down gradient at 128 x 100: 1.15 (reverse KL), 1.23 (KL), 1.22 (TVD) times as "
-        "quick, which is why it is what methods take there",
+        "plain form instead of the written-down gradient at 128 x 100: 1.15 (reverse KL), 1.23 (KL), 1.22 (TVD) times "
+        "as quick, which is why it is what methods take there",
         "one kernel call at 128 x 100: 0.104 ms with exponentials by hand, 0.082 with softmax (taken), 0.074 with "
         "log_softmax, which loses from 1000 classes on",
     ),
@@ -118,8 +118,8 @@ TRIED = {
         "functional/relation.py would have to be made again",
     ),
     "RKD": (
-        "angles from the Gram matrix: 5.1 times as quick at 128 x 256; not taken, since close samples cancel in float32 "
-        "and that was not studied",
+        "angles from the Gram matrix: 5.1 times as quick at 128 x 256; not taken, since close samples cancel in "
+        "float32 and that was not studied",
         "normalize on the differences: 1.69 times as quick; not taken, since functional/relation.py is left as it is",
     ),
     "AT": ("square for pow: 0.88", "the norm over channels, squared: 0.41"),
