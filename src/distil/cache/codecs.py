@@ -264,18 +264,26 @@ CODECS: dict[str, type[Codec]] = {
 """Every codec by its name."""
 
 
+HEAT = r"(?:@(\d+(?:\.\d+)?))?"
+"""How a sparse codec's name ends where its softmax has a temperature."""
+
+
 def get_codec(text: str | Codec) -> Codec:
     """Return a codec by name: ``dense16``, ``dense32``, ``topk64``, ``topk64x8`` (8 bits), ``sampled50``, ``int8``, ….
 
+    ``@4`` behind a sparse one is the temperature of its softmax.
+
     >>> get_codec("topk32x6")
     TopK(k=32, bits=6, temperature=1.0)
+    >>> get_codec("sampled50@4").temperature
+    4.0
     """
     if isinstance(text, Codec):
         return text
-    if found := re.fullmatch(r"topk(\d+)(?:x(\d+))?", text):
-        return TopK(int(found[1]), int(found[2] or 4))
-    if found := re.fullmatch(r"sampled(\d+)", text):
-        return Sampled(int(found[1]))
+    if found := re.fullmatch(rf"topk(\d+)(?:x(\d+))?{HEAT}", text):
+        return TopK(int(found[1]), int(found[2] or 4), float(found[3] or 1))
+    if found := re.fullmatch(rf"sampled(\d+){HEAT}", text):
+        return Sampled(int(found[1]), temperature=float(found[2] or 1))
     named = [name for name in CODECS if name != Bytes8.name]  # which holds records alone
     if text not in named:
         raise DistilError(f"the codec {text!r} is unknown; {nearest(text, [*named, 'topk64', 'sampled50'])}")

@@ -34,7 +34,8 @@ def cache(
     codec: Annotated[
         str,
         typer.Option(
-            help="dense16, dense8 or dense32 (what distil train reads), topk64, topk64x8 (8 bits), sampled50."
+            help="dense16 (for every method), dense8, dense32; for kd alone topk64, topk64x8 (8 bits), sampled50, "
+            "topk64@4 (at temperature 4)."
         ),
     ] = "dense16",
     views: Annotated[
@@ -132,8 +133,7 @@ def _done(facts: dict[str, Any]) -> str:
         f"{seen['samples']} of them compared with the live teacher: cosine at least {seen['cosine']:.6f}, largest "
         f"difference {seen['difference']:.2g} ({seen['bound']:.2g} is allowed).",
     ]
-    if facts["codec"]["logits"]["name"].startswith("dense"):
-        lines.append(f"Use it: distil train --data … --teacher {shlex.quote(f'cache:{folder}')} --student …")
-    else:
-        lines.append("Read it: distil.cache.TeacherCache.open(FOLDER).read(ids), with distil.functional.sparse.")
+    codec = facts["codec"]["logits"]
+    method = "" if codec["name"].startswith("dense") else f" --method 'kd(temperature={codec['temperature']:g})'"
+    lines.append(f"Use it: distil train --data … --teacher {shlex.quote(f'cache:{folder}')} --student …{method}")
     return "\n".join(lines)

@@ -295,11 +295,11 @@ def same_classes(student: Any, teacher: Any) -> None:
     """Refuse logits that do not score the same classes; score maps ``[N, C, h, w]`` may differ in size."""
     if not (isinstance(student, Trace) and isinstance(teacher, Trace)):
         return
-    ours, theirs = student.logits.shape, teacher.logits.shape
+    ours, theirs = student.shape, teacher.shape
     maps = len(ours) == len(theirs) == 4
     if ours[:2] != theirs[:2] or not (maps or ours == theirs):
         raise DistilError(
-            f"The student gives logits {list(student.logits.shape)} and the teacher {list(teacher.logits.shape)}: "
+            f"The student gives logits {list(ours)} and the teacher {list(theirs)}: "
             "both must score "
             "the same classes in the same order. Build both with the class count of the data, or fine-tune the "
             "teacher's head on them."

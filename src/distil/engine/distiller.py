@@ -15,7 +15,7 @@ from distil.engine.anatomy import first_tensor
 from distil.engine.cast import Cast, Models, same_classes
 from distil.engine.context import Context
 from distil.engine.frozen import DEFAULT, TeacherForward
-from distil.engine.guards import NanSentinel, check_first, check_ready, check_sum, is_alone, lone_sample
+from distil.engine.guards import NanSentinel, check_first, check_ready, check_sparse, check_sum, is_alone, lone_sample
 from distil.engine.intake import Intake, ReadThrough
 from distil.engine.method import Batch, Component, Method, Sum, as_sum, is_streams, own_optimizers
 from distil.engine.trace import Trace
@@ -118,6 +118,7 @@ class Distiller(nn.Module):
         student, teacher = self.cast.dry_run(batch)
         if "logits" in specs:
             same_classes(student, teacher)
+            check_sparse(self.method, teacher)
         for component in self.method:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mix_seed(self.seed, "setup", component.name))

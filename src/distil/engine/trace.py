@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from distil.engine.anatomy import Location, Tap, first_tensor
 from distil.engine.hooks import ChangedInPlace, Enough, Recorder, hook_for, version_of
 from distil.errors import DistilError, nearest
+from distil.functional.targets import SparseTargets
 from distil.tasks.base import Task, to_device
 
 __all__ = ["Cut", "ModelHandle", "Pass", "Spec", "Trace", "side_of"]
@@ -71,10 +72,27 @@ class Trace:
     def logits(self) -> Tensor:
         """The class scores, ``[N, C]`` (or as the task shapes them)."""
         if self._logits is None:
+            if isinstance(self.output, SparseTargets):
+                raise DistilError(
+                    f"The {self.role} answers with {self.output.codec} targets, and all of its logits were asked for: "
+                    "write the cache with --codec dense16, or read `trace.sparse`, as kd does."
+                )
             tap = self._taps.get("logits")
             found = self._read(tap, 0) if tap is not None and tap.locations else self._task.logits(self.output)
             self._logits = found if self._home is None else found.to(self._home)
         return self._logits
+
+    @property
+    def sparse(self) -> SparseTargets | None:
+        """What a cached teacher knows of a few classes, where that is all it answers; ``None`` where it has logits."""
+        if not isinstance(self.output, SparseTargets):
+            return None
+        return self.output if self._home is None else self.output.to(self._home)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the class scores."""
+        return tuple(self.logits.shape) if self.sparse is None else self.sparse.shape
 
     def __getitem__(self, spec: Spec) -> Any:
         name = side_of(spec, self.role)

@@ -5,6 +5,7 @@ loss takes ``weight=`` and gives its unreduced values with ``reduction="none"``.
 a docstring says that no gradient reaches it.
 """
 
+from distil.functional.backends import backend
 from distil.functional.dense import cwd, resize_match
 from distil.functional.divergence import (
     CONVENTIONS,
@@ -58,16 +59,19 @@ from distil.functional.relation import (
     rkd_distance,
 )
 from distil.functional.sparse import sampled_cross_entropy, sampled_kl, topk_cross_entropy, topk_kl, topk_of
+from distil.functional.targets import SparseTargets, sparse_kd
 
 __all__ = [
     "CONVENTIONS",
     "ClassMeans",
     "Convention",
     "Mix",
+    "SparseTargets",
     "Term",
     "attention_map",
     "attention_transfer",
     "attention_weights",
+    "backend",
     "by_deviation",
     "channel_gram",
     "channel_masks",
@@ -123,6 +127,7 @@ __all__ = [
     "skew_reverse_kl",
     "soft_cross_entropy",
     "soft_label_term",
+    "sparse_kd",
     "spatial_masks",
     "standardise",
     "tckd",

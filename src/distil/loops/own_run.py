@@ -11,8 +11,8 @@ from distil.data.bundle import Bundle
 from distil.data.splits import SPLITS_FILE
 from distil.data.text import TEXT_TASK
 from distil.data.tokens import tokenised
-from distil.engine.frozen import DEFAULT
 from distil.data.views import Views
+from distil.engine.frozen import DEFAULT
 from distil.errors import DistilError
 from distil.loops.inputs import LARGEST_SIDE, InputSize, Normalise
 from distil.loops.settings import from_yaml
