@@ -314,6 +314,8 @@ class Rehearsal:
 
     def _cache(self, methods: Mapping[str, str], pace: float) -> tuple[Cache, dict[str, str]]:
         """Write a small cache and read it; with why a method cannot use one."""
+        if self.whole:
+            raise DistilError("the data are one batch, whose teacher's answers methods keep in memory")
         data = self.bundle.train
         some = int(max(min(32, len(data)), min(SAMPLE, len(data), SECONDS / max(pace, 1e-9))))
         view, task = View(data, torch.arange(some)), self.task

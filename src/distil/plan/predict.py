@@ -98,9 +98,10 @@ def predict(seen: Measured, work: Workload, *, teacher_training: Arm | None = No
     gain = sum(work.runs[name] * steps * _saved(seen, work, arm) for name, arm in seen.arms.items())
     write = seen.cache.write * sum(seen.samples.values()) if seen.cache is not None else None
     served = write is not None and any(arm.teacher and not arm.refusal for arm in seen.arms.values())
-    peak = max(arm.memory.peak(seen.batch) for arm in seen.arms.values())
+    arms = [*seen.arms.values(), *([teacher_training] if teacher_training is not None else [])]
+    peak = max(arm.memory.peak(seen.batch) for arm in arms)
     room = memory or seen.available
-    sizes = [arm.memory.largest_batch(room) for arm in seen.arms.values()]
+    sizes = [arm.memory.largest_batch(room) for arm in arms]
     disk = {name: size * sum(seen.samples.values()) for name, size in seen.cache.bytes.items()} if seen.cache else {}
     plan: dict[str, Any] = {
         "measured": seen, "workload": work, "steps": steps, "training": training, "seconds": seconds,

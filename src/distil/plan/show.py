@@ -39,6 +39,7 @@ def plain(plan: Plan) -> dict[str, Any]:
         "steps_per_epoch": plan.steps,
         "break_even_epoch": plan.pays_from,
         "memory_bytes": plan.memory,
+        "base_bytes": max(arm.memory.base for arm in plan.measured.arms.values()),
         "memory_limit": plan.limit,
         "largest_batch": plan.fits,
         "disk_bytes": dict(plan.disk),
