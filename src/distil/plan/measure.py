@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import tempfile
 import time
@@ -125,14 +126,15 @@ class Rehearsal:
 
     def _run(self, methods: Mapping[str, str]) -> Measured:
         self.begin("counting operations")
+        gc.collect()
         self.teacher.to(self.device).eval()
         batch = to_device(self._one(), self.device)
         work = work_of(self.student().to(self.device), self.teacher, batch, self.task)
+        self.begin("timing scores")
+        scoring = self._scoring()  # before memory is counted: it loads what every run loads
         arms = {name: self.arm(text) for name, text in methods.items()}
         self.begin("timing the teacher")
         teacher = self._seconds(lambda: self._ask(self.teacher, batch))
-        self.begin("timing scores")
-        scoring = self._scoring()
         self.begin("writing and reading a small cache")
         cache, why = None, ""
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -93,7 +92,6 @@ def counted(device: torch.device) -> Iterator[Peak]:
     2000
     """
     peak = Peak()
-    gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -175,7 +173,6 @@ def _leaves(value: Any) -> Iterator[Tensor]:
 
 def resident() -> int:
     """Return the bytes that this process holds in memory."""
-    gc.collect()
     return int(psutil.Process().memory_info().rss)
 
 
