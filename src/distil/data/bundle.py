@@ -210,7 +210,7 @@ def as_dict(raw: Any) -> dict[str, Any]:
     >>> as_dict((torch.zeros(1), 3))["labels"]
     3
     """
-    if isinstance(raw, Mapping):
+    if isinstance(raw, (dict, Mapping)):
         return _renamed(raw)
     if isinstance(raw, tuple | list) and 1 <= len(raw) <= 3:
         return dict(zip(("inputs", "labels", "id"), raw))
@@ -225,8 +225,7 @@ def as_dict(raw: Any) -> dict[str, Any]:
 def _renamed(raw: Mapping[str, Any]) -> dict[str, Any]:
     item = dict(raw)
     for name, keys in (("inputs", _INPUT_KEYS), ("labels", _LABEL_KEYS), ("id", _ID_KEYS)):
-        found = next((key for key in keys if key in item), None)
-        if found is not None and found != name:
+        if name not in item and (found := next((key for key in keys if key in item), None)) is not None:
             item[name] = item.pop(found)
     if "inputs" not in item:
         raise DistilError(f"a batch with the keys {sorted(map(str, raw))} has no inputs; name them 'inputs'.")

@@ -12,6 +12,7 @@ from distil.engine.context import Context
 from distil.engine.method import Batch, Handles, Method, is_streams
 from distil.errors import DistilError
 from distil.functional.reduction import Term
+from distil.tasks import all_labelled
 
 __all__ = ["Supervised"]
 
@@ -51,10 +52,11 @@ class Supervised(Method):
             raise DistilError(
                 "Supervised() needs labels and the batch has none; give labelled data, or drop it from the method."
             )
-        counted = part["labels"] != NO_LABEL
-        if "mask" in part:
-            counted = counted & part["mask"]
-        return {"supervised": counted.sum()}
+        labels, mask = part["labels"], part.get("mask")
+        if mask is None and all_labelled(labels):
+            return {"supervised": float(labels.numel())}
+        counted = labels != NO_LABEL
+        return {"supervised": (counted if mask is None else counted & mask).sum()}
 
     def _part(self, batch: Batch) -> Batch:
         if self.stream is None:

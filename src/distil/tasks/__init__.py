@@ -10,7 +10,7 @@ from distil.tasks.base import Prediction, Task
 from distil.tasks.classification import ClassificationTask
 from distil.tasks.nodes import NodeTask
 from distil.tasks.preflight import Preflight, teacher_above_chance
-from distil.tasks.scores import check_labels
+from distil.tasks.scores import all_labelled, check_labels
 from distil.tasks.segmentation import SegmentationTask
 from distil.tasks.text import TextTask
 
@@ -22,6 +22,7 @@ __all__ = [
     "SegmentationTask",
     "Task",
     "TextTask",
+    "all_labelled",
     "check_labels",
     "get_task",
     "teacher_above_chance",

@@ -14,7 +14,7 @@ from distil.data.loading import BatchSource, as_batches
 from distil.errors import DistilError
 from distil.functional.reduction import Term
 
-__all__ = ["check_labels", "class_loss", "class_scores", "labels_in", "majority_share"]
+__all__ = ["all_labelled", "check_labels", "class_loss", "class_scores", "labels_in", "majority_share"]
 
 
 def check_labels(labels: Tensor, classes: int, ids: Tensor | None = None) -> None:
@@ -58,14 +58,27 @@ def class_loss(logits: Tensor, labels: Tensor, *, mask: Tensor | None = None, id
             f"logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)} do not fit; expected "
             "logits [B, C, ...] and labels [B, ...]."
         )
-    if labels.device.type == "cpu":
-        check_labels(labels, logits.shape[1], ids)
     working = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    values = F.cross_entropy(working, labels, reduction="none", ignore_index=NO_LABEL)
+    try:
+        values = F.cross_entropy(working, labels, reduction="none", ignore_index=NO_LABEL)
+    except IndexError:  # a CPU looks at every label by itself
+        check_labels(labels, logits.shape[1], ids)
+        raise
+    if mask is None and all_labelled(labels):
+        return Term(values)
     counted = labels != NO_LABEL
     if mask is not None:
         counted = counted & mask
     return Term(values, counted.to(values.dtype))
+
+
+def all_labelled(labels: Tensor) -> bool:
+    """Say whether every element is known to have a label; on an accelerator, where looking waits, nothing is known.
+
+    >>> all_labelled(torch.tensor([2, 0])), all_labelled(torch.tensor([2, -100]))
+    (True, False)
+    """
+    return labels.device.type == "cpu" and labels.numel() > 0 and int(labels.min()) > NO_LABEL
 
 
 def class_scores(logits: Tensor, labels: Tensor, ids: Tensor | None = None) -> dict[str, float]:
