@@ -1,8 +1,8 @@
 """C8: how long until a tool can be used: imports and the command line, each in a fresh process, all warm in memory.
 
 Ours and a peer's are run in turn (A, B, B, A). Seconds are the processor's, user and system, the interpreter's own
-start among them: on an idle machine that is what the clock shows, and on a shared one the clock shows the neighbours. A peer
-that is not installed is left out.
+start among them: on an idle machine that is what the clock shows, and on a shared one the clock shows the neighbours.
+A peer that is not installed is left out.
 
     python benchmarks/c8_import.py       # writes benchmarks/results/C8.json
 """
@@ -10,7 +10,7 @@ that is not installed is left out.
 from __future__ import annotations
 
 import argparse
-import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -28,8 +28,8 @@ WITHOUT = {
 }
 WITH = "import distil; from distil.methods import KD, Supervised; distil.Distiller, distil.fit"
 IN_RICH = (
-    "nearly all of it is typer and rich, which draw the help, and on `list` what typer imports of pydantic where that is "
-    "installed; distil's own modules take under 40 ms"
+    "nearly all of it is typer and rich, which draw the help, and on `list` what typer imports of pydantic where that "
+    "is installed; distil's own modules take under 40 ms"
 )
 TRIED = {"distil --help": IN_RICH, "distil list": IN_RICH}
 
@@ -69,14 +69,12 @@ def medians(ours: list[str], peer: list[str], repeats: int) -> tuple[float, floa
 
 def seconds(words: list[str]) -> float:
     """Run the interpreter on ``words``, wait for its end, and return the processor's seconds."""
-    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"python {' '.join(words)} ended with {process.returncode}:\n{said}")
-    return usage.ru_utime + usage.ru_stime
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"python {' '.join(words)} ended with {done.returncode}:\n{done.stderr}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def row(what: str, ours: float, peer: float, most: float) -> dict[str, Any]:
