@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from distil.cli.session import RUNS, SETTINGS, Display, Tracker, command_line, open_out, resumable
-from distil.cli.together import speaks
+from distil.cli.together import launched, speaks
 from distil.errors import DistilError
 
 __all__ = ["register"]
@@ -196,18 +196,14 @@ def _go(
     from distil.loops.inputs import described, in_words
     from distil.loops.lab import Lab
     from distil.loops.own import OwnRun, checked, run_own, task_of
-    from distil.loops.settings import from_yaml, override, to_yaml, update
+    from distil.loops.own_plan import foretold
+    from distil.loops.settings import to_yaml
     from distil.report import write
 
-    settings = OwnRun(seeds=(0, 1, 2)) if verb == "compare" else OwnRun()
     begun = (out or RUNS / verb) / SETTINGS
     if resume and config is None and begun.is_file():
         config = begun
-    if config is not None:
-        settings = from_yaml(settings, config)
-    settings = update(settings, {k: v for k, v in given.items() if v is not None})
-    settings = update(settings, {"training": {k: v for k, v in training.items() if v is not None}})
-    settings = override(settings, assign or ())
+    settings = settings_of(OwnRun(seeds=(0, 1, 2)) if verb == "compare" else OwnRun(), given, training, assign, config)
     if verb == "train" and len(settings.methods) != 1:
         raise DistilError(
             f"distil train takes one method and got {len(settings.methods)}; compare several with `distil compare "
@@ -240,7 +236,8 @@ def _go(
         lab = Lab(folder, progress=display, device=device, trackers=trackers)
         if speaks():
             write_text(folder / SETTINGS, to_yaml(settings))
-        report = run_own(settings, lab, command=command_line(), title=title)
+        ready = None if as_json or resume or launched() else foretold(settings, lab)
+        report = run_own(settings, lab, command=command_line(), title=title, ready=ready)
     if speaks():
         write(report, folder)
     show_report(report, folder, as_json=as_json)
@@ -249,6 +246,19 @@ def _go(
         typer.echo(
             f"Use one elsewhere: distil export {shlex.quote(str(folder))} --out {shlex.quote(f'{folder}-export')}"
         )
+
+
+def settings_of(
+    settings: Any, given: dict[str, Any], training: dict[str, Any], assign: list[str] | None, config: Path | None
+) -> Any:
+    """Return the settings with a file of them, then options, then ``--set`` laid over them."""
+    from distil.loops.settings import from_yaml, override, update
+
+    if config is not None:
+        settings = from_yaml(settings, config)
+    settings = update(settings, {k: v for k, v in given.items() if v is not None})
+    settings = update(settings, {"training": {k: v for k, v in training.items() if v is not None}})
+    return override(settings, assign or ())
 
 
 def split_methods(text: str) -> list[str]:
