@@ -90,7 +90,7 @@ def by_fit(
 ) -> Outcome:
     """``fit``; of a dataset instead of batches the set-up counts. ``made`` goes to the Distiller."""
     begun = now()
-    example = next(iter(data)) if isinstance(data, Shared) else data.batch(torch.arange(8))
+    example = next(iter(data)) if isinstance(data, Shared) else data.batch(torch.arange(min(8, len(data))))
     distiller = Distiller(student, teacher, method(), example=example, **(made or {}))
     fit(
         distiller, data, epochs=1, optimizer=partial(torch.optim.SGD, momentum=MOMENTUM), lr=LR, schedule="constant",

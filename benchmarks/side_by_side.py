@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,43 @@ def peak_mb() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def device_peak_mb(side: Side) -> float:
+    """Run one side and return what it allocated on the CUDA device at most beyond what was there, in MB."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    side()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / (1 << 20)
+
+
+def memory_rows(
+    what: str, ours: Side, peers: Mapping[str, Side], *, target: str, least: float
+) -> Iterator[dict[str, Any]]:
+    """The rows of device memory beside each peer; none without CUDA."""
+    if not torch.cuda.is_available():
+        return
+    mine = device_peak_mb(ours)
+    for name, side in peers.items():
+        other = device_peak_mb(side)
+        yield {
+            "what": f"{what}: peak memory", "unit": "MB", "ours": mine, "peer": other, "peer_name": name,
+            "ratio": other / mine, "target": target, "met": other / mine >= least, "tried": [],
+        }  # fmt: skip
+
+
+def waited(side: Side) -> Side:
+    """A side that ends when the CUDA device has done its work."""
+
+    def run() -> Any:
+        found = side()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return found
+
+    return run
 
 
 def fresh_peak(script: str, *arguments: str) -> float:
