@@ -22,6 +22,7 @@ from distil.data.loading import (
 _LATER = {
     "GraphData": "graphs",
     "TextDataset": "text",
+    "TwoViews": "views",
     "Mirrored": "dense",
     "hide_labels": "select",
     "load": "sources",
@@ -45,6 +46,7 @@ __all__ = [
     "PlainBatches",
     "Streams",
     "TextDataset",
+    "TwoViews",
     "View",
     "as_batches",
     "as_dict",
