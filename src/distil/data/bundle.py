@@ -210,7 +210,7 @@ def as_dict(raw: Any) -> dict[str, Any]:
     >>> as_dict((torch.zeros(1), 3))["labels"]
     3
     """
-    if isinstance(raw, Mapping):
+    if isinstance(raw, (dict, Mapping)):
         return _renamed(raw)
     if isinstance(raw, tuple | list) and 1 <= len(raw) <= 3:
         return dict(zip(("inputs", "labels", "id"), raw))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,7 @@ class Context:
     terms: Mapping[str, Tensor] = field(default_factory=dict)
     micro: int = 0
     _rng: torch.Generator = field(default_factory=torch.Generator, repr=False, compare=False)
-    _due: tuple[int | str, ...] | None = field(default=("start",), repr=False, compare=False)
+    _due: tuple[int | str | Callable[[], int], ...] | None = field(default=("start",), repr=False, compare=False)
 
     @property
     def rng(self) -> torch.Generator:
@@ -47,12 +47,12 @@ class Context:
         A resumed run therefore draws what the uninterrupted one drew, and what one hook draws moves no other.
         """
         if self._due is not None:  # seeding costs more than most steps' bookkeeping, so it waits for a reader
-            self._rng.manual_seed(mix_seed(*self._due))
+            self._rng.manual_seed(mix_seed(*(part() if callable(part) else part for part in self._due)))
             self._due = None
         return self._rng
 
-    def reseed(self, hook: str, seed: int, rank: int) -> None:
-        """Point ``rng`` at this (hook, seed, rank, step, micro-step)."""
+    def reseed(self, hook: str, seed: int, rank: Callable[[], int]) -> None:
+        """Point ``rng`` at this (hook, seed, rank, step, micro-step); ``rank`` is asked where something is drawn."""
         self._due = (hook, seed, rank, self.step, self.micro)
 
     def __getstate__(self) -> dict[str, Any]:

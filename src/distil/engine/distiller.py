@@ -164,7 +164,7 @@ class Distiller(nn.Module):
         active = self._active()
         if self._inner and self.training and self.ctx.micro == 0:
             self._before_step(batch, active)
-        self.ctx.reseed("forward", self.seed, rank())
+        self.ctx.reseed("forward", self.seed, rank)
         counts = self._counts(batch) if totals is None else totals.counts
         share = 1 if totals is None else totals.micro * totals.world
         values: dict[str, Tensor] = {}
@@ -213,7 +213,7 @@ class Distiller(nn.Module):
     def _before_step(self, batch: Batch, active: list[tuple[Component, float]]) -> None:
         for component, _ in active:
             if component in self._inner:
-                self.ctx.reseed("before_step", self.seed, rank())
+                self.ctx.reseed("before_step", self.seed, rank)
                 with ExitStack() as stack:
                     for own in own_optimizers(component.method):
                         stack.enter_context(own.active())
@@ -275,7 +275,7 @@ class Distiller(nn.Module):
         return counts
 
     def _transformed(self, raw: Any) -> Batch:
-        self.ctx.reseed("transform", self.seed, rank())
+        self.ctx.reseed("transform", self.seed, rank)
         return self._intake(raw, self.ctx)
 
     # --- around the step --------------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ class Distiller(nn.Module):
         """Finish an optimizer step: publish its terms, let methods act, move the counters."""
         self.ctx.terms = self._window.close(self.ctx.micro)
         for component in self._after:
-            self.ctx.reseed("after_step", self.seed, rank())
+            self.ctx.reseed("after_step", self.seed, rank)
             with torch.no_grad():
                 component.method.after_step(self.ctx)
         self.ctx.step += 1
@@ -311,7 +311,7 @@ class Distiller(nn.Module):
         self.ctx.metrics = dict(metrics or {})
         self.ctx.epoch += 1
         for component in self.method.having("after_epoch"):
-            self.ctx.reseed("after_epoch", self.seed, rank())
+            self.ctx.reseed("after_epoch", self.seed, rank)
             component.method.after_epoch(self.ctx.metrics, self.ctx)
 
     def prepare(self, data: Any) -> Distiller:

@@ -222,6 +222,8 @@ def own_optimizers(method: nn.Module) -> list[OwnOptimizer]:
 
 def is_streams(batch: Any) -> bool:
     """Say whether ``batch`` holds several named batches."""
+    if type(batch) is dict and "inputs" in batch:  # nearly always, and quicker than asking what a Mapping is
+        return False
     if not isinstance(batch, Mapping) or not batch or "inputs" in batch:
         return False
     return all(isinstance(value, Mapping) for value in batch.values())

@@ -19,6 +19,7 @@ __all__ = ["Count", "Counted", "Totals", "Window", "counts_of", "rank", "reduced
 
 Count = float | Tensor
 TINY = torch.finfo(torch.float32).tiny
+DISTRIBUTED = dist.is_available()  # a property of the build
 
 
 @dataclass(frozen=True)
@@ -154,9 +155,9 @@ class Counted:
 
 def world_size() -> int:
     """Return the number of processes of this run."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if DISTRIBUTED and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """Return this process's number."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if DISTRIBUTED and dist.is_initialized() else 0

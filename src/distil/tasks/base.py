@@ -211,7 +211,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
     """Return a batch with every tensor on ``device``, through nested dicts and lists."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
+    if isinstance(batch, (dict, Mapping)):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
         return type(batch)(to_device(value, device) for value in batch)
