@@ -35,6 +35,16 @@ from distil.functional.masking import (
     masked_mse,
     spatial_masks,
 )
+from distil.functional.mixing import (
+    Mix,
+    by_deviation,
+    draw_mix,
+    mixed,
+    mixed_labels,
+    rescaled_cross_entropy,
+    rescaled_kl,
+    soft_label_term,
+)
 from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
 from distil.functional.multilevel import batch_relation, class_relation, multilevel, unsure_share
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
@@ -57,6 +67,7 @@ __all__ = [
     "CONVENTIONS",
     "ClassMeans",
     "Convention",
+    "Mix",
     "Term",
     "attention_map",
     "attention_transfer",
@@ -64,6 +75,7 @@ __all__ = [
     "bank_logits",
     "bank_rows",
     "batch_relation",
+    "by_deviation",
     "channel_gram",
     "channel_masks",
     "class_maps",
@@ -81,6 +93,7 @@ __all__ = [
     "dist_inter",
     "dist_intra",
     "dkd",
+    "draw_mix",
     "edges",
     "fc_gradient",
     "gradient_gram",
@@ -97,6 +110,8 @@ __all__ = [
     "maskd_segmentation",
     "masked_map",
     "masked_mse",
+    "mixed",
+    "mixed_labels",
     "mse",
     "multilevel",
     "nckd",
@@ -110,6 +125,8 @@ __all__ = [
     "plackett_luce",
     "pool_match",
     "reduce",
+    "rescaled_cross_entropy",
+    "rescaled_kl",
     "resize_match",
     "reverse_kl",
     "rkd",
@@ -122,6 +139,7 @@ __all__ = [
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
+    "soft_label_term",
     "spatial_masks",
     "standardise",
     "tckd",
