@@ -22,6 +22,13 @@ RIVALS = {
     "mse": "mse:MSE",
     "cwd": "cwd:CWD",
     "maskd": "maskd:MasKD",
+    "lskd": "lskd:LSKD",
+    "sp": "sp:SP",
+    "cc": "cc:CC",
+    "pkt": "pkt:PKT",
+    "nst": "nst:NST",
+    "crd": "crd:CRD",
+    "mlld": "mlld:MLLD",
 }
 """Name in an expression → ``module:class`` under this package; a literal: the catalogue reads it without import."""
 
