@@ -7,7 +7,7 @@ from distil.engine.fit import Result, fit
 from distil.engine.gradient import gradient_shares
 from distil.engine.method import Method, Sum
 from distil.engine.own_optimizer import OwnOptimizer
-from distil.engine.schedule import Schedule, cosine, ramp, step_decay
+from distil.engine.schedule import Schedule, cosine, during, ramp, step_decay
 from distil.engine.trace import ModelHandle, Trace
 from distil.engine.track import Tracking
 from distil.functional.reduction import Term
@@ -29,6 +29,7 @@ __all__ = [
     "Tracking",
     "anatomy",
     "cosine",
+    "during",
     "fit",
     "gradient_shares",
     "ramp",

@@ -21,6 +21,14 @@ from distil.functional.divergence import (
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
+from distil.functional.maps import (
+    class_attention,
+    flow_matrix,
+    fsp,
+    hierarchical_context,
+    initial_log_scale,
+    vid,
+)
 from distil.functional.masking import (
     attention_weights,
     channel_masks,
@@ -59,6 +67,7 @@ __all__ = [
     "attention_weights",
     "channel_gram",
     "channel_masks",
+    "class_attention",
     "class_maps",
     "class_means",
     "cross_attention",
@@ -72,8 +81,12 @@ __all__ = [
     "dkd",
     "edges",
     "fc_gradient",
+    "flow_matrix",
+    "fsp",
     "gradient_gram",
+    "hierarchical_context",
     "high_frequency",
+    "initial_log_scale",
     "interpolated_kl",
     "jsd",
     "kd",
@@ -113,5 +126,6 @@ __all__ = [
     "topk_kl",
     "topk_of",
     "total_variation",
+    "vid",
     "working",
 ]
