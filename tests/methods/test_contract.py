@@ -26,7 +26,10 @@ ON_GRAPHS = {"glnn"}
 ON_SCENES = {"mse", "cwd", "maskd"}
 TASKS = {"graph": "node-classification", "dense": "segmentation"}
 # Why a rival's term is not at rest where student and teacher are equal; a system's card says it for its own.
-REASONS = {"supervised": "the task itself"}
+REASONS = {
+    "supervised": "the task itself",
+    "vid": "its learned variance falls on where the maps are equal",
+}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ _HOMES = {
     "hf": ("MeanPooled", "load_tokenizer"),
     "unet": ("UNet",),
     "fresh": ("redrawn",),
+    "graft": ("grafted", "with_class_maps"),
     "load": ("load_model", "load_weights", "summary"),
     "rebuild": (
         "copy_layers",
