@@ -33,7 +33,8 @@ def parse(text: str) -> Sum:
     A name is a rival (``kd``), a system's slug (``pld``: its paper's whole weighted sum) or a lower-cased class that a
     system exports (``directnorm``: the bare method). A coefficient is a number or ``ramp(epochs=20)``, ``cosine(…)``,
     ``step_decay(…)``, ``during(…)``. Arguments are keywords; a bare word or module path is a string:
-    ``at(taps=stages)``, ``at(taps=[layer1.0, layer2.1])``. A slug with a hyphen may be written with an underscore (``ff_g2m``) or as it is.
+    ``at(taps=stages)``, ``at(taps=[layer1.0, layer2.1])``. A slug with a hyphen may be written with an underscore
+    (``ff_g2m``) or as it is.
 
     Raises:
         DistilError: anything else; names the place and the nearest that exists.
