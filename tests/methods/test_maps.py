@@ -219,6 +219,8 @@ def test_simkd_follows_training_and_a_tap_on_the_inward_side() -> None:
 
 def test_simkds_projector_pools_a_larger_map_and_keeps_a_smaller_one() -> None:
     assert Projector((1, 4, 8, 6), (1, 6, 4, 8))(torch.zeros(2, 4, 8, 6)).shape == (2, 6, 4, 6)
+    with pytest.raises(DistilError, match="comes inside a tuple"):
+        Projector((1, 4, 8, 6), (1, 6, 4, 8))((torch.zeros(2, 4, 8, 6),))
     with pytest.raises(DistilError, match=r"simkd\(factor=7\) must lie in 1 … 6"):
         made(SimKD(factor=7))
 

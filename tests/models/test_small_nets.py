@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -31,12 +32,38 @@ def test_wide_resnets_have_the_published_sizes(depth: int, width: int, millions:
     assert size_of(WideResNet(depth, width)) == pytest.approx(millions * 1e6, rel=0.02)
 
 
+def plain_wide(model: WideResNet, x: torch.Tensor) -> torch.Tensor:
+    """The paper's order: every block opens with its own BatchNorm and ReLU, and the net closes with one."""
+
+    def opened(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        return ((x - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]).clamp(min=0)
+
+    stages = [model.stem, model.layer1, model.layer2, model.layer3]
+    x = model.stem[0](x)
+    for before, stage in pairwise(stages):
+        for block in list(stage)[:-2]:
+            ready = opened(before[-2] if block.open is None else block.open[0], x)
+            x = x if block.shortcut is None else block.shortcut(ready)
+            x = x + block.conv2(opened(block.bn2, block.conv1(ready)))
+    return model.fc(opened(stages[-1][-2], x).mean((2, 3)))
+
+
+def test_wide_resnets_are_the_papers_net() -> None:
+    torch.manual_seed(0)
+    model, x = WideResNet(16, 2), torch.randn(4, 3, 16, 16)
+    for _ in range(3):
+        model(torch.randn(8, 3, 16, 16))  # running statistics that are not those of the start
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x), plain_wide(model, x), rtol=1e-4, atol=1e-4)
+
+
 def test_wide_resnets_taps_and_refusals() -> None:
     model = load_model("distil:wrn16_2", classes=5, input_shape=(1, 32, 32))
     found, seen = places(model, 1, 32, 32)
     assert (found["map"], found["emb"], found["head"]) == (["layer3"], ["fc:in"], ["fc"])
     assert found["stages"] == ["layer1", "layer2", "layer3"]
-    assert len([m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]) + 1 == 14
+    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) == 16  # the name counts shortcuts too
     shapes = [seen.records[path].output_shape[1:] for path in found["stages"]]
     assert shapes == [(32, 32, 32), (64, 16, 16), (128, 8, 8)]
     for bad in ({"depth": 14}, {"depth": 4}, {"width": 0}):

@@ -53,6 +53,11 @@ class Projector(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the map in the teacher's width."""
+        if not isinstance(features, Tensor):
+            raise DistilError(
+                f"simkd: the student's last map comes inside a {type(features).__name__}, where no projector fits "
+                "behind it; name the module that reads it, e.g. taps={'map': 'pooler:in'}."
+            )
         projected: Tensor = self.transfer(F.adaptive_avg_pool2d(features, self.size) if self.pools else features)
         return projected
 

@@ -40,8 +40,8 @@ class WideBlock(nn.Module):
 class WideResNet(nn.Module):
     """A wide ResNet for small images: WRN-``depth``-``width``.
 
-    A ``stem`` of 16 channels, then three stages (``layer1`` to ``layer3``) of 16, 32 and 64 times ``width`` channels, of
-    which the second and third halve the resolution; ``avgpool`` and ``fc``. Each stage ends after the BatchNorm and
+    A ``stem`` of 16 channels, then three stages (``layer1`` to ``layer3``) of 16, 32 and 64 times ``width`` channels,
+    of which the second and third halve the resolution; ``avgpool`` and ``fc``. Each stage ends after the BatchNorm and
     ReLU that the next one opens with, so that its map is one after a ReLU; the net is the same, but for ``width=1``,
     whose very first shortcut starts after that ReLU.
 
