@@ -86,6 +86,16 @@ def remembered(copies: int = 1) -> Callable[..., Tensor]:
     return call
 
 
+def per_channel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A learned number for each of three channels, in the maps' precision."""
+
+    def call(s: Tensor, t: Tensor, **kw: object) -> Tensor:
+        scale = torch.tensor([0.5, 2.0, -1.0], dtype=torch.float64 if s.dtype == torch.float64 else torch.float32)
+        return function(s, t, scale, **kw)
+
+    return call
+
+
 TOKENS = normal(2, 3, scale=0.1)
 MASKS = {"channel": normal(4, 2, 3).sigmoid(), "spatial": normal(4, 2, 4, 4).sigmoid()}
 DENSE = {"student": (4, 3, 4, 4), "teacher": (4, 3, 4, 4)}
@@ -113,6 +123,12 @@ LOSSES = {
     "maskd_segmentation": Loss(by_tokens(D.maskd_segmentation), **DENSE),
     "maskd_detection": Loss(by_tokens(D.maskd_detection, importance=True, customised=False), **DENSE),
     **{f"cwd {norm}": Loss(partial(D.cwd, norm=norm), **DENSE) for norm in ("channel", "spatial")},
+    "vid": Loss(per_channel(D.vid), **DENSE, zero=False),
+    **{f"fsp {variant}": Loss(partial(D.fsp, variant=variant), (4, 2, 3), (4, 2, 3)) for variant in ("code", "paper")},
+    "fsp torchdistill": Loss(partial(D.fsp, variant="torchdistill"), (4, 2, 3), (4, 2, 3)),
+    "hierarchical_context": Loss(D.hierarchical_context, student=(3, 2, 5, 4), teacher=(3, 2, 5, 4)),
+    "class_attention": Loss(D.class_attention, student=(3, 4, 4, 4), teacher=(3, 4, 6, 6)),
+    "class_attention raw": Loss(partial(D.class_attention, normalise=False, classes=2), **DENSE),
     "cwd channel_mean": Loss(partial(D.cwd, norm="channel_mean", divergence="mse"), **DENSE),
     "gram samples": Loss(D.sample_gram, student=(4, 2, 3, 3), teacher=(4, 5, 2, 2)),
     "gram channels": Loss(D.channel_gram, student=(4, 3, 3, 3), teacher=(4, 3, 2, 2)),

@@ -30,6 +30,7 @@ REASONS = {
     "supervised": "the task itself",
     "mlld": "it holds the task loss, of both views",
     "crd": "a contrast with other samples, whose least value is not 0",
+    "vid": "its learned variance falls on where the maps are equal",
 }
 # Rivals that read a strongly augmented view beside the inputs.
 ON_TWO_VIEWS = {"mlld"}

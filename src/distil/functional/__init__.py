@@ -24,6 +24,14 @@ from distil.functional.divergence import (
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
+from distil.functional.maps import (
+    class_attention,
+    flow_matrix,
+    fsp,
+    hierarchical_context,
+    initial_log_scale,
+    vid,
+)
 from distil.functional.masking import (
     attention_weights,
     channel_masks,
@@ -82,6 +90,7 @@ __all__ = [
     "by_deviation",
     "channel_gram",
     "channel_masks",
+    "class_attention",
     "class_maps",
     "class_means",
     "class_relation",
@@ -100,8 +109,12 @@ __all__ = [
     "draw_mix",
     "edges",
     "fc_gradient",
+    "flow_matrix",
+    "fsp",
     "gradient_gram",
+    "hierarchical_context",
     "high_frequency",
+    "initial_log_scale",
     "interpolated_kl",
     "jsd",
     "kd",
@@ -155,5 +168,6 @@ __all__ = [
     "total_variation",
     "unit_rows",
     "unsure_share",
+    "vid",
     "working",
 ]
