@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from distil.data.loading import mix_seed
 from distil.engine.anatomy import first_tensor
-from distil.engine.cast import Cast, Models, same_classes
+from distil.engine.cast import Cast, Models
 from distil.engine.context import Context
-from distil.engine.guards import NanSentinel, check_first, check_ready, check_sparse, check_sum, is_alone, lone_sample
+from distil.engine.guards import NanSentinel, check_first, check_logits, check_ready, check_sum, is_alone, lone_sample
 from distil.engine.intake import Intake, ReadThrough
 from distil.engine.method import Batch, Component, Method, Sum, as_sum, is_streams, own_optimizers
 from distil.engine.trace import Trace
@@ -103,7 +103,7 @@ class Distiller(nn.Module):
     def _begin(self) -> None:
         """Set up what lives in one process only: hooks on optimizers, the open window, flags."""
         self._watch: Watch | None = None
-        self._ready = self._every = self._keep_live = False
+        self._ready = self._every = self._keep_live = self._told_alone = False
         self._window = Window()
         self._counted = Counted()
         self._sentinel = NanSentinel()
@@ -117,8 +117,7 @@ class Distiller(nn.Module):
         self.cast.resolve(specs, batch)
         student, teacher = self.cast.dry_run(batch)
         if "logits" in specs:
-            same_classes(student, teacher)
-            check_sparse(self.method, teacher)
+            check_logits(self.method, student, teacher)
         for component in self.method:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mix_seed(self.seed, "setup", component.name))
@@ -126,7 +125,6 @@ class Distiller(nn.Module):
         self.method.to(self.cast.device)
         norms = nn.modules.batchnorm._BatchNorm
         self._norms: list[nn.Module] = [m for m in self.modules() if isinstance(m, norms) and m.track_running_stats]
-        self._told_alone = False
         reads = any(s == "logits" or (isinstance(s, tuple) and s[0] == "logits") for s in specs)
         if reads and isinstance(student, Trace) and student.logits.ndim > 1:
             self._intake.classes = int(student.logits.shape[1])
