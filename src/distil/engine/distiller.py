@@ -14,7 +14,12 @@ from distil.data.loading import mix_seed
 from distil.engine.anatomy import first_tensor
 from distil.engine.cast import Cast, Models
 from distil.engine.context import Context
+<<<<<<< HEAD
 from distil.engine.guards import NanSentinel, check_first, check_logits, check_ready, check_sum, is_alone, lone_sample
+=======
+from distil.engine.frozen import DEFAULT, TeacherForward
+from distil.engine.guards import NanSentinel, check_first, check_ready, check_sparse, check_sum, is_alone, lone_sample
+>>>>>>> main
 from distil.engine.intake import Intake, ReadThrough
 from distil.engine.method import Batch, Component, Method, Sum, as_sum, is_streams, own_optimizers
 from distil.engine.trace import Trace
@@ -52,6 +57,7 @@ class Distiller(nn.Module):
         taps: your paths for meanings, ``{"emb": "avgpool"}`` or ``{"emb": ("avgpool", "pool")}`` (student, teacher).
         seed: seeds adapters and everything a method draws.
         teacher_device: keep the teacher elsewhere; by default it follows the student.
+        teacher_forward: how its plain passes are made cheap, e.g. "auto"; see :class:`~distil.engine.TeacherForward`.
 
     >>> import torch
     >>> from distil.methods import KD, Supervised
@@ -81,13 +87,13 @@ class Distiller(nn.Module):
         taps: Mapping[str, str | tuple[str, str]] | None = None,
         seed: int = 0,
         teacher_device: str | torch.device | None = None,
+        teacher_forward: str | TeacherForward = DEFAULT,
     ) -> None:
         super().__init__()
         self.task, self.seed = get_task(task), seed
         self.method = as_sum(method)
         check_sum(self.method)
-        place = torch.device(teacher_device) if teacher_device is not None else None
-        self.cast = Cast(student, teacher, self.task, taps=taps or {}, teacher_device=place)
+        self.cast = Cast(student, teacher, self.task, taps or {}, teacher_device, teacher_forward)
         self.student = nn.ModuleDict(dict(student)) if isinstance(student, Mapping) else student
         self.ctx = Context(steps=steps, epochs=epochs)
         self.prepared = not self.method.having("prepare")
@@ -104,9 +110,13 @@ class Distiller(nn.Module):
         """Set up what lives in one process only: hooks on optimizers, the open window, flags."""
         self._watch: Watch | None = None
         self._ready = self._every = self._keep_live = self._told_alone = False
+<<<<<<< HEAD
         self._window = Window()
         self._counted = Counted()
         self._sentinel = NanSentinel()
+=======
+        self._window, self._counted, self._sentinel = Window(), Counted(), NanSentinel()
+>>>>>>> main
         self.live: dict[str, Tensor] = {}
 
     def _dry_run(self, example: Any) -> None:
@@ -204,8 +214,7 @@ class Distiller(nn.Module):
         active = [(c, weight) for c in self._components if (weight := c.coefficient(self.ctx))]
         if not active:
             raise DistilError(
-                "Every coefficient is 0 at this step, so there is nothing to learn: give one component a constant "
-                "share."
+                "Every coefficient is 0 at this step, so nothing is left to learn: give one component a constant share."
             )
         return active
 
@@ -265,6 +274,7 @@ class Distiller(nn.Module):
             self.ctx.micro = i
             batches.append(self._transformed(raw))
         self.ctx.micro = 0
+        self.cast.ahead(batches)
         return Totals(summed(self.method, batches, self.cast.device), world_size(), raws, batches)
 
     def _counts(self, batch: Batch) -> Mapping[str, Any]:

@@ -105,7 +105,7 @@ def check_first(
             if name not in counts:
                 raise DistilError(f"counts() of '{component.name}' says nothing of its term '{key}'.")
             _check_count(name, term, counts[name])
-        if teaches and not term.aux and not reaches(term.values, learners):
+        if teaches and not term.aux and not reaches(term.values, learners, own=component.method.parameters()):
             raise DistilError(
                 f"Term '{name}' has no student parameter in its graph, so it teaches the student nothing: it was "
                 "computed from detached tensors, from the teacher alone, or from frozen layers. Mark it aux=True if it "
@@ -121,16 +121,23 @@ def _check_count(name: str, term: Term, counted: Count) -> None:
         )
 
 
-def reaches(value: Tensor, parameters: Iterable[nn.Parameter]) -> bool:
-    """Say whether any of ``parameters`` is in the autograd graph of ``value``."""
-    wanted = {id(p) for p in parameters}
+def reaches(value: Tensor, parameters: Iterable[nn.Parameter], *, own: Iterable[nn.Parameter] = ()) -> bool:
+    """Say whether any of ``parameters`` is in the autograd graph of ``value``.
+
+    Of parameters in shards the graph holds the gathered weights, not themselves: there any leaf counts that is not
+    among a method's ``own``.
+    """
+    chosen = list(parameters)
+    wanted, others = {id(p) for p in chosen}, {id(p) for p in own}
+    shards = any(hasattr(p, "device_mesh") for p in chosen)
     stack, seen = [value.grad_fn], set()
     while stack:
         node = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if id(getattr(node, "variable", None)) in wanted:
+        leaf = getattr(node, "variable", None)
+        if id(leaf) in wanted or (shards and leaf is not None and id(leaf) not in others):
             return True
         stack.extend(child for child, _ in node.next_functions)
     return False
