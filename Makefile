@@ -29,9 +29,10 @@ lint: env
 types: env
 	$(BIN)/mypy
 
-# Long runs on real data (DISTIL_DATA); resumable, one JSON per recipe in evidence/.
+# Long runs on real data (DISTIL_DATA); resumable, one JSON per recipe in evidence/. Then runs killed and gone on with.
 evidence: env
 	$(BIN)/python tools/evidence.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/kills.py
 
 results: env
 	$(BIN)/python tools/results.py

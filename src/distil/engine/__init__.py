@@ -4,6 +4,7 @@ from distil.engine.anatomy import Anatomy, anatomy
 from distil.engine.context import Context
 from distil.engine.distiller import Distiller, Step, Totals
 from distil.engine.fit import Result, fit
+from distil.engine.frozen import TeacherForward
 from distil.engine.gradient import gradient_shares
 from distil.engine.method import Method, Sum
 from distil.engine.own_optimizer import OwnOptimizer
@@ -23,6 +24,7 @@ __all__ = [
     "Schedule",
     "Step",
     "Sum",
+    "TeacherForward",
     "Term",
     "Totals",
     "Trace",

@@ -5,6 +5,7 @@ loss takes ``weight=`` and gives its unreduced values with ``reduction="none"``.
 a docstring says that no gradient reaches it.
 """
 
+from distil.functional.backends import backend
 from distil.functional.dense import cwd, resize_match
 from distil.functional.divergence import (
     CONVENTIONS,
@@ -33,6 +34,16 @@ from distil.functional.masking import (
     masked_mse,
     spatial_masks,
 )
+from distil.functional.mixing import (
+    Mix,
+    by_deviation,
+    draw_mix,
+    mixed,
+    mixed_labels,
+    rescaled_cross_entropy,
+    rescaled_kl,
+    soft_label_term,
+)
 from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
 from distil.functional.ranking import plackett_luce, teacher_ranking
@@ -48,15 +59,20 @@ from distil.functional.relation import (
     rkd_distance,
 )
 from distil.functional.sparse import sampled_cross_entropy, sampled_kl, topk_cross_entropy, topk_kl, topk_of
+from distil.functional.targets import SparseTargets, sparse_kd
 
 __all__ = [
     "CONVENTIONS",
     "ClassMeans",
     "Convention",
+    "Mix",
+    "SparseTargets",
     "Term",
     "attention_map",
     "attention_transfer",
     "attention_weights",
+    "backend",
+    "by_deviation",
     "channel_gram",
     "channel_masks",
     "class_maps",
@@ -70,6 +86,7 @@ __all__ = [
     "dist_inter",
     "dist_intra",
     "dkd",
+    "draw_mix",
     "edges",
     "fc_gradient",
     "gradient_gram",
@@ -84,6 +101,8 @@ __all__ = [
     "maskd_segmentation",
     "masked_map",
     "masked_mse",
+    "mixed",
+    "mixed_labels",
     "mse",
     "nckd",
     "neighbour_contrast",
@@ -93,6 +112,8 @@ __all__ = [
     "plackett_luce",
     "pool_match",
     "reduce",
+    "rescaled_cross_entropy",
+    "rescaled_kl",
     "resize_match",
     "reverse_kl",
     "rkd",
@@ -105,6 +126,8 @@ __all__ = [
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
+    "soft_label_term",
+    "sparse_kd",
     "spatial_masks",
     "standardise",
     "tckd",

@@ -21,13 +21,15 @@ from distil.data.splits import SPLITS_FILE, write_splits
 from distil.engine.anatomy import MEANINGS
 from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
+from distil.engine.frozen import TeacherForward
+from distil.engine.processes import is_first, wait
 from distil.errors import DistilError, nearest
 from distil.loops.adopt import adopted, code_of_methods
 from distil.loops.compare import check_seeds, compare
 from distil.loops.grid import Point, plan_trials
 from distil.loops.inputs import as_teacher, for_key, image_task, in_words
 from distil.loops.lab import Arm, Lab, Outcome, Role, code_of
-from distil.loops.own_cache import teacher_of
+from distil.loops.own_cache import in_views, teacher_of
 from distil.loops.own_run import OwnRun, read_both, read_data
 from distil.loops.recipe import data_report
 from distil.loops.training import (
@@ -93,6 +95,7 @@ def fitted(run: OwnRun, lab: Lab) -> tuple[OwnRun, Opened, tuple[str, ...]]:
     twice = next((text for k, text in enumerate(run.methods) if text in run.methods[:k]), None)
     if twice is not None:
         raise DistilError(f"--methods names '{twice}' twice; give every method once.")
+    TeacherForward.of(run.teacher_forward)
     run = _adopted(run)
     for text in run.methods:
         parse(text)
@@ -119,6 +122,10 @@ def opened(run: OwnRun, lab: Lab) -> Opened:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", "teacher", 0))
         module = teacher_of(run, taught)
+    seen = in_views(run, bundle, module)
+    if seen is not bundle:
+        bundle = taught = seen
+        lab.progress.say(f"{bundle.name}: {bundle.notes[-1]}")
     return Opened(bundle, taught, module, task_of(run, bundle, module, lab))
 
 
@@ -255,8 +262,10 @@ def run_own(
     task = task_of(run, bundle, teacher.module)
     if ready is not None:
         ready(Opened(bundle, bundle, teacher.module, task))
-    write_splits(lab.out / SPLITS_FILE, bundle)
-    task.keep(lab.out)
+    wait()  # everybody has read the data by what the folder said of its parts
+    if is_first():
+        write_splits(lab.out / SPLITS_FILE, bundle)
+        task.keep(lab.out)
     common, setting = _common(run, bundle, teacher, task), _setting(run, bundle, task)
 
     def train(name: str, point: Point, trials: int = 1, shown: bool = False) -> Callable[[int], Outcome]:
@@ -334,6 +343,7 @@ def _training(
             ship=lab.out / "students" / f"{name}-seed{seed}.safetensors" if shown else None,
             weights=run.student_weights,
             taps=run.taps,
+            teacher_forward=run.teacher_forward,
             task=task,
             trials=trials,
             about={"arm": name, "role": role},
@@ -356,6 +366,8 @@ def _role(name: str, arms: Iterable[str]) -> Role:
 def _suffix(run: OwnRun, task: Task, point: Point) -> str:
     """Tell apart checkpoints that a resumed run with other settings would go on from; "" where nothing is set."""
     parts = {"taps": run.taps, "point": dict(point.values), **for_key(task)}
+    forward = TeacherForward.of(run.teacher_forward)
+    parts |= {} if forward.exact else {"teacher_forward": str(forward)}
     text = json.dumps(parts, sort_keys=True)
     return f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if any(parts.values()) else ""
 
