@@ -234,18 +234,12 @@ def _go(
     words = [verb, *(["--device", device] if device else []), *(w for name in trackers for w in ("--tracker", name))]
     with Display(quiet=as_json) as display, resumable(folder, words):
         lab = Lab(folder, progress=display, device=device, trackers=trackers)
-<<<<<<< HEAD
-        write_text(folder / SETTINGS, to_yaml(settings))
-        ready = None if as_json or resume else foretold(settings, lab)
-        report = run_own(settings, lab, command=command_line(), title=title, ready=ready)
-    write(report, folder)
-=======
         if speaks():
             write_text(folder / SETTINGS, to_yaml(settings))
-        report = run_own(settings, lab, command=command_line(), title=title)
+        ready = None if as_json or resume else foretold(settings, lab)
+        report = run_own(settings, lab, command=command_line(), title=title, ready=ready)
     if speaks():
         write(report, folder)
->>>>>>> main
     show_report(report, folder, as_json=as_json)
     if not as_json:
         typer.echo(f"Trained students: {(folder / 'students').resolve()}")
