@@ -39,6 +39,10 @@ def test_two_processes_are_one(folder: Path, name: str) -> None:
         assert mine.get("loss", 0) == pytest.approx(theirs.get("loss", 0), rel=1e-4)
 
 
+def test_both_ranks_make_the_teachers_passes_alike(folder: Path) -> None:
+    assert [made["kept"] for made in ranks.read(folder, "shortcut")] == [["truncate", "fold_bn"]] * 3
+
+
 def test_what_nothing_reaches_stays(folder: Path) -> None:
     first, _, _ = ranks.read(folder, "unused")
     start = ranks.toys.seeded(ranks.Spare, 1).state_dict()

@@ -87,7 +87,8 @@ class _SeededItems(Dataset[Any]):
                 random.seed(seed)
                 np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
                 torch.default_generator.manual_seed(seed)
-                items.append(self.dataset[position])
+                item = self.dataset[position]
+                items.extend(item if isinstance(item, list) else [item])
         return items
 
 
@@ -96,7 +97,9 @@ class Batches:
 
     Args:
         dataset: a map-style dataset of dict items or ``(x, y)`` pairs.
-        batch_size: samples per batch and rank. Data smaller than a batch shrink it, with one warning.
+        batch_size: samples per batch and rank. Data smaller than a batch shrink it, with one warning. Where a dataset
+            reads several views of a sample at once (``Viewed``), a batch holds as many whole samples as fit, and an
+            epoch every sample with that many views.
         seed, shuffle: the order of epoch e depends on ``(seed, e)``; without ``shuffle`` it is the dataset's order.
         workers: processes that read ahead; 0 reads in this one. The values do not depend on it.
         drop_last: leave out an incomplete last batch (and, over ranks, samples that do not divide evenly).
@@ -137,21 +140,24 @@ class Batches:
         if drop_last and count < world:
             raise DistilError(f"Batches: {count} samples leave nothing for {world} ranks with drop_last=True.")
         self._share = count // world if drop_last else -(-count // world)
-        if batch_size > self._share:
+        each = int(getattr(self.dataset, "per_image", 1))
+        self._read = max(1, batch_size // each)
+        if self._read > self._share:
             warnings.warn(
-                f"batch_size={batch_size} is larger than the {self._share} samples there are; batches of "
-                f"{self._share} are used.",
+                f"batch_size={batch_size} is larger than the {self._share * each} samples there are; batches of "
+                f"{self._share * each} are used.",
                 stacklevel=2,
             )
-            batch_size = self._share
+            self._read = self._share
+        batch_size = self._read * each
         self.batch_size, self.seed, self.shuffle, self.workers = batch_size, seed, shuffle, workers
         self.drop_last, self.rank, self.world = drop_last, rank, world
         self.epoch = 0
 
     def __len__(self) -> int:
         if self.drop_last:
-            return self._share // self.batch_size
-        return -(-self._share // self.batch_size)
+            return self._share // self._read
+        return -(-self._share // self._read)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that plain iteration gives."""
@@ -171,7 +177,7 @@ class Batches:
     def iterate(self, epoch: int | None = None, start: int = 0) -> Iterator[dict[str, Any]]:
         """Yield the batches of ``epoch`` (default: the one set) from batch ``start`` on; earlier ones are not read."""
         epoch = self.epoch if epoch is None else epoch
-        positions = list(self.order(epoch).split(self.batch_size))[start : len(self)]
+        positions = list(self.order(epoch).split(self._read))[start : len(self)]
         if getattr(self.dataset, "in_bulk", False):
             for chosen in positions:
                 yield self.dataset.batch(chosen)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distil.engine.distiller import Distiller
+from distil.engine.frozen import TeacherForward
 from distil.engine.loop import Loop
 from distil.engine.optim import Factory
 from distil.engine.settings import Plan
@@ -34,6 +35,8 @@ class Result:
             test), of them ``teacher_seconds, validation_seconds, diagnosis_seconds``; beside them
             ``prepare_seconds``; ``updates, samples, batch_size``, and ``labels`` where the data know theirs.
         artifacts: paths of what was written.
+        teacher_forward: for each teacher by name ("model" where there is one) how its passes were made cheap: ``kept``,
+            ``dropped`` with reasons, ``cosine``, ``speedup``, … (:class:`~distil.engine.frozen.Settled`).
     """
 
     model: nn.Module
@@ -43,6 +46,7 @@ class Result:
     history: list[dict[str, Any]]
     cost: dict[str, float]
     artifacts: dict[str, str] = field(default_factory=dict)
+    teacher_forward: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def fit(
@@ -77,6 +81,7 @@ def fit(
     check_teacher: bool = True,
     shard_teacher: bool = False,
     prepare: Any = None,
+    teacher_forward: str | TeacherForward | None = None,
     trackers: Sequence[str] | Tracking = (),
     diagnose: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -112,6 +117,8 @@ def fit(
         check_teacher: stop where the teacher is not above chance on ``val``.
         shard_teacher: keep the teacher in shards over the processes of a launch, gathered block by block as it runs.
         prepare: the data that methods go over before training (class means); ``train`` by default.
+        teacher_forward: how the teacher's plain passes are made cheap (:class:`~distil.engine.TeacherForward`); as the
+            distiller was told, by default.
         trackers: "tensorboard" and "wandb" (offline, unless ``WANDB_MODE`` is set), logging losses, terms, shares and
             validation to ``out/trackers/run``; or a :class:`~distil.engine.Tracking` that names folder and run.
         diagnose: measure each term's share of the gradient on the first step and once an epoch.
@@ -124,6 +131,8 @@ def fit(
         DistilError: impossible settings, a teacher at chance, NaN, a checkpoint of another run, …
         KeyboardInterrupt: after Ctrl-C; with ``out`` a checkpoint of the last whole step was written first.
     """
+    if teacher_forward is not None:
+        distiller.cast.ask(teacher_forward)
     plan = Plan(
         epochs=epochs, steps=steps, batch_size=batch_size, optimizer=optimizer, lr=lr, weight_decay=weight_decay,
         schedule=schedule, warmup=warmup, accumulate=accumulate, precision=precision, clip=clip, ema=ema,
@@ -142,7 +151,7 @@ def fit(
     books = loop.ledger
     return Result(
         model=distiller.deployed().eval(), last=books.last, best=books.best, test=scored, history=books.history,
-        cost=loop.cost(), artifacts=_written(plan),
+        cost=loop.cost(), artifacts=_written(plan), teacher_forward=distiller.cast.said(),
     )  # fmt: skip
 
 

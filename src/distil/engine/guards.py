@@ -20,7 +20,16 @@ from distil.engine.window import Count, counts_of
 from distil.errors import DistilError
 from distil.functional.reduction import Term
 
-__all__ = ["NanSentinel", "check_first", "check_ready", "check_sum", "is_alone", "lone_sample", "reaches"]
+__all__ = [
+    "NanSentinel",
+    "check_first",
+    "check_ready",
+    "check_sparse",
+    "check_sum",
+    "is_alone",
+    "lone_sample",
+    "reaches",
+]
 
 READ_EVERY = 50
 """Steps between two looks at the flags on an accelerator; on a CPU a look costs nothing and every step is read."""
@@ -40,6 +49,19 @@ def check_sum(method: Sum) -> None:
         warnings.warn(
             f"'{tied[0]}' already holds the task loss its paper ties in; Supervised() counts it twice.", stacklevel=4
         )
+
+
+def check_sparse(method: Sum, teacher: Any) -> None:
+    """Refuse a teacher that knows a few classes only to a method that reads all of them."""
+    known = getattr(teacher, "sparse", None)
+    if known is None:
+        return
+    for component in method:
+        if "logits" in component.method.taps and not component.method.sparse:
+            raise DistilError(
+                f"'{component.name}' reads all logits of the teacher, and the cache holds {known.codec} targets: write "
+                "it with --codec dense16, or teach with kd, which learns from them."
+            )
 
 
 def check_ready(method: Sum, ctx: Context, *, watched: bool, prepared: bool) -> None:

@@ -133,7 +133,8 @@ class Loop:
             )
             return
         for name, teacher in teachers.items():
-            seen = teacher_above_chance(task, teacher, self.val)
+            with self.distiller.cast.lent(teacher):
+                seen = teacher_above_chance(task, teacher, self.val)
             if not seen["ok"] and len(teachers) == 1:
                 raise DistilError(f"The run stops before training: {seen['message']}")
             if not seen["ok"]:  # of several, some may know a part of the data alone
@@ -154,6 +155,7 @@ class Loop:
         inner = {name: o.optimizer for name, o in self.optimizers.items()}
         state = load_checkpoint(found, self.distiller, inner, identity=self._identity, ema=self.ema)
         self.ledger.restore(state["ledger"])
+        self.distiller.cast.recall(state["ledger"].get("teacher_forward", {}))
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -336,6 +338,7 @@ class Loop:
         same_buffers(self.distiller)
         scaler = self.accelerator.scaler
         state = self.ledger.state() | {"teacher_seconds": self.cost()["teacher_seconds"]}
+        state["teacher_forward"] = self.distiller.cast.said()
         loop = {"ledger": state, "scaler": scaler.state_dict() if scaler is not None else None}
         first = self.accelerator.is_main_process
         if first or self.spread.sharded:

@@ -87,6 +87,9 @@ def identity(plan: Plan, distiller: Distiller, data: Any) -> dict[str, Any]:
     """Return what must be equal for a checkpoint to belong to this run, in plain values."""
     teachers = {name: fingerprint(model) for name, model in distiller.teachers.items()}
     settings = {name: _plain(getattr(plan, name)) for name in SAME}
+    forward = distiller.cast.teacher_forward
+    # Ways that change no number may differ between the run that began and the one that goes on.
+    settings |= {} if forward.exact else {"teacher_forward": str(forward)}
     method, processes = distiller.method.expression, world_size()  # more processes are a larger batch, dealt otherwise
     return {"method": method, "teachers": teachers, "data": _content(data), "processes": processes, **settings}
 

@@ -74,6 +74,7 @@ class Outcome:
         agreement: share of test samples, in %, on which it answers as the teacher does.
         reliability: confidence, accuracy and count by bin.
         diagnostics: further numbers that the recipe wants shown.
+        teacher_forward: by teacher, how its passes were made cheap.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -84,6 +85,7 @@ class Outcome:
     agreement: float | None = None
     reliability: dict[str, list[float]] | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
+    teacher_forward: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,7 @@ def distil(
     ship: Path | None = None,
     weights: str | None = None,
     about: Mapping[str, Any] | None = None,
+    teacher_forward: str | None = None,
 ) -> Outcome:
     """Teach a student once and measure it: the body of nearly every arm.
 
@@ -200,6 +201,7 @@ def distil(
         ship: where the trained student is written, as safetensors, with a sidecar that says what it is.
         weights: a file that the student starts from.
         about: what the sidecar says besides (``arm``, ``role``).
+        teacher_forward: how the teacher's passes are made cheap (:class:`~distil.engine.TeacherForward`).
     """
     chosen = task or get_task(bundle.task)
     module = teacher.module if isinstance(teacher, Teacher) else teacher
@@ -236,6 +238,7 @@ def distil(
         progress=progress,
         trackers=lab.tracking() or (),
         check_teacher=check_teacher,
+        teacher_forward=teacher_forward,
         out=out,
         resume=out is not None,
     )
@@ -295,6 +298,7 @@ def measured(
         agreement=same,
         reliability=reliability(said),
         diagnostics=dict(diagnostics(distiller)) if diagnostics else {},
+        teacher_forward=result.teacher_forward,
     )
 
 
