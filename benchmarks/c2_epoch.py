@@ -90,7 +90,8 @@ def epochs(inputs: Tensor, labels: Tensor, size: int, given: argparse.Namespace)
     what, quicker = "KD epoch, ResNet-20 to ResNet-8", compared("", taken["teacher first"], ours, **NAMELESS)["ratio"]
     yield row(
         what, ours, taken["hand"], peer_name="the loop by hand", target="at most 1 % or 50 us a step more",
-        tried=[f"the teacher's pass made before the student's: {quicker:.2f} times as quick as fit is"], met=more <= max(50e-6, 0.01 * min(taken["hand"]) / steps),
+        tried=[f"the teacher's pass made before the student's: {quicker:.2f} times as quick as fit is"],
+        met=more <= max(50e-6, 0.01 * min(taken["hand"]) / steps),
     ) | {"more_us_a_step": more * 1e6, "weights_differ_by": far}  # fmt: skip
     tried = ideas(start, pairs, triples, given)
     yield row(what, ours, taken["torchdistill"], peer_name="torchdistill", target=QUICKER, met=1.2, tried=tried)
