@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test env lint types evidence results wheel lock clean
+.PHONY: demo test env lint types evidence results benchmarks wheel lock clean
 
 demo: env
 	@$(BIN)/distil run
@@ -29,12 +29,20 @@ lint: env
 types: env
 	$(BIN)/mypy
 
-# Long runs on real data (DISTIL_DATA); resumable, one JSON per recipe in evidence/.
+# Long runs on real data (DISTIL_DATA); resumable, one JSON per recipe in evidence/. Then runs killed and gone on with.
 evidence: env
 	$(BIN)/python tools/evidence.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/kills.py
 
 results: env
 	$(BIN)/python tools/results.py
+
+# Every script in benchmarks/ in turn (some need peers, and say so), then docs/performance.md.
+benchmarks: env
+	@for script in $(filter-out benchmarks/side_by_side.py,$(wildcard benchmarks/*.py)); do \
+	  echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; \
+	done
+	$(BIN)/python tools/performance.py
 
 # dist/distil-*.whl; cards, golden plan and evidence travel with it.
 wheel: env

@@ -13,6 +13,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import c3_training
 import numpy as np
 import torch
 from side_by_side import medians, write
@@ -27,10 +28,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     repeats, rows = parser.parse_args().repeats, []
-    for classes in (100, 1000):
+    for classes in (10, 100, 1000):
         with tempfile.TemporaryDirectory() as place:
             rows += measure(Path(place), classes, repeats)
-    write("C3", rows, {"samples": COUNT, "batch": BATCH, "repeats": repeats})
+    rows += c3_training.rows(repeats)
+    training = {"samples": c3_training.COUNT, "batch": c3_training.BATCH, "side": c3_training.SIDE}
+    write("C3", rows, {"samples": COUNT, "batch": BATCH, "repeats": repeats, "training": training})
 
 
 def measure(place: Path, classes: int, repeats: int) -> list[dict[str, object]]:

@@ -236,6 +236,8 @@ def write(
     (out / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     for row in rows:
         peer = "" if row["peer"] is None else f"  peer {row['peer']:.4g}  ratio {row['ratio']:.3g}"
+        if "peak_mb" in row:
+            peer += f"  peak {row['peak_mb']['ours']:.3g} / {row['peak_mb']['peer']:.3g} MB"
         print(f"{row['what']}: {row['ours']:.4g}{peer}  ({row['target']}: {row['met']})")
         for idea in row.get("tried", ()):
             print(f"    tried: {idea}")

@@ -16,6 +16,7 @@ from distil.cache import bits
 from distil.cache.codecs import (
     CODECS,
     Codec,
+    Dense8,
     Dense16,
     Dense32,
     Features16,
@@ -28,7 +29,7 @@ from distil.cache.codecs import (
 from distil.errors import DistilError
 
 ALL: list[Codec] = [
-    Dense32(), Dense16(), TopK(1), TopK(5), TopK(7, bits=8), TopK(4, bits=3, temperature=4.0), Sampled(6),
+    Dense32(), Dense16(), Dense8(), TopK(1), TopK(5), TopK(7, bits=8), TopK(4, bits=3, temperature=4.0), Sampled(6),
     Sampled(9, power=0.6, temperature=2.0), Features16(), Int8(),
 ]  # fmt: skip
 
@@ -155,6 +156,12 @@ def test_dense32_is_exact_and_dense16_exact_at_the_top() -> None:
     assert (values - values.half().float()).abs().max() > 100 * (values - back).abs().max()
 
 
+def test_dense8_is_exact_at_the_top_and_ends_50_below() -> None:
+    values = torch.tensor([[3.25, 3.25, -math.inf, -80.0, -46.75], [7.0, 7.0, 7.0, 7.0, 7.0]])
+    back = Dense8().decode(Dense8().encode(values), 5)["values"]
+    assert back.tolist() == [[3.25, 3.25, -math.inf, -46.75, -46.75], [7.0] * 5]
+
+
 def test_dense16_keeps_what_is_far_below_finite() -> None:
     values = torch.tensor([[0.0, -1e6, -math.inf]])
     assert Dense16().decode(Dense16().encode(values), 3)["values"].tolist() == [[0.0, -65504.0, -math.inf]]
@@ -236,7 +243,7 @@ def test_features_beyond_half_precision_are_refused_by_one_and_taken_by_the_othe
 
 def test_a_row_of_zeros_is_zeros() -> None:
     zeros = torch.zeros(2, 5)
-    for codec in (Features16(), Int8(), Dense16()):
+    for codec in (Features16(), Int8(), Dense16(), Dense8()):
         assert torch.equal(codec.decode(codec.encode(zeros), 5)["values"], zeros)
 
 
@@ -244,6 +251,7 @@ def test_a_row_of_zeros_is_zeros() -> None:
     ("text", "codec"),
     [
         ("dense16", Dense16()),
+        ("dense8", Dense8()),
         ("topk64", TopK(64)),
         ("topk8x6", TopK(8, 6)),
         ("sampled50", Sampled(50)),
@@ -255,7 +263,9 @@ def test_codecs_have_names(text: str, codec: Codec) -> None:
 
 
 def test_unknown_codecs_and_impossible_settings_are_refused() -> None:
-    assert set(CODECS) == {"dense32", "dense16", "topk", "sampled", "features16", "int8"}
+    assert set(CODECS) == {"dense32", "dense16", "dense8", "topk", "sampled", "features16", "int8", "bytes"}
+    with pytest.raises(DistilError, match="'bytes' is unknown"):
+        get_codec("bytes")
     with pytest.raises(DistilError, match="did you mean 'dense16'"):
         get_codec("dense61")
     with pytest.raises(DistilError, match="update distil"):

@@ -102,14 +102,11 @@ def test_a_method_that_taps_features_is_refused(tmp_path: Path) -> None:
         trained(cached(tmp_path), AT(taps=["1"]))
 
 
-def test_batches_without_ids_and_sparse_caches_are_refused(tmp_path: Path) -> None:
+def test_batches_without_ids_are_refused(tmp_path: Path) -> None:
     who = cached(tmp_path)
     batch = {"inputs": dataset().inputs[:4], "labels": dataset().labels[:4]}
     with pytest.raises(DistilError, match="knows samples by 'id'"):
         Distiller(student(), who, KD(), task=TASK, example=batch)
-    sparse = TeacherCache.write(teacher(), dataset(), TASK, tmp_path / "k", codec="topk4")
-    with pytest.raises(DistilError, match="codec='dense16'"):
-        CachedTeacher(sparse)
 
 
 def test_it_has_nothing_to_train_and_says_what_it_is(tmp_path: Path) -> None:

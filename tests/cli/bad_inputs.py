@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from .bad import data, exports, graphs, models, runs, words
+from .bad import data, exports, graphs, models, plans, runs, words
 from .bad.row import Row
 from .terminal import contents, distil
 
 TABLES: dict[str, list[Row]] = {
     "words": words.ROWS,
+    "plans": plans.ROWS,
     "models": models.ROWS,
     "data": [*data.ROWS, *graphs.ROWS],
     "runs": [*runs.ROWS, *exports.ROWS],

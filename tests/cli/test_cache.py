@@ -130,7 +130,8 @@ def test_training_refuses_what_the_cache_is_not_of(teacher: list[str], tmp_path:
     say("cache", *teacher, "--codec", "topk4", "--out", str(sparse))
     common = ["train", "--data", "digits", "--student", "distil:mlp(hidden=8)", "--out", str(tmp_path / "t")]
     for words, says in (
-        (["--teacher", f"cache:{sparse}"], "holds topk targets"),
+        (["--teacher", f"cache:{sparse}"], "use kd(temperature=1), or write the cache with --codec topk4x4@4"),
+        (["--teacher", f"cache:{sparse}", "--method", "dkd"], "the cache holds topk4x4 targets: write it with"),
         (["--teacher", f"cache:{tmp_path / 'none'}"], "there is no teacher cache in"),
         (["--teacher", f"cache:{dense}", "--set", "size=16"], "has the content"),
         (["--teacher", f"cache:{dense}", "--train-teacher", "2"], "train_teacher is for a model"),
@@ -138,6 +139,23 @@ def test_training_refuses_what_the_cache_is_not_of(teacher: list[str], tmp_path:
     ):
         assert says in say(*common, *words, code=2).err
         assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("codec", ["topk4@2", "sampled50@2"])
+def test_kd_trains_from_a_sparse_cache(teacher: list[str], tmp_path: Path, say: Say, codec: str) -> None:
+    out = tmp_path / "c"
+    assert "--method 'kd(temperature=2)'" in say("cache", *teacher, "--codec", codec, "--out", str(out)).out
+    common = ["--student", "distil:mlp(hidden=16)", "--epochs", "5", "--lr", "0.01", "--no-baseline", "--json"]
+    method = ["--method", "0.1*supervised + 0.9*kd(temperature=2)"]
+    reports = {}
+    for name, words in (("live", teacher), ("cached", ["--data", "digits", "--teacher", f"cache:{out}"])):
+        reports[name] = json.loads(say("train", *words, *method, *common, "--out", str(tmp_path / name)).out)
+    assert reports["cached"]["teacher"]["name"] == f"cache:{out}"
+    seen, expected = (reports[name]["teacher"]["metrics"]["accuracy"] for name in ("cached", "live"))
+    assert seen == pytest.approx(expected, abs=0.5 if codec.startswith("topk") else 3.0)
+    arms = [reports[name]["arms"][0]["metrics"]["accuracy"]["best"][0] for name in ("cached", "live")]
+    assert abs(arms[0] - arms[1]) < 6
+    assert arms[0] > 70
 
 
 def test_texts_are_cached_with_the_teachers_own_tokenizer(

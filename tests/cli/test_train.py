@@ -156,6 +156,24 @@ def test_a_changed_factory_is_another_student(here: Path, capsys: Screen) -> Non
     assert set((here / "run" / "stages").iterdir()) > stages
 
 
+def test_the_teachers_passes_are_made_as_asked_and_told(here: Path, capsys: Screen) -> None:
+    said = good(train(capsys, "--out", "run", "--teacher-forward", "bf16,truncate", "--method", "kd"))
+    assert "Teacher's passes, kd: " in said.out
+    alone, taught = load_report(here / "run")["arms"]
+    assert "teacher_forward" not in alone  # it never asks the teacher
+    one = taught["teacher_forward"][0]["model"]
+    assert one["dropped"]["truncate"] == "a method reads the logits"
+    assert "bf16" in [*one["kept"], *one["dropped"]]
+    assert yaml.safe_load((here / "run" / "settings.yaml").read_text())["teacher_forward"] == "bf16,truncate"
+
+
+def test_an_unknown_way_of_the_teachers_pass_is_refused_before_anything_is_written(here: Path, capsys: Screen) -> None:
+    said = train(capsys, "--out", "run", "--teacher-forward", "bf61", "--method", "kd")
+    assert said.code == 2
+    assert "unknown option 'bf61'" in said.err
+    assert not (here / "run" / "report.json").exists()
+
+
 def test_settings_come_from_a_file_then_options_then_set(here: Path, capsys: Screen) -> None:
     (here / "s.yaml").write_text(
         "data: photos\nteacher: models.py:eye\nstudent: models.py:make\nmethods: [kd]\nbaseline: false\n"

@@ -11,7 +11,20 @@ import pytest
 import distil
 
 # The systems that are only a card have an empty package, which costs nothing to look at.
-FOLDERS = ("cache", "catalog", "cli", "data", "engine", "loops", "methods", "models", "report", "systems", "tasks")
+FOLDERS = (
+    "cache",
+    "catalog",
+    "cli",
+    "data",
+    "engine",
+    "loops",
+    "methods",
+    "models",
+    "plan",
+    "report",
+    "systems",
+    "tasks",
+)
 MODULES = [
     module.name
     for folder in FOLDERS

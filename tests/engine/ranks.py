@@ -6,6 +6,8 @@ ways see the same samples in every step.
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +18,13 @@ from torch import Tensor, nn
 
 from distil.data import DictDataset
 from distil.engine import Distiller, OwnOptimizer, Term, fit, ramp
-from distil.engine.serial import save_tree
+from distil.engine.serial import load_tree, save_tree
 from distil.engine.window import rank, world_size
-from distil.methods import KD, FitNets, Supervised
+from distil.methods import CRD, KD, FitNets, Supervised
 from engine import toys
+from engine.kills import free_port
 
-__all__ = ["SCENARIOS", "run_all"]
+__all__ = ["SCENARIOS", "SHARDED", "by_two", "read", "run_all"]
 
 WORLD = 2
 
@@ -48,6 +51,15 @@ def gradient() -> dict[str, Any]:
     data = half_labelled()
     distiller = Distiller(*toys.pair(), KD() + Supervised(), example=toys.batch(data, 4))
     return go(distiller, data, accumulate=2, clip=0.5)
+
+
+def banks() -> dict[str, Any]:
+    """Memories of every sample, moved by what all ranks saw; and a constant that all must find together."""
+    data = toys.vectors(24)
+    method = Supervised() + 0.1 * CRD(negatives=5, dim=8)
+    distiller = Distiller(*toys.pair(), method, example=toys.batch(data, 4))
+    distiller.prepare(data)
+    return go(distiller, data, accumulate=2, epochs=3)
 
 
 def statistics() -> dict[str, Any]:
@@ -119,21 +131,132 @@ def buffers() -> dict[str, Any]:
     return go(Distiller(*toys.pair(), Follows(), example=toys.batch(data, 4)), data)
 
 
+def shortcut() -> dict[str, Any]:
+    """A teacher whose passes stop early, with BatchNorm folded: both processes try it, and decide alike."""
+    data = toys.images(24)
+    student, teacher = toys.seeded(lambda: toys.CNN(norm=False), 1), toys.seeded(toys.CNN, 2)
+    distiller = Distiller(student, teacher, toys.Hint(tap="two"), example=toys.batch(data, 4))
+    made = go(distiller, data, teacher_forward="truncate,fold_bn,stream")
+    return made | {"kept": distiller.cast.said()["model"]["kept"]}
+
+
 SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
-    f.__name__: f for f in (gradient, statistics, unused, adapters, own, buffers)
+    f.__name__: f for f in (gradient, statistics, unused, adapters, own, buffers, banks, shortcut)
 }
 
 
-def run_all(folder: Path) -> None:
+class Deep(nn.Module):
+    """A student of alike blocks, an embedding of ragged texts before them, and a head tied to nothing."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.words = nn.Embedding(11, width, padding_idx=0)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(width, width), nn.ReLU()) for _ in range(2)])
+        self.head = nn.Linear(width, toys.CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden, there = self.words(inputs), (inputs != 0).unsqueeze(2)
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.head((hidden * there).sum(1) / there.sum(1))
+
+
+def texts(count: int = 22) -> DictDataset:
+    """Texts of one to six words, padded with 0."""
+    draw = torch.Generator().manual_seed(5)
+    words = torch.randint(1, 11, (count, 6), generator=draw)
+    lengths = torch.randint(1, 7, (count, 1), generator=draw)
+    words = words.masked_fill(torch.arange(6) >= lengths, 0)
+    return DictDataset(words, words.sum(1) % toys.CLASSES, torch.arange(count))
+
+
+def deep(method: Any = None) -> tuple[Distiller, DictDataset]:
+    """The deep student, its teacher and its texts."""
+    data = texts()
+    student, teacher = toys.seeded(Deep, 1), toys.seeded(lambda: Deep(12), 2)
+    return Distiller(student, teacher, KD() + Supervised() if method is None else method, example=data_of(data)), data
+
+
+def data_of(data: DictDataset) -> dict[str, Tensor]:
+    """A few samples for the dry run."""
+    return toys.batch(data, 4)
+
+
+def ragged() -> dict[str, Any]:
+    """Ragged texts, a last batch that is smaller, two micro-batches a step, clipping."""
+    distiller, data = deep()
+    return go(distiller, data, texts(12), accumulate=2, clip=0.5, ema=0.5, keep="last")
+
+
+def adapted() -> dict[str, Any]:
+    """An adapter that stays whole beside a student that may be in shards; Adam has a state for each."""
+    distiller, data = deep(KD() + FitNets(tap="head:in"))
+    return go(distiller, data, texts(12), optimizer="adam", lr=0.02, clip=1.0, shard_teacher=world_size() > 1)
+
+
+def resumed(folder: Path) -> dict[str, Any]:
+    """Stopped after four steps and gone on with, best weights and averages among what is stored."""
+    given = {"accumulate": 1, "epochs": 3, "ema": 0.6, "optimizer": "adamw", "lr": 0.02, "out": folder, "save_every": 2}
+
+    def stop(step: int, steps: int) -> None:
+        if step == 5:
+            raise Stopped
+
+    try:
+        distiller, data = deep(KD() + FitNets(tap="head:in"))
+        go(distiller, data, texts(12), **given, progress=stop)
+    except Stopped:
+        pass
+    distiller, data = deep(KD() + FitNets(tap="head:in"))
+    return go(distiller, data, texts(12), **given, resume=True)
+
+
+class Stopped(Exception):
+    """The run is cut off here."""
+
+
+def straight() -> dict[str, Any]:
+    """The resumed run, in one go."""
+    distiller, data = deep(KD() + FitNets(tap="head:in"))
+    return go(distiller, data, texts(12), epochs=3, ema=0.6, optimizer="adamw", lr=0.02)
+
+
+SHARDED: dict[str, Callable[[], dict[str, Any]]] = {f.__name__: f for f in (ragged, adapted, straight)}
+
+
+def run_all(folder: Path, scenarios: dict[str, Callable[[], dict[str, Any]]] = SCENARIOS) -> None:
     """Run every scenario in this process."""
-    for name, scenario in SCENARIOS.items():
+    for name, scenario in scenarios.items():
         torch.manual_seed(rank())
         tree = scenario()
         save_tree(tree, folder / f"{name}-{rank()}")
+
+
+def by_two(place: Path, *words: str, **extra: str) -> None:
+    """Have two processes run the scenarios, and write what came of them under ``place``."""
+    here = Path(__file__).resolve().parents[1]
+    paths = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+           "MASTER_PORT": str(free_port()), **extra}  # fmt: skip
+    command = [sys.executable, "-m", "engine.ranks", str(place), *words]
+    both = [
+        subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True)
+        for r in range(2)
+    ]
+    said = [process.communicate(timeout=180)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said[0][-3000:] + said[1][-3000:]
+
+
+def read(folder: Path, name: str) -> tuple[Any, Any, Any]:
+    """What rank 0, rank 1 and the single process made."""
+    first, second, alone = (load_tree(folder / place) for place in (f"two/{name}-0", f"two/{name}-1", f"one/{name}-0"))
+    return first, second, alone
 
 
 if __name__ == "__main__":
     from accelerate import Accelerator
 
     Accelerator(cpu=True)
-    run_all(Path(sys.argv[1]))
+    place, sharded = Path(sys.argv[1]), "sharded" in sys.argv[2:]
+    extra = {"resumed": lambda: resumed(place / "run")} if sharded else {}
+    run_all(place, {**SHARDED, **extra} if sharded else SCENARIOS)

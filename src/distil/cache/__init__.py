@@ -5,11 +5,12 @@ cache.check(teacher, data, get_task("classification"))
 distiller = Distiller(student, CachedTeacher(cache), KD(), example=batch)
 """
 
-from distil.cache.codecs import CODECS, Codec, Dense16, Dense32, Features16, Int8, Sampled, TopK, get_codec
+from distil.cache.checking import Check
+from distil.cache.codecs import CODECS, Codec, Dense8, Dense16, Dense32, Features16, Int8, Sampled, TopK, get_codec
 from distil.cache.importing import import_topk
 from distil.cache.keys import contents_of
 from distil.cache.shards import Field, Meta, Shard, write_shard
-from distil.cache.store import Check, TeacherCache
+from distil.cache.store import TeacherCache
 from distil.cache.teacher import CachedTeacher
 from distil.cache.writing import plan_cache
 
@@ -18,6 +19,7 @@ __all__ = [
     "CachedTeacher",
     "Check",
     "Codec",
+    "Dense8",
     "Dense16",
     "Dense32",
     "Features16",

@@ -77,11 +77,12 @@ def unpack_sorted(rows: Bytes, count: int, universe: int) -> Ids:
     form = layout(count, universe)
     high = np.ascontiguousarray(rows[:, form.low_bytes : form.bytes])
     unary = np.unpackbits(high, axis=1, count=form.high_bits, bitorder="little")
-    places = np.flatnonzero(unary.view(np.bool_))
+    places: Ids = np.flatnonzero(unary.view(np.bool_))
     if places.size != len(rows) * count:
         raise DistilError(f"ids: rows of {count} ids hold {places.size / max(1, len(rows)):g} each; they are damaged.")
-    first = np.arange(len(rows), dtype=np.int64)[:, None] * form.high_bits + np.arange(count)
-    found: Ids = (places.reshape(len(rows), count) - first) << form.low
+    found = places.reshape(len(rows), count)
+    found -= np.arange(len(rows), dtype=np.int64)[:, None] * form.high_bits + np.arange(count)
+    found <<= form.low
     if form.low:
         found |= unpack_fields(rows[:, : form.low_bytes], count, form.low)
     return found
@@ -111,11 +112,11 @@ def unpack_fields(rows: Bytes, count: int, bits: int) -> npt.NDArray[np.int32]:
         pairs = np.stack([rows & 15, rows >> 4], axis=2).reshape(len(rows), 2 * rows.shape[1])
         return pairs[:, :count].astype(np.int32)
     start = np.arange(count) * bits
-    byte, last = start >> 3, rows.shape[1] - 1
-    word = np.take(rows, byte, axis=1).astype(np.int32)
-    for more in range(1, (bits + 14) // 8):
-        # A byte past the end is never needed: the field ends before it, and the mask drops what is read instead.
-        word |= np.take(rows, np.minimum(byte + more, last), axis=1).astype(np.int32) << (8 * more)
-    word >>= (start & 7).astype(np.int32)
-    word &= (1 << bits) - 1
-    return word
+    padded = np.zeros((len(rows), rows.shape[1] + 3), dtype=np.uint8)
+    padded[:, : rows.shape[1]] = rows
+    # A word of four bytes from every byte on: each field lies in one, so a single gather reads them all.
+    words = np.ndarray(rows.shape, "<u4", padded, strides=(padded.shape[1], 1))
+    word = words[:, start >> 3].astype(np.uint32, copy=False)
+    word >>= (start & 7).astype(np.uint32)
+    word &= np.uint32((1 << bits) - 1)
+    return word.view(np.int32)

@@ -16,11 +16,28 @@ import torch
 from torch import Tensor
 
 from distil.cache.bits import Bytes
-from distil.cache.codec import HALF, Codec, Targets, all_finite, as_bytes, checked, finite, view_as
+from distil.cache.codec import FLOOR, HALF, Codec, Targets, all_finite, as_bytes, checked, finite, view_as
 from distil.cache.sparse_codecs import Sampled, TopK
 from distil.errors import DistilError, nearest
 
-__all__ = ["CODECS", "Codec", "Dense16", "Dense32", "Features16", "Int8", "Sampled", "TopK", "codec_from", "get_codec"]
+__all__ = [
+    "CODECS",
+    "Bytes8",
+    "Codec",
+    "Dense8",
+    "Dense16",
+    "Dense32",
+    "Features16",
+    "Int8",
+    "Sampled",
+    "TopK",
+    "codec_from",
+    "get_codec",
+]
+
+
+_STEPS = 254
+_SQUARES = np.append(-((np.arange(_STEPS + 1, dtype=np.float32) / _STEPS) ** 2), np.float32(-np.inf))
 
 
 class _Numbers(Codec):
@@ -103,6 +120,55 @@ class Dense16(_Numbers):
 
 @final
 @dataclass(frozen=True)
+class Dense8(Codec):
+    """Logits as their distance below the row's largest in 8 bits, that largest in float32: 1 byte each and 8.
+
+    The steps grow with the distance (the square of a uniform scale), fine where the probability is. A class more than
+    50 below the largest is kept at 50, and −inf as itself: their probability is 0 either way. The error is the largest
+    difference of a distance up to 50.
+
+    >>> codec = Dense8()
+    >>> codec.bytes(1000), codec.decode(codec.encode(torch.tensor([[4.0, 4.0, -6.0]])), 3)["values"]
+    (1008, tensor([[ 4.,  4., -6.]]))
+    """
+
+    name: ClassVar[str] = "dense8"
+
+    def bytes(self, width: int) -> int:
+        """Return width + 8."""
+        return width + 8
+
+    def encode(self, values: Tensor, keys: Tensor | None = None) -> Bytes:
+        """Return the rows; see :class:`Codec`."""
+        values = checked(self.name, values)
+        top = values.amax(1, keepdim=True)
+        below = top - torch.where(values == -torch.inf, top, values).clamp(min=top - FLOOR)
+        span = below.amax(1, keepdim=True).clamp(min=1e-7)
+        level = ((below / span).sqrt() * _STEPS).round().to(torch.uint8)
+        level[values == -torch.inf] = _STEPS + 1
+        return np.concatenate([as_bytes(part.cpu().numpy()) for part in (top, span, level)], axis=1)
+
+    def decode(self, rows: Bytes, width: int) -> Targets:
+        """Return ``values`` float32."""
+        top, span = view_as(rows[:, :4], np.float32), view_as(rows[:, 4:8], np.float32)
+        return {"values": torch.from_numpy(_SQUARES.take(rows[:, 8:]) * span + top)}
+
+    def error(self, values: Tensor, decoded: Targets) -> Tensor:
+        """Return the largest difference of a logit that is at most 50 below the largest."""
+        real = values.double()
+        near = torch.maximum(real, real.amax(1, keepdim=True) - FLOOR)
+        gap = (near - decoded["values"].double()).abs()
+        return torch.where(real == decoded["values"].double(), 0.0, gap).amax(1)
+
+    def bound(self, values: Tensor) -> Tensor:
+        """Return half of the last and largest step, with the rounding of float32."""
+        real = finite(values)
+        span = (real.amax(1) - real.amin(1)).clamp(max=FLOOR)
+        return span * (_STEPS - 0.25) / _STEPS**2 + 2.0**-20 * (1 + span + real.abs().amax(1))
+
+
+@final
+@dataclass(frozen=True)
 class Features16(_Numbers):
     """Features in fp16: 2 bytes each; numbers beyond 65,504 are refused."""
 
@@ -165,24 +231,62 @@ class Int8(_Numbers):
         return values.double().abs().amax(1) * (0.5 / 127 + 1e-6) + 1e-37
 
 
-CODECS: dict[str, type[Codec]] = {c.name: c for c in (Dense32, Dense16, TopK, Sampled, Features16, Int8)}
+@final
+@dataclass(frozen=True)
+class Bytes8(_Numbers):
+    """Bytes as they are: what a record of a view is kept in."""
+
+    name: ClassVar[str] = "bytes"
+    logits: ClassVar[bool] = False
+
+    def bytes(self, width: int) -> int:
+        """Return width."""
+        return width
+
+    def encode(self, values: Tensor, keys: Tensor | None = None) -> Bytes:
+        """Return the rows; see :class:`Codec`."""
+        if values.dtype != torch.uint8:
+            raise DistilError(f"bytes: {values.dtype} numbers are no bytes; take dense16, features16 or int8.")
+        return np.ascontiguousarray(values.cpu().numpy())
+
+    def decode(self, rows: Bytes, width: int) -> Targets:
+        """Return ``values`` uint8."""
+        return {"values": torch.from_numpy(np.array(rows))}
+
+    def bound(self, values: Tensor) -> Tensor:
+        """Return 0."""
+        return torch.zeros(len(values), dtype=torch.float64)
+
+
+CODECS: dict[str, type[Codec]] = {
+    c.name: c for c in (Dense32, Dense16, Dense8, TopK, Sampled, Features16, Int8, Bytes8)
+}
 """Every codec by its name."""
+
+
+HEAT = r"(?:@(\d+(?:\.\d+)?))?"
+"""How a sparse codec's name ends where its softmax has a temperature."""
 
 
 def get_codec(text: str | Codec) -> Codec:
     """Return a codec by name: ``dense16``, ``dense32``, ``topk64``, ``topk64x8`` (8 bits), ``sampled50``, ``int8``, ….
 
+    ``@4`` behind a sparse one is the temperature of its softmax.
+
     >>> get_codec("topk32x6")
     TopK(k=32, bits=6, temperature=1.0)
+    >>> get_codec("sampled50@4").temperature
+    4.0
     """
     if isinstance(text, Codec):
         return text
-    if found := re.fullmatch(r"topk(\d+)(?:x(\d+))?", text):
-        return TopK(int(found[1]), int(found[2] or 4))
-    if found := re.fullmatch(r"sampled(\d+)", text):
-        return Sampled(int(found[1]))
-    if text not in CODECS:
-        raise DistilError(f"the codec {text!r} is unknown; {nearest(text, [*CODECS, 'topk64', 'sampled50'])}")
+    if found := re.fullmatch(rf"topk(\d+)(?:x(\d+))?{HEAT}", text):
+        return TopK(int(found[1]), int(found[2] or 4), float(found[3] or 1))
+    if found := re.fullmatch(rf"sampled(\d+){HEAT}", text):
+        return Sampled(int(found[1]), temperature=float(found[2] or 1))
+    named = [name for name in CODECS if name != Bytes8.name]  # which holds records alone
+    if text not in named:
+        raise DistilError(f"the codec {text!r} is unknown; {nearest(text, [*named, 'topk64', 'sampled50'])}")
     return CODECS[text]()
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distil.data.bundle import View, indexed
-from distil.data.loading import as_batches
+from distil.data.bundle import View, ids_of, indexed
+from distil.data.loading import FullBatch, as_batches
+from distil.data.views import Viewed
 from distil.errors import DistilError
 
-__all__ = ["contents_of", "samples_of", "teacher_inputs", "transform_of"]
+__all__ = ["contents_in", "contents_of", "ids_in", "samples_of", "teacher_inputs", "transform_of", "viewed_in"]
 
 _CHUNK = {"cpu": 1 << 18}  # words multiplied at a time: on a CPU what its cache holds
 
@@ -59,9 +60,36 @@ def contents_of(inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
     return total.cpu()
 
 
+def contents_in(batch: Mapping[str, Any]) -> Tensor:
+    """Return the contents of a batch's samples; those of a graph's nodes change with any node and any edge."""
+    inputs = teacher_inputs(batch)
+    if "edge_index" not in batch:
+        return contents_of(inputs)
+    nodes = contents_of(inputs)
+    graph = contents_of({"edges": batch["edge_index"].cpu().reshape(1, -1), "nodes": nodes.reshape(1, -1)})
+    return _mixed(nodes + graph)
+
+
+def ids_in(data: Any) -> Tensor:
+    """Return the ids of a dataset's samples, or of a graph's nodes."""
+    if isinstance(data, FullBatch):
+        return torch.as_tensor(data.batch["id"]).long().cpu()
+    return ids_of(indexed(data))
+
+
 def samples_of(data: Any, positions: Tensor) -> dict[str, Any]:
-    """Return the samples at ``positions`` of a dataset as one batch, as a loader would give them."""
-    return next(iter(as_batches(View(indexed(data), positions), len(positions)).iterate(0)))
+    """Return the samples at ``positions`` of a dataset as a loader would give them; of a graph, the whole of it."""
+    if isinstance(data, FullBatch):
+        return dict(data.batch)
+    some = View(indexed(data), positions)
+    return next(iter(as_batches(some, len(positions) * some.per_image).iterate(0)))
+
+
+def viewed_in(data: Any) -> Viewed | None:
+    """Return the views through which samples are read, under subsets of them; ``None`` where there are none."""
+    while data is not None and not isinstance(data, Viewed):
+        data = data.dataset if isinstance(data, View) else None
+    return data
 
 
 def transform_of(data: Any) -> str:

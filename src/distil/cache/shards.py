@@ -4,7 +4,7 @@ A shard is::
 
     8 bytes  "DISTILc1"                    8 bytes  length of the header, little-endian
     4 bytes  CRC-32 of the header          the header, JSON, padded with spaces to a multiple of 64 bytes
-    the sections, one after another: "id" int64, "content" int64, then the rows of each tap
+    the sections, one after another: "id" int64, "content" int64, with views "view" int64, then the rows of each tap
 
 Its header says what a row is (:class:`Meta`), how many there are, where each section begins, and the CRC-32 of each of
 its blocks. Nothing in it is ever executed.
@@ -31,13 +31,15 @@ from distil.cache.codec import Codec
 from distil.cache.codecs import codec_from
 from distil.errors import DistilError
 
-__all__ = ["SUFFIX", "Field", "Meta", "Shard", "write_shard"]
+__all__ = ["PLAIN", "SUFFIX", "Field", "Meta", "Shard", "write_shard"]
 
 SUFFIX = ".shard"
-VERSION = 1
+VERSIONS = (1, 2)
 _MAGIC = b"DISTILc1"
 _BLOCK = 1 << 18
 _START = 20
+PLAIN = -1
+"""The view that is none: a sample as it is."""
 _MOST = 1 << 28  # a longer header is no header
 Longs = npt.NDArray[np.int64]
 
@@ -46,12 +48,20 @@ Longs = npt.NDArray[np.int64]
 class Field:
     """One tap: its codec, and the shape of one sample's numbers, the last of which is coded as a row.
 
+    Attributes:
+        codec: its name and parameters.
+        shape: of one sample, as it is coded.
+        form: of one sample, as it is given back, where that differs (maps are coded by channel).
+        place: the module path it was read at, where its name is a meaning.
+
     >>> Field({"name": "dense16"}, (100,)).bytes
     204
     """
 
     codec: Mapping[str, Any]
     shape: tuple[int, ...]
+    form: tuple[int, ...] | None = None
+    place: str | None = None
 
     @property
     def width(self) -> int:
@@ -85,6 +95,8 @@ class Meta:
         temperature: a word on what the numbers are: logits as the teacher gave them, or a softmax at a temperature.
         contents: whether rows know the inputs they belong to (imported ones do not).
         note: where it came from.
+        views: the views of each sample (``Views.plain()``), whose records are the field ``augment``; ``None`` where
+            samples are stored as they are.
     """
 
     fields: Mapping[str, Field]
@@ -94,37 +106,59 @@ class Meta:
     temperature: str = "logits as given"
     contents: bool = True
     note: str = ""
+    views: Mapping[str, Any] | None = None
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON would hold it."""
-        return json.loads(json.dumps(asdict(self)))
+        """Return it as JSON would hold it, without what is not used."""
+        tree: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        tree["fields"] = {name: _used(field) for name, field in tree["fields"].items()}
+        return _used(tree)
 
     @classmethod
     def read(cls, plain: Mapping[str, Any]) -> Meta:
         """Return what :meth:`plain` described."""
-        fields = {name: Field(one["codec"], tuple(one["shape"])) for name, one in plain["fields"].items()}
+        fields = {
+            name: Field(one["codec"], tuple(one["shape"]), tuple(form) if (form := one.get("form")) else None,
+                        one.get("place"))
+            for name, one in plain["fields"].items()
+        }  # fmt: skip
         return cls(**{**plain, "fields": fields})
 
     @property
     def bytes(self) -> int:
-        """The bytes of one sample, id and content among them."""
-        return 16 + sum(field.bytes for field in self.fields.values())
+        """The bytes of one answer, id and content among them: of a sample, or of one view of it."""
+        return (24 if self.views else 16) + sum(field.bytes for field in self.fields.values())
+
+    @property
+    def version(self) -> int:
+        """The oldest version of the format that says all this, so that older programs read what they can."""
+        return 2 if self.views or any(f.form or f.place for f in self.fields.values()) else 1
 
 
-def write_shard(folder: Path, meta: Meta, ids: Longs, contents: Longs, rows: Mapping[str, Bytes]) -> Path:
+def write_shard(
+    folder: Path, meta: Meta, ids: Longs, contents: Longs, rows: Mapping[str, Bytes], *, views: Longs | None = None
+) -> Path:
     """Write a shard under a name that its content gives, so that writers never meet; a reader sees all of it or none.
 
     Raises:
         DistilError: the folder cannot be written to, or the disk is full; nothing is left behind.
     """
     parts: dict[str, Bytes] = {"id": _raw(ids), "content": _raw(contents)}
+    if views is not None:
+        parts["view"] = _raw(views)
     parts |= {f"tap:{name}": np.ascontiguousarray(block).reshape(-1) for name, block in rows.items()}
     sections, at = [], 0
     for name, part in parts.items():
         sums = [zlib.crc32(part[first : first + _BLOCK].data) for first in range(0, part.nbytes, _BLOCK)]
         sections.append({"name": name, "at": at, "bytes": part.nbytes, "crc32": sums})
         at += part.nbytes
-    described = {"version": VERSION, "count": len(ids), "block": _BLOCK, "meta": meta.plain(), "sections": sections}
+    described = {
+        "version": meta.version,
+        "count": len(ids),
+        "block": _BLOCK,
+        "meta": meta.plain(),
+        "sections": sections,
+    }
     header = json.dumps(described, sort_keys=True).encode()
     header += b" " * (-(_START + len(header)) % 64)
     digest = hashlib.sha256(header).hexdigest()[:24]
@@ -178,6 +212,9 @@ class Shard:
             raise self._broken(f"has {size} bytes and should have {whole}: it was cut short, or something was added")
         self._begin()
         self.ids, self.contents = (self._section(name).view("<i8").astype(np.int64) for name in ("id", "content"))
+        self.views = np.full(self.count, PLAIN)
+        if "view" in self._sections:
+            self.views = self._section("view").view("<i8").astype(np.int64)
 
     def rows(self, tap: str, positions: Longs) -> Bytes:
         """Return the coded samples of a tap, ``[n, lead, bytes of a row]``; what is read is checked first."""
@@ -205,9 +242,10 @@ class Shard:
         if len(text) != length or zlib.crc32(text) != checksum:
             raise self._broken("has a damaged header")
         header: dict[str, Any] = json.loads(text)
-        if header.get("version") != VERSION:
+        if header.get("version") not in VERSIONS:
             raise self._broken(
-                f"is of version {header.get('version')}, and this version reads {VERSION}", "update distil, or write"
+                f"is of version {header.get('version')}, and this version reads {' and '.join(map(str, VERSIONS))}",
+                "update distil, or write",
             )
         self._first = _START + length
         return header
@@ -257,6 +295,10 @@ class Shard:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._begin()
+
+
+def _used(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in tree.items() if value is not None}
 
 
 def _raw(values: Longs) -> Bytes:

@@ -82,7 +82,8 @@ class TopK(Codec):
         middle = first + (self.k * self.bits + 7) // 8
         span, odds = (view_as(rows[:, at : at + 2], np.float16).astype(np.float32) for at in (middle, middle + 2))
         table = -((np.arange(most + 1, dtype=np.float32) / most) ** 2)
-        level = table[unpack_fields(rows[:, first:middle], self.k, self.bits)] * span
+        level = table.take(unpack_fields(rows[:, first:middle], self.k, self.bits))
+        level *= span
         with np.errstate(over="ignore"):
             level -= np.log(np.exp(level).sum(1, keepdims=True)) + np.logaddexp(0, odds)
             tail = 1 / (1 + np.exp(-odds[:, 0]))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distil.cache.checking import Check, complete, same_data, same_records, same_teacher
 from distil.cache.codec import Codec
-from distil.cache.keys import contents_of, samples_of, teacher_inputs, transform_of
+from distil.cache.keys import ids_in, viewed_in
 from distil.cache.shards import SUFFIX, Longs, Meta, Shard
-from distil.cache.writing import SHARD_BYTES, Progress, fill, plan_cache
-from distil.data.bundle import View, ids_of, indexed
-from distil.data.fingerprint import fingerprint
+from distil.cache.writing import AUGMENT, SHARD_BYTES, Progress, Taps, fill, plan_cache
+from distil.data.bundle import View, indexed
+from distil.data.loading import FullBatch
+from distil.data.views import Viewed, Views
 from distil.errors import DistilError
-from distil.tasks.base import Task, device_of, evaluating, to_device
+from distil.tasks.base import Task
 
-__all__ = ["Check", "TeacherCache"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """What a spot check against the live teacher saw.
-
-    Attributes:
-        samples: how many were compared.
-        cosine: the lowest between stored and live numbers (of kept log-probabilities where the codec is sparse; 1 for
-            samples drawn, which have no such number).
-        difference: the largest error in the codec's unit.
-        bound: the largest that was allowed there.
-    """
-
-    samples: int
-    cosine: float
-    difference: float
-    bound: float
+__all__ = ["TeacherCache"]
 
 
 class TeacherCache:
@@ -79,7 +62,7 @@ class TeacherCache:
         out: str | os.PathLike[str],
         *,
         codec: str | Codec = "dense16",
-        taps: Sequence[str] = ("logits",),
+        taps: Taps = ("logits",),
         features: str | Codec = "features16",
         batch_size: int = 256,
         device: torch.device | str | None = None,
@@ -87,23 +70,31 @@ class TeacherCache:
         workers: int = 0,
         shard_bytes: int = SHARD_BYTES,
         note: str = "",
+        views: Views | None = None,
+        rank: int = 0,
+        world: int = 1,
         progress: Progress | None = None,
     ) -> TeacherCache:
         """Run ``teacher`` over ``data`` in inference mode and store what it says; what is stored is not run again.
 
         Args:
             teacher: the model; its modes are given back, and its state is not touched.
-            data: a map-style dataset; its samples have ids (their positions, if nothing else).
+            data: a map-style dataset; its samples have ids (their positions, if nothing else). Of a
+                :class:`distil.data.Viewed` every view is stored, with its record. Or a graph, as a ``FullBatch``.
             task: how the teacher is called, by name or itself.
             out: a folder. What it holds already must be of the same teacher, task, codec and precision.
             codec: of the logits, by name (``dense16``, ``topk64``, ``sampled50``, …) or itself.
-            taps: ``"logits"``, or paths of modules whose first output tensor is stored by ``features``.
+            taps: ``"logits"``, or paths of modules whose first output tensor (``path:in``: input) is stored by
+                ``features``; a mapping gives them other names, ``{"logits": "logits", "emb": "fc:in"}``.
             features: the codec of all other taps.
             batch_size, workers: how data are read.
             device: where the teacher is moved to and stays; default where it is.
             precision: ``"fp32"`` or ``"bf16"`` (autocast).
             shard_bytes: about the size of a shard, which is also what is held in memory.
             note: a word for the header.
+            views: of the cache, where ``data`` are to be stored beside views of other samples, as they are.
+            rank, world: write every ``world``-th sample from ``rank`` on. So many processes may fill one folder at
+                once, each with shards of its own; nothing is merged, for a shard is in the cache once it has its name.
             progress: called with the samples done and their number.
 
         Raises:
@@ -112,51 +103,62 @@ class TeacherCache:
         """
         meta = plan_cache(
             teacher, data, task, codec=codec, taps=taps, features=features, device=device, precision=precision,
-            note=note,
+            note=note, views=views,
         )  # fmt: skip
+        if not 0 <= rank < world:
+            raise DistilError(f"rank={rank}, world={world} is impossible; expected 0 <= rank < world.")
         folder = Path(out)
-        positions = cls._missing(folder, meta, data)
+        positions = cls._missing(folder, meta, data, rank, world)
         options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "shard_bytes": shard_bytes}
         fill(teacher, data, task, folder, meta, positions, progress=progress, **options)
         return cls(folder)
 
     @classmethod
-    def _missing(cls, folder: Path, meta: Meta, data: Any) -> Tensor:
-        """Return the positions of the samples that are not stored yet; what is stored must fit."""
-        everything = torch.arange(len(indexed(data)))
+    def _missing(cls, folder: Path, meta: Meta, data: Any, rank: int, world: int) -> Tensor:
+        """Return the positions of this rank's samples that are not stored yet; what is stored must fit."""
+        ids = ids_in(data)
+        everything = torch.arange(len(ids))
         if not any(folder.glob(f"*{SUFFIX}")):
-            return everything
+            return everything[rank::world]
         there = cls(folder)
         mine, theirs = meta.plain(), there.meta.plain()
-        for name, what in (("teacher", "teacher"), ("task", "task"), ("precision", "precision"), ("fields", "codec")):
-            if mine[name] != theirs[name]:
+        names = {"teacher": "teacher", "task": "task", "precision": "precision", "views": "views", "fields": "codec"}
+        for name, what in names.items():
+            if mine.get(name) != theirs.get(name):
                 raise DistilError(
-                    f"the cache {folder} holds answers of another {what} ({theirs[name]}, and this is {mine[name]}): "
-                    "name another folder, or overwrite it."
+                    f"the cache {folder} holds answers of another {what} ({theirs.get(name)}, and this is "
+                    f"{mine.get(name)}): name another folder, or overwrite it."
                 )
-        stored = there.has(ids_of(indexed(data)))
+        stored = there.has(ids, views=viewed_in(data) is not None)
         if stored.any():
-            there.check_data(View(indexed(data), everything[stored]))
-        return everything[~stored]
+            there.check_data(data if isinstance(data, FullBatch) else View(indexed(data), everything[stored]))
+        return everything[rank::world][~stored[rank::world]]
 
     def _index(self) -> None:
         ids = np.concatenate([shard.ids for shard in self.shards])
         contents = np.concatenate([shard.contents for shard in self.shards])
         shard = np.concatenate([np.full(one.count, k, dtype=np.int32) for k, one in enumerate(self.shards)])
         row = np.concatenate([np.arange(one.count, dtype=np.int64) for one in self.shards])
-        order = np.argsort(ids, kind="stable")
-        ids, contents = ids[order], contents[order]
-        twice = np.flatnonzero(ids[1:] == ids[:-1])
+        # One line for each id: the sample as it is, then its views.
+        self.views = Views.read(self.meta.views) if self.meta.views else None
+        self._columns = 1 if self.views is None else 1 + self.views.count
+        self._ids = np.unique(ids)
+        column = np.concatenate([one.views for one in self.shards]) + 1
+        key = np.searchsorted(self._ids, ids) * self._columns + column
+        order = np.argsort(key, kind="stable")
+        key, contents = key[order], contents[order]
+        twice = np.flatnonzero(key[1:] == key[:-1])
         differ = twice[contents[twice] != contents[twice + 1]]
         if len(differ):
             one, two = (self.shards[shard[order[differ[0] + k]]].path.name for k in (0, 1))
             raise DistilError(
-                f"the cache {self.folder} holds sample {ids[differ[0]]} twice with different contents ({one}, {two}): "
-                "the data changed between two writings; write it anew with overwrite."
+                f"the cache {self.folder} holds sample {ids[order[differ[0]]]} twice with different contents ({one}, "
+                f"{two}): the data changed between two writings; write it anew with overwrite."
             )
-        keep = np.concatenate([[True], ids[1:] != ids[:-1]]) if len(ids) else np.zeros(0, dtype=bool)
-        self._ids, self._contents = ids[keep], contents[keep]
-        self._shard, self._row = shard[order][keep], row[order][keep]
+        size = len(self._ids) * self._columns
+        self._contents, self._row = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+        self._shard = np.full(size, -1, dtype=np.int32)
+        self._contents[key], self._shard[key], self._row[key] = contents, shard[order], row[order]
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -173,16 +175,42 @@ class TeacherCache:
         """The bytes on disk."""
         return sum(shard.path.stat().st_size for shard in self.shards)
 
-    def has(self, ids: Tensor) -> Tensor:
-        """Say which of ``ids`` are stored, bool ``[B]``."""
-        return torch.from_numpy(np.isin(ids.cpu().numpy(), self._ids))
+    def has(self, ids: Tensor, *, views: bool = False) -> Tensor:
+        """Say which of ``ids`` are stored as they are, or with ``views`` in every view; bool ``[B]``."""
+        wanted = ids.cpu().numpy()
+        place, known = self._lines(wanted)
+        line = self._shard.reshape(-1, self._columns)[place] >= 0
+        return torch.from_numpy(known & (line[:, 1:].all(1) & (self._columns > 1) if views else line[:, 0]))
 
-    def contents(self, ids: Tensor) -> Tensor:
+    def contents(self, ids: Tensor, views: Tensor | None = None) -> Tensor:
         """Return the 64 bits of the inputs that each stored answer belongs to, int64 ``[B]``."""
-        return torch.from_numpy(self._contents[self._find(ids)])
+        return torch.from_numpy(self._contents[self._find(ids, views)])
+
+    def viewed(self, data: Any, *, per_image: int = 1) -> Viewed:
+        """Return ``data`` in the very views that were stored, replayed from their records.
+
+        Args:
+            data: the dataset that the cache was written from, as it is.
+            per_image: see :class:`distil.data.Viewed`.
+
+        Raises:
+            DistilError: a cache without views, or samples whose views are not all stored.
+        """
+        if self.views is None:
+            raise DistilError(f"the cache {self.folder} holds no views; write it from distil.data.Viewed, or --views.")
+        inner, count = indexed(data), self.views.count
+        complete(self, ids_in(inner), views=True)
+        ids = ids_in(inner).repeat_interleave(count)
+        records = self.read(ids, tap=AUGMENT, views=torch.arange(count).repeat(len(inner)))["values"].numpy()
+        return Viewed(inner, self.views, per_image=per_image, records=records.reshape(len(inner), count, -1))
 
     def read(
-        self, ids: Tensor | Sequence[int], *, tap: str = "logits", contents: Tensor | None = None
+        self,
+        ids: Tensor | Sequence[int],
+        *,
+        tap: str = "logits",
+        contents: Tensor | None = None,
+        views: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the stored targets of samples, in the order of ``ids``.
 
@@ -191,6 +219,7 @@ class TeacherCache:
             tap: which of the taps that were stored.
             contents: what :func:`distil.cache.contents_of` says of the inputs at hand; given, it must be what was
                 stored.
+            views: int64 ``[B]``, which view of each sample; -1, or ``None``: the sample as it is.
 
         Returns:
             What the codec decodes, ``[B, …]`` with the tap's own dimensions between: ``values`` of a dense codec,
@@ -203,7 +232,7 @@ class TeacherCache:
         if field is None:
             raise DistilError(f"the cache {self.folder} holds {', '.join(self.meta.fields)} and no {tap!r}.")
         wanted = torch.as_tensor(ids).long().cpu()
-        found = self._find(wanted)
+        found = self._find(wanted, views)
         if contents is not None and self.meta.contents:
             wrong = np.flatnonzero(self._contents[found] != contents.cpu().numpy())
             if len(wrong):
@@ -216,17 +245,36 @@ class TeacherCache:
             mine = mine[np.argsort(self._row[found[mine]], kind="stable")]  # read onwards through the file
             rows[mine] = self.shards[k].rows(tap, self._row[found[mine]])
         decoded = coder.decode(rows.reshape(-1, rows.shape[2]), field.width)
+        if field.form is not None and "values" in decoded:
+            return {"values": decoded["values"].reshape(len(found), *field.form)}
         lead = (len(found), *field.shape[:-1])
         return {name: value.reshape(*lead, *value.shape[1:]) for name, value in decoded.items()}
 
-    def _find(self, ids: Tensor) -> Longs:
-        wanted = ids.cpu().numpy()
+    def _lines(self, wanted: Longs) -> tuple[Longs, Any]:
         place = np.searchsorted(self._ids, wanted).clip(max=max(0, len(self._ids) - 1))
-        missing = np.flatnonzero(self._ids[place] != wanted)
-        if len(missing):
+        return place, self._ids[place] == wanted
+
+    def _find(self, ids: Tensor, views: Tensor | None = None) -> Longs:
+        wanted = ids.cpu().numpy()
+        place, known = self._lines(wanted)
+        if views is None:
+            place = place * self._columns
+        else:
+            column = views.cpu().numpy() + 1
+            if len(column) and not 0 <= column.min() <= column.max() < self._columns:
+                raise DistilError(
+                    f"the cache {self.folder} holds {self._columns - 1} views of each sample, and view "
+                    f"{int(column.max()) - 1} was asked for; train on cache.viewed(data), or write it with views."
+                )
+            place = place * self._columns + column
+        known = known & (self._shard[place] >= 0)
+        if not known.all():
+            missing = np.flatnonzero(~known)
+            which = "" if self.views is None else " as it is" if views is None else f" in view {int(views[missing[0]])}"
+            fix = "" if self.views is None or views is not None else "; it holds views: train on cache.viewed(data)"
             raise DistilError(
                 f"the cache {self.folder} has no answer for {len(missing)} of {len(wanted)} samples (id "
-                f"{wanted[missing[0]]}, …): write the rest with resume, from the same data."
+                f"{wanted[missing[0]]}{which}, …): write the rest with resume, from the same data{fix}."
             )
         return place
 
@@ -249,81 +297,16 @@ class TeacherCache:
         device: torch.device | str | None = None,
         tolerance: float | None = None,
     ) -> Check:
-        """Compare a few stored answers with the live teacher, and return how near they are.
-
-        Args:
-            teacher: the teacher that the cache should be of.
-            data: the dataset it should be of.
-            task: how the teacher is called.
-            samples: how many, evenly spaced over the stored samples of ``data``.
-            device: where the teacher runs; default where it is.
-            tolerance: allowed beside the codec's bound, as a share of the largest number; default 1e-4 (a teacher's
-                answer depends on the batch it was in), and 0.05 where the teacher ran in half precision.
-
-        Raises:
-            DistilError: another teacher (both fingerprints are named), changed data, or answers too far apart.
-        """
-        live = fingerprint(teacher)
-        if live != self.meta.teacher:
-            raise DistilError(
-                f"the cache {self.folder} is of the teacher {self.meta.teacher}, and this one is {live}: give the "
-                "weights it was written with, or write it anew."
-            )
-        self.check_data(data, samples=samples)
-        batch = task.unpack(samples_of(data, self._some(data, samples)))
-        if "logits" not in self.meta.fields:
-            raise DistilError(f"the cache {self.folder} holds no logits to compare; compare its taps by hand.")
-        where = torch.device(device) if device is not None else device_of(teacher)
-        with evaluating(teacher), torch.inference_mode():
-            said = task.logits(task.call(teacher, to_device(batch, where), "teacher")).float().cpu().clone()
-        field = self.meta.fields["logits"]
-        coder, rows = field.coder(), said.reshape(-1, field.width)
-        stored = {k: v.reshape(-1, *v.shape[len(field.shape) :]) for k, v in self.read(batch["id"]).items()}
-        error = coder.error(rows, stored)
-        half = self.meta.precision != "fp32"
-        share = tolerance if tolerance is not None else (0.05 if half else 1e-4)
-        spread = rows.double().nan_to_num(neginf=0.0).abs().amax(1)
-        bound = coder.bound(rows) + share * (1 + spread)
-        worst = int((error - bound).argmax())
-        if not bool(error[worst] <= bound[worst]):
-            raise DistilError(
-                f"the cache {self.folder} and the live teacher differ by {float(error[worst]):.4g} on sample "
-                f"{int(batch['id'][worst // field.lead])}, and {float(bound[worst]):.4g} is allowed: the task, the "
-                "precision or the device's arithmetic is another; write the cache anew."
-            )
-        return Check(len(batch["id"]), _cosine(coder.dense, rows, stored), float(error.max()), float(bound.max()))
+        """Compare a few stored answers with the live teacher; see :func:`distil.cache.checking.same_teacher`."""
+        return same_teacher(self, teacher, data, task, samples=samples, device=device, tolerance=tolerance)
 
     def check_data(self, data: Any, *, samples: int = 16) -> None:
-        """Refuse data that the cache is not of: samples that are missing, changed, or augmented as they are read."""
-        if transform := transform_of(data):
-            raise DistilError(
-                f"the data are changed as they are read ({transform}), and the cache {self.folder} has no record of "
-                "such changes: read them without it, or use the live teacher."
-            )
-        missing = ~self.has(ids_of(indexed(data)))
-        if missing.any():
-            raise DistilError(
-                f"the cache {self.folder} lacks {int(missing.sum())} of the {len(missing)} samples (id "
-                f"{int(ids_of(indexed(data))[missing][0])}, …): write the rest with resume."
-            )
-        if self.meta.contents:
-            batch = samples_of(data, self._some(data, samples))
-            ids, seen = torch.as_tensor(batch["id"]).long(), contents_of(teacher_inputs(batch))
-            wrong = (self.contents(ids) != seen).nonzero()[:, 0]
-            if len(wrong):
-                first = wrong[0]
-                raise DistilError(
-                    f"sample {int(ids[first])} has the content {int(seen[first]) & (1 << 64) - 1:016x}, and the cache "
-                    f"{self.folder} is of {int(self.contents(ids)[first]) & (1 << 64) - 1:016x}: the data (or how they "
-                    "are read: size, channels, tokenizer) changed; write the cache anew."
-                )
+        """Refuse data that the cache is not of: missing, changed, augmented as they are read, in other views."""
+        same_data(self, data, samples=samples)
 
-    def _some(self, data: Any, samples: int) -> Tensor:
-        positions = self.has(ids_of(indexed(data))).nonzero()[:, 0]
-        if not len(positions):
-            raise DistilError(f"the cache {self.folder} holds no sample of these data; they are of other data.")
-        count = max(1, min(samples, len(positions)))
-        return positions[torch.arange(count) * len(positions) // count]
+    def check_records(self, ids: Tensor, views: Tensor, records: Tensor) -> None:
+        """Refuse views that are not made as those that were stored; ``records`` as batches carry them (``augment``)."""
+        same_records(self, ids, views, records)
 
 
 def _agree(one: Meta, other: Meta, first: Path, second: Path) -> None:
@@ -334,14 +317,3 @@ def _agree(one: Meta, other: Meta, first: Path, second: Path) -> None:
                 f"the shards {first.name} and {second.name} in {first.parent} do not belong together: {name} is "
                 f"{mine[name]!r} in one and {theirs[name]!r} in the other; keep each cache in a folder of its own."
             )
-
-
-def _cosine(dense: bool, live: Tensor, stored: Mapping[str, Tensor]) -> float:
-    if dense:
-        one, two = live.double(), stored["values"].double()
-    elif "log_probs" in stored:
-        one, two = live.double().log_softmax(1).gather(1, stored["ids"]).exp(), stored["log_probs"].double().exp()
-    else:
-        return 1.0
-    one, two = (x.nan_to_num(neginf=0.0) for x in (one, two))
-    return float(torch.nn.functional.cosine_similarity(one, two, dim=1).min())

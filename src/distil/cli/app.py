@@ -17,6 +17,7 @@ from typing import Any
 import typer
 
 import distil
+from distil.cli import together
 from distil.errors import DistilError, nearest
 
 __all__ = ["build", "run"]
@@ -68,11 +69,14 @@ def build() -> typer.Typer:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the application on ``arguments`` and return its exit code; no mistake of a user ends in a traceback."""
-    command = typer.main.get_command(build())
+    command: Any = typer.main.get_command(build())
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    together.silence()
     try:
+        together.check_verb(words, command.commands)
         code = command.main(args=words, prog_name="distil", standalone_mode=False)
         sys.stdout.flush()
+        together.leave()  # only in good order: who failed hangs up, and the others hear that
     except DistilError as error:
         return _complain(str(error))
     except _ClickException as error:
@@ -93,6 +97,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         except OSError:  # it is standard output that cannot be written: nothing may be tried again at the end
             _quiet()
         return _complain(_limit(error))
+    except Exception:
+        if together.complains():
+            raise
+        return 2  # another process failed first, and told; this one only lost its connection
     return _interrupted() if code == 130 else int(code or 0)
 
 
@@ -103,6 +111,8 @@ def _version(wanted: bool) -> None:
 
 
 def _complain(sentence: str) -> int:
+    if not together.complains():
+        return 2
     # A message may quote a file or a card; a terminal must not obey what is in it.
     shown = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in sentence)
     print(f"distil: {shown}", file=sys.stderr)
@@ -129,7 +139,8 @@ def _limit(error: OSError | MemoryError | RecursionError) -> str:
 
 
 def _interrupted() -> int:
-    print("distil: interrupted.", file=sys.stderr)
+    if together.speaks():
+        print("distil: interrupted.", file=sys.stderr)
     return 130
 
 

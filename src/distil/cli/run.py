@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from distil.cli.session import RUNS, SETTINGS, Display, Tracker, command_line, open_out, resumable
+from distil.cli.together import speaks
 
 __all__ = ["register"]
 
@@ -57,7 +58,7 @@ def run(
     if dry_run:
         typer.echo(json.dumps(asdict(setup)) if as_json else to_yaml(setup).rstrip())
         return
-    folder = open_out(out, name, resume=resume, overwrite=overwrite)
+    folder = open_out(out, name, resume=resume, overwrite=overwrite, device=device)
     words = ["run", *([slug] if slug else []), *(["--device", device] if device else [])]
     words += [*(["--adjust"] if adjust else []), *(word for name in tracker or () for word in ("--tracker", name))]
     with Display(quiet=as_json) as display, resumable(folder, words):
@@ -67,7 +68,9 @@ def run(
 
 
 def show_report(report: dict[str, Any], folder: Path, *, as_json: bool) -> None:
-    """Print the verdict and where the page is."""
+    """Print the verdict and where the page is; of many processes, the first does."""
+    if not speaks():
+        return
     from distil.report import print_report
 
     if as_json:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from distil import cli
+from distil.cli.together import launched, speaks
 from distil.errors import DistilError
 
 __all__ = ["RUNS", "SETTINGS", "Display", "Tracker", "command_line", "console", "open_out", "resumable"]
@@ -31,13 +32,22 @@ console = Console(stderr=True, emoji=False)
 """Progress and remarks go to standard error, so that ``--json`` on standard output stays clean."""
 
 
-def open_out(out: Path | None, default: str, *, resume: bool, overwrite: bool) -> Path:
-    """Return the folder to write to.
+def open_out(out: Path | None, default: str, *, resume: bool, overwrite: bool, device: str | None = None) -> Path:
+    """Return the folder to write to; the processes of a launch meet here (on ``device``), and the first chooses it.
 
     A named folder that holds something is refused unless the run is resumed or the folder may be overwritten; the
     default is ``runs/NAME``, or the next free ``runs/NAME-2``. What is overwritten is only set aside here:
     :func:`resumable` deletes it once the new run has got going.
     """
+    if not launched():
+        return _opened(out, default, resume=resume, overwrite=overwrite)
+    from distil.engine.processes import meet, of_first
+
+    meet(device)
+    return Path(of_first(lambda: str(_opened(out, default, resume=resume, overwrite=overwrite))))
+
+
+def _opened(out: Path | None, default: str, *, resume: bool, overwrite: bool) -> Path:
     if resume and overwrite:
         raise DistilError("--resume and --overwrite exclude each other; choose one.")
     folder = RUNS / default if out is None else out
@@ -75,6 +85,9 @@ def open_out(out: Path | None, default: str, *, resume: bool, overwrite: bool) -
 @contextmanager
 def resumable(folder: Path, words: list[str]) -> Iterator[None]:
     """On Ctrl-C, say how to go on; after a mistake that came before any result, leave ``folder`` as it was found."""
+    if not speaks():  # the first process does
+        yield
+        return
     kept = (folder / SETTINGS).read_bytes() if (folder / SETTINGS).is_file() else None
     results = _results(folder)
     try:

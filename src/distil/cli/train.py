@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from distil.cli.session import RUNS, SETTINGS, Display, Tracker, command_line, open_out, resumable
+from distil.cli.together import launched, speaks
 from distil.errors import DistilError
 
 __all__ = ["register"]
@@ -35,6 +36,13 @@ Weights = Annotated[
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="Load the teacher's published weights (may download).")]
 TrainTeacher = Annotated[
     int | None, typer.Option(min=0, help="Train the teacher on the data first, for so many epochs.")
+]
+TeacherForward = Annotated[
+    str | None,
+    typer.Option(
+        help="How its passes are made cheap, each way checked first: auto, plain, or of truncate, inference, fold_bn, "
+        "channels_last, bf16, int8, compile, offload, stream, joined by commas."
+    ),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of every student.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples per batch.")]
@@ -74,6 +82,7 @@ def train(
     teacher_weights: Weights = None,
     pretrained: Pretrained = False,
     train_teacher: TrainTeacher = None,
+    teacher_forward: TeacherForward = None,
     baseline: Annotated[
         bool, typer.Option("--baseline/--no-baseline", help="Also train the student alone, to say whether it helped.")
     ] = True,
@@ -102,6 +111,7 @@ def train(
         "teacher_weights": _text(teacher_weights),
         "pretrained": pretrained or None,
         "train_teacher": train_teacher,
+        "teacher_forward": teacher_forward,
         "baseline": baseline if not baseline else None,
         "seeds": [seed] if seed is not None else None,
         "grid": _grid(grid),
@@ -132,6 +142,7 @@ def compare(
     teacher_weights: Weights = None,
     pretrained: Pretrained = False,
     train_teacher: TrainTeacher = None,
+    teacher_forward: TeacherForward = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Lr = None,
@@ -156,6 +167,7 @@ def compare(
         "teacher_weights": _text(teacher_weights),
         "pretrained": pretrained or None,
         "train_teacher": train_teacher,
+        "teacher_forward": teacher_forward,
         "seeds": list(range(seed or 0, (seed or 0) + (seeds or 3))) if seeds or seed is not None else None,
         "grid": _grid(grid),
     }
@@ -184,18 +196,14 @@ def _go(
     from distil.loops.inputs import described, in_words
     from distil.loops.lab import Lab
     from distil.loops.own import OwnRun, checked, run_own, task_of
-    from distil.loops.settings import from_yaml, override, to_yaml, update
+    from distil.loops.own_plan import foretold
+    from distil.loops.settings import to_yaml
     from distil.report import write
 
-    settings = OwnRun(seeds=(0, 1, 2)) if verb == "compare" else OwnRun()
     begun = (out or RUNS / verb) / SETTINGS
     if resume and config is None and begun.is_file():
         config = begun
-    if config is not None:
-        settings = from_yaml(settings, config)
-    settings = update(settings, {k: v for k, v in given.items() if v is not None})
-    settings = update(settings, {"training": {k: v for k, v in training.items() if v is not None}})
-    settings = override(settings, assign or ())
+    settings = settings_of(OwnRun(seeds=(0, 1, 2)) if verb == "compare" else OwnRun(), given, training, assign, config)
     if verb == "train" and len(settings.methods) != 1:
         raise DistilError(
             f"distil train takes one method and got {len(settings.methods)}; compare several with `distil compare "
@@ -221,20 +229,36 @@ def _go(
             "trained."
         )
         return
-    folder = open_out(out, verb, resume=resume, overwrite=overwrite)
+    folder = open_out(out, verb, resume=resume, overwrite=overwrite, device=device)
     title = f"{settings.student} taught by {settings.teacher} on {Path(settings.data).name or settings.data}"
     words = [verb, *(["--device", device] if device else []), *(w for name in trackers for w in ("--tracker", name))]
     with Display(quiet=as_json) as display, resumable(folder, words):
         lab = Lab(folder, progress=display, device=device, trackers=trackers)
-        write_text(folder / SETTINGS, to_yaml(settings))
-        report = run_own(settings, lab, command=command_line(), title=title)
-    write(report, folder)
+        if speaks():
+            write_text(folder / SETTINGS, to_yaml(settings))
+        ready = None if as_json or resume or launched() else foretold(settings, lab)
+        report = run_own(settings, lab, command=command_line(), title=title, ready=ready)
+    if speaks():
+        write(report, folder)
     show_report(report, folder, as_json=as_json)
     if not as_json:
         typer.echo(f"Trained students: {(folder / 'students').resolve()}")
         typer.echo(
             f"Use one elsewhere: distil export {shlex.quote(str(folder))} --out {shlex.quote(f'{folder}-export')}"
         )
+
+
+def settings_of(
+    settings: Any, given: dict[str, Any], training: dict[str, Any], assign: list[str] | None, config: Path | None
+) -> Any:
+    """Return the settings with a file of them, then options, then ``--set`` laid over them."""
+    from distil.loops.settings import from_yaml, override, update
+
+    if config is not None:
+        settings = from_yaml(settings, config)
+    settings = update(settings, {k: v for k, v in given.items() if v is not None})
+    settings = update(settings, {"training": {k: v for k, v in training.items() if v is not None}})
+    return override(settings, assign or ())
 
 
 def split_methods(text: str) -> list[str]:

@@ -142,11 +142,22 @@ class View(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        item = dict(self.dataset[int(self.positions[position])])
+    def __getitem__(self, position: int) -> Any:
+        found = self.dataset[int(self.positions[position])]
+        if isinstance(found, list):  # several views of one sample
+            return [self._relabelled(item, position) for item in found]
+        return self._relabelled(found, position)
+
+    def _relabelled(self, item: Mapping[str, Any], position: int) -> dict[str, Any]:
+        item = dict(item)
         if self.relabelled and self.labels is not None:
             item["labels"] = self.labels[position]
         return item
+
+    @property
+    def per_image(self) -> int:
+        """How many items one position gives: 1, or the views of an image that are read at once."""
+        return int(getattr(self.dataset, "per_image", 1))
 
     @property
     def in_bulk(self) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from distil.data.bundle import DictDataset, collate, ids_of, indexed
+from distil.data.plain import PlainBatches
 from distil.errors import DistilError, nearest
 
 __all__ = ["BatchSource", "Batches", "FullBatch", "PlainBatches", "Streams", "as_batches", "epoch_order", "mix_seed"]
@@ -86,7 +87,8 @@ class _SeededItems(Dataset[Any]):
                 random.seed(seed)
                 np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
                 torch.default_generator.manual_seed(seed)
-                items.append(self.dataset[position])
+                item = self.dataset[position]
+                items.extend(item if isinstance(item, list) else [item])
         return items
 
 
@@ -95,7 +97,9 @@ class Batches:
 
     Args:
         dataset: a map-style dataset of dict items or ``(x, y)`` pairs.
-        batch_size: samples per batch and rank. Data smaller than a batch shrink it, with one warning.
+        batch_size: samples per batch and rank. Data smaller than a batch shrink it, with one warning. Where a dataset
+            reads several views of a sample at once (``Viewed``), a batch holds as many whole samples as fit, and an
+            epoch every sample with that many views.
         seed, shuffle: the order of epoch e depends on ``(seed, e)``; without ``shuffle`` it is the dataset's order.
         workers: processes that read ahead; 0 reads in this one. The values do not depend on it.
         drop_last: leave out an incomplete last batch (and, over ranks, samples that do not divide evenly).
@@ -136,21 +140,24 @@ class Batches:
         if drop_last and count < world:
             raise DistilError(f"Batches: {count} samples leave nothing for {world} ranks with drop_last=True.")
         self._share = count // world if drop_last else -(-count // world)
-        if batch_size > self._share:
+        each = int(getattr(self.dataset, "per_image", 1))
+        self._read = max(1, batch_size // each)
+        if self._read > self._share:
             warnings.warn(
-                f"batch_size={batch_size} is larger than the {self._share} samples there are; batches of "
-                f"{self._share} are used.",
+                f"batch_size={batch_size} is larger than the {self._share * each} samples there are; batches of "
+                f"{self._share * each} are used.",
                 stacklevel=2,
             )
-            batch_size = self._share
+            self._read = self._share
+        batch_size = self._read * each
         self.batch_size, self.seed, self.shuffle, self.workers = batch_size, seed, shuffle, workers
         self.drop_last, self.rank, self.world = drop_last, rank, world
         self.epoch = 0
 
     def __len__(self) -> int:
         if self.drop_last:
-            return self._share // self.batch_size
-        return -(-self._share // self.batch_size)
+            return self._share // self._read
+        return -(-self._share // self._read)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that plain iteration gives."""
@@ -170,7 +177,7 @@ class Batches:
     def iterate(self, epoch: int | None = None, start: int = 0) -> Iterator[dict[str, Any]]:
         """Yield the batches of ``epoch`` (default: the one set) from batch ``start`` on; earlier ones are not read."""
         epoch = self.epoch if epoch is None else epoch
-        positions = list(self.order(epoch).split(self.batch_size))[start : len(self)]
+        positions = list(self.order(epoch).split(self._read))[start : len(self)]
         if getattr(self.dataset, "in_bulk", False):
             for chosen in positions:
                 yield self.dataset.batch(chosen)
@@ -223,53 +230,6 @@ class FullBatch:
             yield dict(self.batch)
 
 
-class PlainBatches:
-    """Any iterable of ready batches, such as a list or a DataLoader. It can be entered only at the start of an epoch.
-
-    Its order and its randomness are the iterable's own; ``set_epoch`` is passed on to it and to its sampler.
-    """
-
-    resumable = False
-
-    def __init__(self, source: Iterable[Any]) -> None:
-        if isinstance(source, Iterator):
-            raise DistilError(
-                f"{type(source).__name__} can be read only once, but training reads the data every epoch; give a list, "
-                "a DataLoader or a dataset."
-            )
-        self.source: Any = source
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        try:
-            return len(self.source)
-        except TypeError:
-            raise DistilError(
-                f"{type(self.source).__name__} has no length; name the number of steps, or give a list, a DataLoader "
-                "of a sized dataset, or a dataset."
-            ) from None
-
-    def set_epoch(self, epoch: int) -> None:
-        """Pass the epoch on to whatever takes one."""
-        self.epoch = epoch
-        for part in (self.source, getattr(self.source, "sampler", None), getattr(self.source, "batch_sampler", None)):
-            if part is not None and hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.iterate()
-
-    def iterate(self, epoch: int | None = None, start: int = 0) -> Iterator[Any]:
-        """Yield the iterable's batches; a ``start`` other than 0 is refused, as what came before is not known."""
-        if start:
-            raise DistilError(
-                f"{type(self.source).__name__} is a plain iterable of batches and can be resumed only at the start of "
-                f"an epoch, not at batch {start}; give a dataset, or Batches(dataset, ...), for an exact resume."
-            )
-        self.set_epoch(self.epoch if epoch is None else epoch)
-        return iter(self.source)
-
-
 class Streams:
     """Several sources of batches in lock-step: every step is a dict ``{name: batch}``.
 
@@ -293,6 +253,7 @@ class Streams:
                     f"Streams: {name!r} is {type(stream).__name__}, which cannot be entered anywhere; give its dataset "
                     "as Batches(dataset, ...)."
                 )
+        self.epoch_of = epoch_of
         lengths = {name: len(stream) for name, stream in self.streams.items()}
         if epoch_of in lengths:
             self._length = lengths[epoch_of]
@@ -346,19 +307,21 @@ def as_batches(
             (they become :class:`Streams`, the first setting the epoch and keeping ``seed``); a tuple of two tensors,
             all inputs and all labels; or any iterable of ready batches, such as a list of dicts or a DataLoader. An
             ``IterableDataset`` yields samples and is batched.
-        batch_size, seed, shuffle, workers, drop_last, rank, world: as in :class:`Batches`; used for datasets only.
+        batch_size, seed, shuffle, workers, drop_last: as in :class:`Batches`; used for datasets only.
+        rank, world: this process's share, as in :class:`Batches` and :class:`PlainBatches`; a source made here for one
+            process is dealt out as well. One batch alone (a graph) is whole on every process.
 
     Raises:
         DistilError: if ``data`` holds no batches.
     """
     if isinstance(data, Batches | FullBatch | PlainBatches | Streams):
-        return data
+        return _dealt_out(data, rank, world) if world > 1 else data
 
     options: dict[str, Any] = {"shuffle": shuffle, "workers": workers, "drop_last": drop_last}
 
     def batched(dataset: Any, own_seed: int) -> BatchSource:
         if isinstance(dataset, Batches | FullBatch):
-            return dataset
+            return _dealt_out(dataset, rank, world) if world > 1 else dataset
         return Batches(dataset, batch_size, seed=own_seed, rank=rank, world=world, **options)
 
     if isinstance(data, Mapping):
@@ -370,16 +333,34 @@ def as_batches(
     if _is_pair(data):
         return batched(DictDataset(*data), seed)
     if isinstance(data, IterableDataset):
-        return PlainBatches(DataLoader(data, batch_size))
+        loader = DataLoader(data, batch_size)
+        loader.sharded = getattr(data, "sharded", False)
+        return PlainBatches(loader, rank=rank, world=world)
     if isinstance(data, list | tuple | DataLoader):
-        return PlainBatches(data)
+        return PlainBatches(data, rank=rank, world=world)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return batched(data, seed)
     if isinstance(data, Iterable):
-        return PlainBatches(data)
+        return PlainBatches(data, rank=rank, world=world)
     raise DistilError(
         f"data of type {type(data).__name__} hold no batches; give a dataset, a DataLoader or a list of batches."
     )
+
+
+def _dealt_out(source: Any, rank: int, world: int) -> BatchSource:
+    """Return a source that was made for one process as this one's share of it."""
+    dealt: Any = source
+    if isinstance(source, Batches) and source.world == 1:
+        dealt = Batches(
+            source.dataset, source.batch_size, seed=source.seed, shuffle=source.shuffle, workers=source.workers,
+            drop_last=source.drop_last, rank=rank, world=world,
+        )  # fmt: skip
+    elif isinstance(source, PlainBatches) and source.world == 1:
+        dealt = PlainBatches(source.source, rank=rank, world=world)
+    elif isinstance(source, Streams):
+        named = {name: _dealt_out(stream, rank, world) for name, stream in source.streams.items()}
+        dealt = Streams(named, epoch_of=source.epoch_of)
+    return dealt
 
 
 def _is_pair(data: Any) -> bool:

@@ -4,10 +4,11 @@ from distil.engine.anatomy import Anatomy, anatomy
 from distil.engine.context import Context
 from distil.engine.distiller import Distiller, Step, Totals
 from distil.engine.fit import Result, fit
+from distil.engine.frozen import TeacherForward
 from distil.engine.gradient import gradient_shares
 from distil.engine.method import Method, Sum
 from distil.engine.own_optimizer import OwnOptimizer
-from distil.engine.schedule import Schedule, cosine, ramp, step_decay
+from distil.engine.schedule import Schedule, cosine, during, ramp, step_decay
 from distil.engine.trace import ModelHandle, Trace
 from distil.engine.track import Tracking
 from distil.functional.reduction import Term
@@ -23,12 +24,14 @@ __all__ = [
     "Schedule",
     "Step",
     "Sum",
+    "TeacherForward",
     "Term",
     "Totals",
     "Trace",
     "Tracking",
     "anatomy",
     "cosine",
+    "during",
     "fit",
     "gradient_shares",
     "ramp",

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
-from distil.engine.anatomy import Tap, anatomy, unwrapped
+from distil.engine.anatomy import Location, Tap, anatomy, unwrapped
+from distil.engine.frozen import DEFAULT, Settled, TeacherForward
 from distil.engine.method import Batch, Handles, is_streams
+from distil.engine.shortcut import Shortcut
 from distil.engine.trace import ModelHandle, Spec, Trace, side_of
+from distil.engine.visits import lent
 from distil.errors import DistilError
 from distil.tasks import Task
-from distil.tasks.base import evaluating
+from distil.tasks.base import BatchReader, evaluating
 
 __all__ = ["ONE", "Cast", "Models", "same_classes"]
 
@@ -35,11 +38,12 @@ class Cast:
         student: Models,
         teacher: Models | None,
         task: Task,
-        *,
         taps: Mapping[str, str | tuple[str, str]],
-        teacher_device: torch.device | None,
+        teacher_device: str | torch.device | None = None,
+        teacher_forward: str | TeacherForward = DEFAULT,
     ) -> None:
-        self.task, self.overrides, self.teacher_device = task, dict(taps), teacher_device
+        self.task, self.overrides = task, dict(taps)
+        self.teacher_device = torch.device(teacher_device) if teacher_device is not None else None
         self.several = {"student": isinstance(student, Mapping), "teacher": isinstance(teacher, Mapping)}
         self.models = {
             "student": _named(student, "student"),
@@ -48,6 +52,9 @@ class Cast:
         self.taps: dict[tuple[str, str], dict[str, Tap]] = {}
         self._handles: dict[str, dict[str, ModelHandle]] = {}
         self._given: tuple[Handles, Handles] | None = None
+        self.listed: set[str] = set()  # teachers whose logits a method asks for
+        self.settled: dict[str, Settled] = {}
+        self.ask(teacher_forward)
         self._check()
         # Where a first parameter is held, looked up anew each time: moving or sharding a model may replace it.
         parts = [part for model in self.students.values() for part in model.modules()]
@@ -98,6 +105,8 @@ class Cast:
             names = sorted({side for spec in wanted if (side := side_of(spec, role)) is not None})
             for name, model in models.items():
                 self.taps[role, name] = self._resolve(role, model, names, own, _first_stream(batch))
+                if role == "teacher" and "logits" in names and not self.taps[role, name]["logits"].locations:
+                    self.listed.add(name)
 
     def _resolve(
         self, role: str, model: nn.Module, names: list[str], own: Mapping[str, str], batch: Batch
@@ -106,6 +115,8 @@ class Cast:
         hooked = [name for name in names if name != "logits" or "logits" in own]
         if not hooked:
             return plain
+        if isinstance(model, BatchReader):  # it has what was stored, by the names it was stored by, and no layers
+            return plain | {name: _stored(model, name, own) for name in hooked if name != "logits"}
         found = anatomy(model, lambda m: self.task.call(m, batch, role=role), logits=self.task.logits)
         return plain | {name: found.resolve(name, role=role, overrides=own) for name in hooked}
 
@@ -137,7 +148,56 @@ class Cast:
                 )
                 for name, model in self.models[role].items()
             }
+            if role == "teacher":
+                self._equip()
         return self._handles[role]
+
+    def ask(self, forward: str | TeacherForward) -> None:
+        """Say how the teachers' plain passes are to be made; what was settled before is forgotten."""
+        self.teacher_forward = TeacherForward.of(forward)
+        self._away = "offload" in self.teacher_forward.options
+        if self._away and self.teacher_device is not None:
+            raise DistilError(
+                f"teacher_device={self.teacher_device} keeps the teacher in one place, and offload lends it to the "
+                "device; give one of them."
+            )
+        self.settled.clear()
+        self._equip()
+
+    def _equip(self) -> None:
+        """Give every teacher's handle its shortcut; one that stops early serves only where no logits are asked for."""
+        several = len(self.teachers) > 1
+        for name, handle in self._handles.get("teacher", {}).items():
+            handle.shortcut = handle.summon = None
+            asked = self.teacher_forward
+            pointless = asked.options == ("truncate",) and (name in self.listed or not handle.locations)
+            if asked.options and not pointless and not handle.sharded and not handle.compiled:
+                handle.shortcut = Shortcut(
+                    handle, asked, self.settled, listed=name in self.listed, several=several,
+                    device=lambda: self.teacher_device or self.device,
+                )  # fmt: skip
+
+    def ahead(self, batches: Iterable[Batch]) -> None:
+        """Make the teachers' passes of a window at its beginning, where that was asked for."""
+        if self.teacher_forward.early:
+            single = [batch for batch in batches if not is_streams(batch)]
+            for handle in self.by_role("teacher").values():
+                if isinstance(handle.shortcut, Shortcut):
+                    handle.shortcut.ahead(single)
+
+    def lent(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Have a teacher that lives elsewhere on the device for a while."""
+        return lent(model, self.device) if self._away else nullcontext()
+
+    def said(self) -> dict[str, dict[str, Any]]:
+        """Return how each teacher's passes are made and what was seen, as plain data; nothing of one without a pass."""
+        return {name: settled.plain() for name, settled in self.settled.items()}
+
+    def recall(self, said: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what another process settled, so that a resumed run goes on in the same way."""
+        self.settled.clear()
+        self.settled |= {name: Settled.read(stored) for name, stored in said.items()}
+        self._equip()
 
     def handles(self) -> tuple[Handles, Handles]:
         """Return what hooks of methods receive: a handle, a mapping of handles, or ``None`` for each role."""
@@ -175,7 +235,8 @@ class Cast:
     def move_teachers(self, device: torch.device) -> None:
         """Bring the teachers to ``device`` (or to their own), never changing their dtype."""
         for model in self.teachers.values():
-            model.to(self.teacher_device or device)
+            model.to(torch.device("cpu") if self._away else self.teacher_device or device)
+        self._equip()  # what was copied elsewhere is made anew
 
     def wake(self) -> None:
         """Check the modes before a training call: students in train mode, teachers in eval."""
@@ -234,15 +295,21 @@ def same_classes(student: Any, teacher: Any) -> None:
     """Refuse logits that do not score the same classes; score maps ``[N, C, h, w]`` may differ in size."""
     if not (isinstance(student, Trace) and isinstance(teacher, Trace)):
         return
-    ours, theirs = student.logits.shape, teacher.logits.shape
+    ours, theirs = student.shape, teacher.shape
     maps = len(ours) == len(theirs) == 4
     if ours[:2] != theirs[:2] or not (maps or ours == theirs):
         raise DistilError(
-            f"The student gives logits {list(student.logits.shape)} and the teacher {list(teacher.logits.shape)}: "
+            f"The student gives logits {list(ours)} and the teacher {list(theirs)}: "
             "both must score "
             "the same classes in the same order. Build both with the class count of the data, or fine-tune the "
             "teacher's head on them."
         )
+
+
+def _stored(model: BatchReader, name: str, own: Mapping[str, str]) -> Tap:
+    wanted = own.get(name, name)
+    locations = tuple(Location(path) for path in model.places(wanted))
+    return Tap(name, locations, many=wanted == "stages" or "*" in wanted)
 
 
 def _first_stream(batch: Batch) -> Batch:

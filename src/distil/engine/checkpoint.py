@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from distil.engine.distiller import Distiller
 from distil.engine.ema import Ema
 from distil.engine.method import own_optimizers
 from distil.engine.serial import load_tree, save_tree
+from distil.engine.sharding import gathered, local, placed, placed_state
 from distil.errors import DistilError
 
 __all__ = ["latest", "load_checkpoint", "save_checkpoint"]
@@ -28,9 +30,11 @@ def save_checkpoint(
     loop: Mapping[str, Any],
     ema: Ema | None = None,
     keep: int = 2,
-) -> Path:
+    write: bool = True,
+) -> Path | None:
     """Write ``folder/step-N`` atomically and drop all but the ``keep`` newest.
 
+    Sharded tensors are stored whole: all processes call this to gather them, and one does ``write``.
     The teacher is stored by fingerprint only (in ``identity``); student, adapters, memories, own optimizers,
     optimizers, counters and the loop's own state are stored whole.
     """
@@ -44,6 +48,9 @@ def save_checkpoint(
         "ema": ema.average if ema is not None else None,
         "loop": dict(loop),
     }
+    tree = gathered(tree)
+    if not write:
+        return None
     written = save_tree(tree, folder / f"step-{ctx.step:09d}")
     # What a kill in the middle of a write left behind goes too; a run has one writer.
     for old in [*_all(folder)[:-keep], *folder.glob(".step-*")]:
@@ -74,7 +81,7 @@ def load_checkpoint(
             "those that began the run."
         )
     try:
-        distiller.load_state_dict(tree["model"])
+        distiller.load_state_dict(_as(distiller.state_dict(), tree["model"]))
     except RuntimeError as error:
         first = (*str(error).splitlines()[1:2], "")[0].strip()
         raise DistilError(
@@ -84,15 +91,22 @@ def load_checkpoint(
         for own, state in zip(own_optimizers(component.method), tree["own"][component.name], strict=True):
             own.load_state_dict(state)
     for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(tree["optimizers"][name])
+        optimizer.load_state_dict(placed_state(optimizer, tree["optimizers"][name]))
     for name, value in tree["context"].items():
         setattr(distiller.ctx, name, value)
     distiller.ctx.micro, distiller.prepared = 0, True
     if ema is not None:
         for mine, stored in zip(ema.average, tree["ema"], strict=True):
-            mine.copy_(stored)
+            local(mine).copy_(local(placed(stored, mine)))
     loop: dict[str, Any] = tree["loop"]
+    if loop["ledger"].get("best_state"):
+        loop["ledger"]["best_state"] = _as(distiller.state_dict(), loop["ledger"]["best_state"])
     return loop
+
+
+def _as(mine: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return stored tensors in the shards of those that stand here."""
+    return {name: placed(value, mine[name]) if name in mine else value for name, value in stored.items()}
 
 
 def _check_identity(path: Path, tree: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

@@ -14,7 +14,8 @@ from distil.data.loading import mix_seed
 from distil.engine.anatomy import first_tensor
 from distil.engine.cast import Cast, Models, same_classes
 from distil.engine.context import Context
-from distil.engine.guards import NanSentinel, check_first, check_ready, check_sum, is_alone, lone_sample
+from distil.engine.frozen import DEFAULT, TeacherForward
+from distil.engine.guards import NanSentinel, check_first, check_ready, check_sparse, check_sum, is_alone, lone_sample
 from distil.engine.intake import Intake, ReadThrough
 from distil.engine.method import Batch, Component, Method, Sum, as_sum, is_streams, own_optimizers
 from distil.engine.trace import Trace
@@ -52,6 +53,7 @@ class Distiller(nn.Module):
         taps: your paths for meanings, ``{"emb": "avgpool"}`` or ``{"emb": ("avgpool", "pool")}`` (student, teacher).
         seed: seeds adapters and everything a method draws.
         teacher_device: keep the teacher elsewhere; by default it follows the student.
+        teacher_forward: how its plain passes are made cheap, e.g. "auto"; see :class:`~distil.engine.TeacherForward`.
 
     >>> import torch
     >>> from distil.methods import KD, Supervised
@@ -81,13 +83,13 @@ class Distiller(nn.Module):
         taps: Mapping[str, str | tuple[str, str]] | None = None,
         seed: int = 0,
         teacher_device: str | torch.device | None = None,
+        teacher_forward: str | TeacherForward = DEFAULT,
     ) -> None:
         super().__init__()
         self.task, self.seed = get_task(task), seed
         self.method = as_sum(method)
         check_sum(self.method)
-        place = torch.device(teacher_device) if teacher_device is not None else None
-        self.cast = Cast(student, teacher, self.task, taps=taps or {}, teacher_device=place)
+        self.cast = Cast(student, teacher, self.task, taps or {}, teacher_device, teacher_forward)
         self.student = nn.ModuleDict(dict(student)) if isinstance(student, Mapping) else student
         self.ctx = Context(steps=steps, epochs=epochs)
         self.prepared = not self.method.having("prepare")
@@ -103,10 +105,8 @@ class Distiller(nn.Module):
     def _begin(self) -> None:
         """Set up what lives in one process only: hooks on optimizers, the open window, flags."""
         self._watch: Watch | None = None
-        self._ready = self._every = self._keep_live = False
-        self._window = Window()
-        self._counted = Counted()
-        self._sentinel = NanSentinel()
+        self._ready = self._every = self._keep_live = self._told_alone = False
+        self._window, self._counted, self._sentinel = Window(), Counted(), NanSentinel()
         self.live: dict[str, Tensor] = {}
 
     def _dry_run(self, example: Any) -> None:
@@ -118,6 +118,7 @@ class Distiller(nn.Module):
         student, teacher = self.cast.dry_run(batch)
         if "logits" in specs:
             same_classes(student, teacher)
+            check_sparse(self.method, teacher)
         for component in self.method:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mix_seed(self.seed, "setup", component.name))
@@ -125,7 +126,6 @@ class Distiller(nn.Module):
         self.method.to(self.cast.device)
         norms = nn.modules.batchnorm._BatchNorm
         self._norms: list[nn.Module] = [m for m in self.modules() if isinstance(m, norms) and m.track_running_stats]
-        self._told_alone = False
         reads = any(s == "logits" or (isinstance(s, tuple) and s[0] == "logits") for s in specs)
         if reads and isinstance(student, Trace) and student.logits.ndim > 1:
             self._intake.classes = int(student.logits.shape[1])
@@ -205,8 +205,7 @@ class Distiller(nn.Module):
         active = [(c, weight) for c in self._components if (weight := c.coefficient(self.ctx))]
         if not active:
             raise DistilError(
-                "Every coefficient is 0 at this step, so there is nothing to learn: give one component a constant "
-                "share."
+                "Every coefficient is 0 at this step, so nothing is left to learn: give one component a constant share."
             )
         return active
 
@@ -266,6 +265,7 @@ class Distiller(nn.Module):
             self.ctx.micro = i
             batches.append(self._transformed(raw))
         self.ctx.micro = 0
+        self.cast.ahead(batches)
         return Totals(summed(self.method, batches, self.cast.device), world_size(), raws, batches)
 
     def _counts(self, batch: Batch) -> Mapping[str, Any]:

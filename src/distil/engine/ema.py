@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from distil.engine.sharding import local
 from distil.errors import DistilError
 
 __all__ = ["Ema"]
@@ -41,7 +42,7 @@ class Ema:
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards what is there now."""
-        torch._foreach_lerp_(self.average, [t.detach() for t in self._live], 1 - self.decay)
+        torch._foreach_lerp_([local(t) for t in self.average], [local(t.detach()) for t in self._live], 1 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distil.engine.distiller import Distiller
+from distil.engine.frozen import TeacherForward
 from distil.engine.loop import Loop
 from distil.engine.optim import Factory
 from distil.engine.settings import Plan
@@ -34,6 +35,8 @@ class Result:
             test), of them ``teacher_seconds, validation_seconds, diagnosis_seconds``; beside them
             ``prepare_seconds``; ``updates, samples, batch_size``, and ``labels`` where the data know theirs.
         artifacts: paths of what was written.
+        teacher_forward: for each teacher by name ("model" where there is one) how its passes were made cheap: ``kept``,
+            ``dropped`` with reasons, ``cosine``, ``speedup``, … (:class:`~distil.engine.frozen.Settled`).
     """
 
     model: nn.Module
@@ -43,6 +46,7 @@ class Result:
     history: list[dict[str, Any]]
     cost: dict[str, float]
     artifacts: dict[str, str] = field(default_factory=dict)
+    teacher_forward: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def fit(
@@ -75,7 +79,9 @@ def fit(
     device: str | None = None,
     workers: int = 0,
     check_teacher: bool = True,
+    shard_teacher: bool = False,
     prepare: Any = None,
+    teacher_forward: str | TeacherForward | None = None,
     trackers: Sequence[str] | Tracking = (),
     diagnose: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -88,7 +94,7 @@ def fit(
         val: what decides the best epoch and early stopping; without it the last epoch counts.
         test: scored once at the end, with the last and with the best weights.
         epochs: passes over ``train``; or ``steps``: optimizer steps. Exactly one of the two.
-        batch_size: samples of one micro-batch on one device.
+        batch_size: samples of one micro-batch on one device: a step sees ``batch_size * accumulate * processes``.
         optimizer: "adamw", "adam", "sgd" (momentum 0.9), a torch.optim class, or one for each group of
             ``distiller.groups()``.
         lr, weight_decay: numbers, or one for each group.
@@ -109,7 +115,10 @@ def fit(
         device: "cpu", "cuda", …; accelerate's choice by default.
         workers: processes that load data.
         check_teacher: stop where the teacher is not above chance on ``val``.
+        shard_teacher: keep the teacher in shards over the processes of a launch, gathered block by block as it runs.
         prepare: the data that methods go over before training (class means); ``train`` by default.
+        teacher_forward: how the teacher's plain passes are made cheap (:class:`~distil.engine.TeacherForward`); as the
+            distiller was told, by default.
         trackers: "tensorboard" and "wandb" (offline, unless ``WANDB_MODE`` is set), logging losses, terms, shares and
             validation to ``out/trackers/run``; or a :class:`~distil.engine.Tracking` that names folder and run.
         diagnose: measure each term's share of the gradient on the first step and once an epoch.
@@ -122,13 +131,15 @@ def fit(
         DistilError: impossible settings, a teacher at chance, NaN, a checkpoint of another run, …
         KeyboardInterrupt: after Ctrl-C; with ``out`` a checkpoint of the last whole step was written first.
     """
+    if teacher_forward is not None:
+        distiller.cast.ask(teacher_forward)
     plan = Plan(
         epochs=epochs, steps=steps, batch_size=batch_size, optimizer=optimizer, lr=lr, weight_decay=weight_decay,
         schedule=schedule, warmup=warmup, accumulate=accumulate, precision=precision, clip=clip, ema=ema,
         patience=patience, keep=keep, ties=ties, select=select, eval_every=eval_every, resume=resume,
         seed=distiller.seed if seed is None else seed, out=Path(out) if out is not None else None, device=device,
         tracking=tracking_of(trackers, Path(out) if out is not None else None), save_every=save_every,
-        workers=workers, check_teacher=check_teacher,
+        workers=workers, check_teacher=check_teacher, shard_teacher=shard_teacher,
         diagnose=diagnose, progress=progress,
     )  # fmt: skip
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -140,7 +151,7 @@ def fit(
     books = loop.ledger
     return Result(
         model=distiller.deployed().eval(), last=books.last, best=books.best, test=scored, history=books.history,
-        cost=loop.cost(), artifacts=_written(plan),
+        cost=loop.cost(), artifacts=_written(plan), teacher_forward=distiller.cast.said(),
     )  # fmt: skip
 
 

@@ -20,7 +20,16 @@ from distil.engine.window import Count, counts_of
 from distil.errors import DistilError
 from distil.functional.reduction import Term
 
-__all__ = ["NanSentinel", "check_first", "check_ready", "check_sum", "is_alone", "lone_sample", "reaches"]
+__all__ = [
+    "NanSentinel",
+    "check_first",
+    "check_ready",
+    "check_sparse",
+    "check_sum",
+    "is_alone",
+    "lone_sample",
+    "reaches",
+]
 
 READ_EVERY = 50
 """Steps between two looks at the flags on an accelerator; on a CPU a look costs nothing and every step is read."""
@@ -40,6 +49,19 @@ def check_sum(method: Sum) -> None:
         warnings.warn(
             f"'{tied[0]}' already holds the task loss its paper ties in; Supervised() counts it twice.", stacklevel=4
         )
+
+
+def check_sparse(method: Sum, teacher: Any) -> None:
+    """Refuse a teacher that knows a few classes only to a method that reads all of them."""
+    known = getattr(teacher, "sparse", None)
+    if known is None:
+        return
+    for component in method:
+        if "logits" in component.method.taps and not component.method.sparse:
+            raise DistilError(
+                f"'{component.name}' reads all logits of the teacher, and the cache holds {known.codec} targets: write "
+                "it with --codec dense16, or teach with kd, which learns from them."
+            )
 
 
 def check_ready(method: Sum, ctx: Context, *, watched: bool, prepared: bool) -> None:
@@ -81,7 +103,7 @@ def check_first(
             if name not in counts:
                 raise DistilError(f"counts() of '{component.name}' says nothing of its term '{key}'.")
             _check_count(name, term, counts[name])
-        if teaches and not term.aux and not reaches(term.values, learners):
+        if teaches and not term.aux and not reaches(term.values, learners, own=component.method.parameters()):
             raise DistilError(
                 f"Term '{name}' has no student parameter in its graph, so it teaches the student nothing: it was "
                 "computed from detached tensors, from the teacher alone, or from frozen layers. Mark it aux=True if it "
@@ -97,16 +119,23 @@ def _check_count(name: str, term: Term, counted: Count) -> None:
         )
 
 
-def reaches(value: Tensor, parameters: Iterable[nn.Parameter]) -> bool:
-    """Say whether any of ``parameters`` is in the autograd graph of ``value``."""
-    wanted = {id(p) for p in parameters}
+def reaches(value: Tensor, parameters: Iterable[nn.Parameter], *, own: Iterable[nn.Parameter] = ()) -> bool:
+    """Say whether any of ``parameters`` is in the autograd graph of ``value``.
+
+    Of parameters in shards the graph holds the gathered weights, not themselves: there any leaf counts that is not
+    among a method's ``own``.
+    """
+    chosen = list(parameters)
+    wanted, others = {id(p) for p in chosen}, {id(p) for p in own}
+    shards = any(hasattr(p, "device_mesh") for p in chosen)
     stack, seen = [value.grad_fn], set()
     while stack:
         node = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if id(getattr(node, "variable", None)) in wanted:
+        leaf = getattr(node, "variable", None)
+        if id(leaf) in wanted or (shards and leaf is not None and id(leaf) not in others):
             return True
         stack.extend(child for child, _ in node.next_functions)
     return False

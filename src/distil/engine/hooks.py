@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distil.engine.anatomy import Location, first_tensor
 from distil.errors import DistilError
 
-__all__ = ["ChangedInPlace", "Recorder", "hook_for", "version_of"]
+__all__ = ["ChangedInPlace", "Enough", "Recorder", "hook_for", "version_of"]
 
 
 class ChangedInPlace(DistilError):
@@ -24,6 +24,10 @@ class ChangedInPlace(DistilError):
             f"The tap {names} of the {role} was changed in place by a later layer, which the dry run (in eval mode) "
             "did not see: set inplace=False there, or tap the module after it."
         )
+
+
+class Enough(BaseException):
+    """Ends a pass whose last tap was read; no error, so that a model's own ``except Exception`` lets it through."""
 
 
 def version_of(value: Tensor) -> int:
@@ -42,8 +46,10 @@ class Recorder:
         versions: dict[Location, int],
         *,
         copies: bool,
+        last: int = 0,
     ) -> None:
         self.role, self.location, self.values, self.versions, self.copies = role, location, values, versions, copies
+        self.last = last  # end the pass when so many taps are there; 0 lets it run on
 
     def __call__(self, tensor: Tensor) -> None:
         if self.location in self.values:
@@ -57,6 +63,8 @@ class Recorder:
         self.values[self.location] = kept
         if not torch.compiler.is_compiling():
             self.versions[self.location] = version_of(kept)
+        if len(self.values) == self.last:
+            raise Enough
 
 
 def hook_for(record: Recorder, replacement: nn.Module | None) -> Callable[..., Any]:

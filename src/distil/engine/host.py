@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -14,10 +15,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from distil.engine.processes import launched, on_cpu
 from distil.engine.window import world_size
 from distil.errors import DistilError, nearest
 
-__all__ = ["PRECISIONS", "agreed", "find_accelerator", "gentle_interrupt", "same_buffers"]
+__all__ = ["PRECISIONS", "agreed", "any_of", "find_accelerator", "gentle_interrupt", "same_buffers"]
+
+ECHO_SECONDS = 2.0
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -26,7 +30,7 @@ def find_accelerator(*, precision: str, device: str | None) -> Accelerator:
     """Return accelerate's view of this machine, or say what it cannot do."""
     if precision not in PRECISIONS:
         raise DistilError(f"precision='{precision}' is unknown; {nearest(precision, PRECISIONS)}")
-    wanted, cpu = PRECISIONS[precision], device == "cpu"
+    wanted, cpu = PRECISIONS[precision], on_cpu(device)
     shared = AcceleratorState._shared_state
     if shared and (shared.get("_mixed_precision") != wanted or bool(shared.get("_cpu")) != cpu):
         AcceleratorState._reset_state()  # accelerate keeps one precision for a process; runs in it may differ
@@ -35,6 +39,11 @@ def find_accelerator(*, precision: str, device: str | None) -> Accelerator:
         asked = torch.device(device) if device is not None else found.device
     except (ValueError, ImportError, RuntimeError) as error:
         raise DistilError(f"This machine cannot run precision='{precision}', device={device}: {error}") from None
+    if launched() > 1 and found.num_processes == 1:
+        raise DistilError(
+            f"This run was launched as {launched()} processes, and accelerate began as one: a distributed state was "
+            "made before. Make no Accelerator before fit(), or launch with ACCELERATE_USE_CPU=true."
+        )
     if asked.type != found.device.type or asked.index not in (None, found.device.index):
         raise DistilError(f"device='{device}' was asked for and accelerate found '{found.device}'; use that, or 'cpu'.")
     return found
@@ -56,17 +65,32 @@ def agreed(numbers: Mapping[str, float], device: torch.device) -> dict[str, floa
     return dict(zip(sorted(numbers), packed.tolist()))
 
 
+def any_of(said: bool, device: torch.device) -> bool:
+    """Say whether any process said yes, so that all of them act on it together."""
+    if world_size() == 1:
+        return said
+    votes = torch.tensor(float(said), device=device)
+    dist.all_reduce(votes, dist.ReduceOp.MAX)
+    return bool(votes)
+
+
 @contextmanager
 def gentle_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a request to stop after the current step; a second one stops at once."""
-    asked = threading.Event()
+    """Turn the first Ctrl-C into a request to stop after the current step; a second one stops at once.
+
+    A launcher hands on the Ctrl-C that the terminal sent its processes as well, so there the second of the two counts
+    as the first.
+    """
+    asked, since = threading.Event(), [0.0]
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+        if asked.is_set() and (launched() == 1 or time.monotonic() - since[0] > ECHO_SECONDS):
             raise KeyboardInterrupt
+        if not asked.is_set():
+            since[0] = time.monotonic()
         asked.set()
 
     before = signal.signal(signal.SIGINT, note)

@@ -57,7 +57,7 @@ class Intake:
             batch = self.task.prepare(batch, rng)
         labels: Tensor | None = batch.get("labels")
         if labels is not None and not self._reads(stream):
-            batch = {key: value for key, value in batch.items() if key != "labels"}
+            batch = {key: value for key, value in batch.items() if key not in ("labels", "partner_labels")}
         elif labels is not None and self.classes and not labels.is_floating_point():
             self._check(labels, batch)
         ready: Batch = to_device(batch, self.cast.device)

@@ -13,7 +13,8 @@ from torch import Tensor
 from distil.data.bundle import NO_LABEL
 from distil.data.loading import Batches, Streams
 from distil.engine.method import Sum
-from distil.engine.window import world_size
+from distil.engine.processes import of_every
+from distil.engine.window import rank, world_size
 
 __all__ = ["Ledger", "labels_read"]
 
@@ -60,13 +61,20 @@ class Ledger:
     shares: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
-        """Return everything, as a checkpoint stores it."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Return everything, as a checkpoint stores it: of the open epoch's loss, each process's own sum."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"loss": self._every_loss()}
+
+    def _every_loss(self) -> float | Tensor:
+        if not isinstance(self.loss, Tensor) or world_size() == 1:
+            return self.loss
+        return of_every(self.loss)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state` returned."""
         for f in fields(self):
             setattr(self, f.name, state.get(f.name, getattr(self, f.name)))  # older checkpoints know fewer figures
+        if isinstance(self.loss, Tensor) and self.loss.ndim:
+            self.loss = self.loss[rank()]
 
     def add(self, terms: Mapping[str, Tensor], loss: Tensor) -> None:
         """Add one step."""

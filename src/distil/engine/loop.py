@@ -19,11 +19,13 @@ from distil.engine.checkpoint import latest, load_checkpoint, save_checkpoint
 from distil.engine.distiller import Distiller
 from distil.engine.ema import Ema
 from distil.engine.gradient import gradient_shares, unreached
-from distil.engine.host import agreed, find_accelerator, gentle_interrupt, same_buffers
+from distil.engine.host import agreed, any_of, find_accelerator, gentle_interrupt, same_buffers
 from distil.engine.ledger import Ledger, labels_read
 from distil.engine.method import batch_size, is_streams
 from distil.engine.optim import lr_factor, make_optimizers
+from distil.engine.processes import from_first
 from distil.engine.settings import Plan, described, identity
+from distil.engine.sharding import Spread, kept
 from distil.engine.track import Tracks
 from distil.errors import DistilError
 from distil.tasks import teacher_above_chance
@@ -31,6 +33,7 @@ from distil.tasks import teacher_above_chance
 __all__ = ["Loop"]
 
 SAVE_SECONDS = 20.0
+ASK_EVERY = 10
 
 
 class Loop:
@@ -44,6 +47,8 @@ class Loop:
         self._check_fresh(found)
         self.accelerator = find_accelerator(precision=plan.precision, device=plan.device)
         self.tracks = Tracks(plan.tracking, described(plan, distiller))
+        self._identity = identity(plan, distiller, train) if plan.out is not None else {}
+        self.spread = Spread(self.accelerator, distiller, precision=plan.precision, shard_teacher=plan.shard_teacher)
         distiller.to(self.accelerator.device)
         self.dataset = train
         awake = [model for model in distiller.cast.students.values() if model.training]
@@ -71,7 +76,6 @@ class Loop:
         self.ledger = Ledger()
         self._before = distiller.teacher_seconds  # what preparing took is not part of the run's seconds either
         self._saved_at = time.monotonic()
-        self._identity = identity(plan, distiller, train) if plan.out is not None else {}
         if found is not None:
             self._resume(found)
         self.ledger.prepare_seconds += preparing
@@ -129,7 +133,8 @@ class Loop:
             )
             return
         for name, teacher in teachers.items():
-            seen = teacher_above_chance(task, teacher, self.val)
+            with self.distiller.cast.lent(teacher):
+                seen = teacher_above_chance(task, teacher, self.val)
             if not seen["ok"] and len(teachers) == 1:
                 raise DistilError(f"The run stops before training: {seen['message']}")
             if not seen["ok"]:  # of several, some may know a part of the data alone
@@ -137,7 +142,7 @@ class Loop:
 
     def _wrapped(self) -> Any:
         """Wrap student and adapters for many processes; parameters that no loss reaches are left out of the reducer."""
-        if self.accelerator.num_processes == 1:
+        if self.spread.kind != "ddp":
             return self.distiller
         lost = unreached(self.distiller, next(iter(self.batches.iterate(0))))
         if lost:
@@ -150,6 +155,7 @@ class Loop:
         inner = {name: o.optimizer for name, o in self.optimizers.items()}
         state = load_checkpoint(found, self.distiller, inner, identity=self._identity, ema=self.ema)
         self.ledger.restore(state["ledger"])
+        self.distiller.cast.recall(state["ledger"].get("teacher_forward", {}))
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -161,6 +167,8 @@ class Loop:
         with gentle_interrupt() as interrupted:
             while ctx.epoch < self.epochs and ctx.step < self.total and not self.ledger.stopped:
                 self._epoch(interrupted)
+        if self.ledger.batch and ctx.step >= self.total:  # a run that died between its last step and the last scores
+            self._close_epoch(finished=True)
         if plan.out is not None:
             self._save()
 
@@ -169,7 +177,7 @@ class Loop:
         batches = self._chosen(ctx.epoch)
         self._train_mode()
         if not batches.resumable:  # its order is drawn from the global generators, so those are set for every epoch
-            torch.manual_seed(mix_seed("epoch", plan.seed, self.accelerator.process_index, ctx.epoch))
+            torch.manual_seed(mix_seed("epoch", plan.seed, 0, ctx.epoch))  # alike everywhere: ranks deal it out
         began = ctx.step
         for window in _windows(batches.iterate(ctx.epoch, books.batch), plan.accumulate):
             self._step(window, self.factor(self._done(batches)))
@@ -179,7 +187,7 @@ class Loop:
                 plan.progress(ctx.step, ctx.steps or 0)
             if plan.save_every and ctx.step % plan.save_every == 0 and batches.resumable:
                 self._save()
-            if interrupted():
+            if self._all_stop(interrupted):
                 if plan.out is not None:
                     self._save_or_say(batches)
                 raise KeyboardInterrupt
@@ -195,6 +203,12 @@ class Loop:
         # Clocks differ, and saving is done by all processes together or by none.
         if plan.out is not None and agreed({"save": float(late or due)}, self.accelerator.device)["save"]:
             self._save()
+
+    def _all_stop(self, interrupted: Callable[[], bool]) -> bool:
+        """Say whether to stop here; many processes ask each other now and then, and stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return interrupted()
+        return self.distiller.ctx.step % ASK_EVERY == 0 and any_of(interrupted(), self.accelerator.device)
 
     def _save_or_say(self, batches: BatchSource) -> None:
         if batches.resumable:
@@ -230,7 +244,8 @@ class Loop:
         if self.ledger.chosen is None:
             torch.manual_seed(mix_seed("select", self.plan.seed, epoch))
             with torch.no_grad():
-                self.ledger.chosen = torch.as_tensor(self.plan.select(epoch, self.dataset, self.distiller)).long().cpu()
+                chosen = torch.as_tensor(self.plan.select(epoch, self.dataset, self.distiller)).long().cpu()
+            self.ledger.chosen = from_first(chosen)  # its BatchNorm statistics differ from those of other processes
         ids = self.ledger.chosen
         place = {int(i): k for k, i in enumerate(ids_of(self.dataset))}
         unknown = [int(i) for i in ids if int(i) not in place]
@@ -250,13 +265,14 @@ class Loop:
         losses = []
         for i in range(len(window)):
             torch.manual_seed(mix_seed("step", plan.seed, a.process_index, ctx.step, i))
-            with nullcontext() if i == len(window) - 1 else a.no_sync(self.model):
+            with self.spread.micro_step(self.model, last=i == len(window) - 1):
                 losses.append(self._micro_step(totals, look=look and i == 0))
         books.samples += sum(
             sum(map(batch_size, b.values())) if is_streams(b) else batch_size(b) for b in totals.batches
         )
+        self.spread.average()
         if plan.clip is not None:
-            a.clip_grad_norm_(
+            self.spread.clip(
                 [p for o in self.optimizers.values() for g in o.param_groups for p in g["params"]], plan.clip
             )
         before = ctx.step
@@ -305,7 +321,7 @@ class Loop:
             if books.judge(metrics, task.metric, higher=task.higher_is_better, epoch=done, ties=plan.ties):
                 with self.ema.applied() if self.ema is not None else nullcontext():
                     state = self.distiller.state_dict()
-                    books.best_state = {name: value.detach().cpu().clone() for name, value in state.items()}
+                    books.best_state = {name: kept(value) for name, value in state.items()}
             books.stopped = plan.patience is not None and books.stale >= plan.patience
 
     def _evaluate(self) -> dict[str, float]:
@@ -322,10 +338,14 @@ class Loop:
         same_buffers(self.distiller)
         scaler = self.accelerator.scaler
         state = self.ledger.state() | {"teacher_seconds": self.cost()["teacher_seconds"]}
+        state["teacher_forward"] = self.distiller.cast.said()
         loop = {"ledger": state, "scaler": scaler.state_dict() if scaler is not None else None}
-        if self.accelerator.is_main_process:
+        first = self.accelerator.is_main_process
+        if first or self.spread.sharded:
             inner = {name: o.optimizer for name, o in self.optimizers.items()}
-            save_checkpoint(self.plan.out, self.distiller, inner, identity=self._identity, loop=loop, ema=self.ema)
+            save_checkpoint(
+                self.plan.out, self.distiller, inner, identity=self._identity, loop=loop, ema=self.ema, write=first
+            )
         self.accelerator.wait_for_everyone()
         self._saved_at = time.monotonic()
 
@@ -348,6 +368,7 @@ class Loop:
                 scored["best"] = distiller.task.evaluate(distiller.deployed(), test)
             if self.plan.keep == "last":
                 distiller.load_state_dict(last)
+        self.spread.restore()
         distiller.eval()
         return scored
 

@@ -49,12 +49,14 @@ class Method(nn.Module, ABC):
         at_equality: for every term, what holds where the student equals the teacher: ``"zero"`` (value and gradient),
             ``"stationary"`` (gradient only) or ``None`` (neither, by design). Its keys are the names of the terms.
         contains_task: the paper ties the task loss into this method, so adding ``Supervised`` warns.
+        sparse: it reads ``trace.sparse`` of a cached teacher that knows a few classes only, where there is one.
     """
 
     taps: tuple[Spec, ...] = ("logits",)
     labels: bool | tuple[str, ...] = False
     at_equality: Mapping[str, AtEquality] = {}
     contains_task: ClassVar[bool] = False
+    sparse: ClassVar[bool] = False
     _hyper: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Method:

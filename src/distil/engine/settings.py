@@ -16,6 +16,7 @@ from distil.data.fingerprint import fingerprint
 from distil.data.loading import Batches
 from distil.engine.distiller import Distiller
 from distil.engine.track import Tracking
+from distil.engine.window import world_size
 from distil.errors import DistilError
 
 __all__ = ["Plan", "described", "identity"]
@@ -53,6 +54,7 @@ class Plan:
     device: str | None
     workers: int
     check_teacher: bool
+    shard_teacher: bool
     tracking: Tracking | None
     diagnose: bool
     progress: Callable[[int, int], None] | None
@@ -85,7 +87,11 @@ def identity(plan: Plan, distiller: Distiller, data: Any) -> dict[str, Any]:
     """Return what must be equal for a checkpoint to belong to this run, in plain values."""
     teachers = {name: fingerprint(model) for name, model in distiller.teachers.items()}
     settings = {name: _plain(getattr(plan, name)) for name in SAME}
-    return {"method": distiller.method.expression, "teachers": teachers, "data": _content(data), **settings}
+    forward = distiller.cast.teacher_forward
+    # Ways that change no number may differ between the run that began and the one that goes on.
+    settings |= {} if forward.exact else {"teacher_forward": str(forward)}
+    method, processes = distiller.method.expression, world_size()  # more processes are a larger batch, dealt otherwise
+    return {"method": method, "teachers": teachers, "data": _content(data), "processes": processes, **settings}
 
 
 def _content(data: Any) -> Any:

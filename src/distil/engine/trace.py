@@ -15,21 +15,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 
 from distil.engine.anatomy import Location, Tap, first_tensor
-from distil.engine.hooks import ChangedInPlace, Recorder, hook_for, version_of
+from distil.engine.hooks import ChangedInPlace, Enough, Recorder, hook_for, version_of
 from distil.errors import DistilError, nearest
+from distil.functional.targets import SparseTargets
 from distil.tasks.base import Task, to_device
 
-__all__ = ["ModelHandle", "Spec", "Trace", "side_of"]
+__all__ = ["Cut", "ModelHandle", "Pass", "Spec", "Trace", "side_of"]
 
 Spec = str | tuple[str | None, str | None]
 """A tap as a method asks for it: one name for both models, or ``(student, teacher)``, ``None`` for a side unused."""
+
+Pass = Callable[[Mapping[str, Any]], tuple[Any, dict[Location, Tensor]]]
+"""A plain pass: from a batch to the output and the taps."""
 
 
 def side_of(spec: Spec, role: str) -> str | None:
     """Return the part of ``spec`` that concerns ``role`` ("student" or "teacher")."""
     return spec if isinstance(spec, str) else spec[0 if role == "student" else 1]
+
+
+class Cut:
+    """The output of a pass that stopped at its last tap: whoever asks for it has the pass made again, whole."""
+
+    def __init__(self, whole: Callable[[], Any]) -> None:
+        self.whole = whole
 
 
 class Trace:
@@ -44,19 +56,43 @@ class Trace:
         task: Task,
         home: torch.device | None = None,
     ) -> None:
-        self.role, self.output = role, output
+        self.role, self._output = role, output
         self.values = values
         self._taps, self._task, self._home = taps, task, home
         self._logits: Tensor | None = None
 
     @property
+    def output(self) -> Any:
+        """The model's own output."""
+        if isinstance(self._output, Cut):
+            self._output = self._output.whole()
+        return self._output
+
+    @property
     def logits(self) -> Tensor:
         """The class scores, ``[N, C]`` (or as the task shapes them)."""
         if self._logits is None:
+            if isinstance(self.output, SparseTargets):
+                raise DistilError(
+                    f"The {self.role} answers with {self.output.codec} targets, and all of its logits were asked for: "
+                    "write the cache with --codec dense16, or read `trace.sparse`, as kd does."
+                )
             tap = self._taps.get("logits")
             found = self._read(tap, 0) if tap is not None and tap.locations else self._task.logits(self.output)
             self._logits = found if self._home is None else found.to(self._home)
         return self._logits
+
+    @property
+    def sparse(self) -> SparseTargets | None:
+        """What a cached teacher knows of a few classes, where that is all it answers; ``None`` where it has logits."""
+        if not isinstance(self.output, SparseTargets):
+            return None
+        return self.output if self._home is None else self.output.to(self._home)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the class scores."""
+        return tuple(self.logits.shape) if self.sparse is None else self.sparse.shape
 
     def __getitem__(self, spec: Spec) -> Any:
         name = side_of(spec, self.role)
@@ -71,6 +107,11 @@ class Trace:
             )
         found = tuple(self._read(tap, i) for i in range(len(tap.locations)))
         return found if tap.many else found[0]
+
+    def tensors(self) -> list[Tensor]:
+        """Return the tensors that the pass left, but for those inside what is no container."""
+        kept = None if isinstance(self._output, Cut) else self._output
+        return [leaf for leaf in tree_leaves((kept, self.values)) if isinstance(leaf, Tensor)]
 
     def _read(self, tap: Tap, i: int) -> Tensor:
         location = tap.locations[i]
@@ -117,7 +158,11 @@ class ModelHandle:
         self._detached = False
         self._silent = set(self._locations)  # taps that no pass has recorded yet
         self._copied: set[Location] = set()  # taps that a later layer changes in place
-        self._runner: Callable[[Mapping[str, Any]], tuple[Any, dict[Location, Tensor]]] = self._run
+        self._runner: Pass = self._run
+        self.compiled = False
+        self.shortcut: Pass | None = None  # a cheaper way to make plain passes without gradient
+        self.held: dict[tuple[int, bool], tuple[Any, Callable[[], Trace]]] = {}  # passes made ahead, for calls to come
+        self.summon: Callable[[], None] | None = None  # brings a model that is away, for what no shortcut does
 
     def __call__(
         self,
@@ -136,6 +181,11 @@ class ModelHandle:
         plain = replace is None and params is None
         if plain and key in self._memo:
             return self._memo[key][1]
+        if plain and key in self.held:
+            self._memo[key] = (batch, self.held[key][1]())
+            return self._memo[key][1]
+        if self.summon is not None and (wants_grad or not plain):
+            self.summon()
         start = time.perf_counter()
         kept = _kept_buffers(self.module) if self._detached and not self._frozen else nullcontext()
         with kept, nullcontext() if wants_grad else torch.no_grad():
@@ -144,8 +194,10 @@ class ModelHandle:
                 output, values = self._functional(moved, params, replace)
             elif replace is not None:
                 output, values = self._run(moved, self._replacements(replace))
-            else:
+            elif wants_grad or self.shortcut is None:
                 output, values = self._runner(moved)
+            else:
+                output, values = self.shortcut(moved)
         self.seconds += time.perf_counter() - start
         if self._silent:
             self._silent -= values.keys()
@@ -167,11 +219,26 @@ class ModelHandle:
                 f"The {self.role} has no part '{name}'; {nearest(str(name), [*self._taps, *self._paths])} A meaning "
                 "such as 'head' must be among the method's `taps`."
             )
+        if self.summon is not None:
+            self.summon()
         return self._paths[path]
+
+    def on(self, module: nn.Module) -> ModelHandle:
+        """Return a handle with the same taps on ``module``, a copy of this one's."""
+        other = ModelHandle(self.role, self.name, module, self.task, self._taps, frozen=self._frozen)
+        other._copied = self._copied
+        return other
+
+    def place(self, spec: Spec) -> Location:
+        """Return where a tap is read: the module's path, and which side of it; the first of several."""
+        tap = self._taps.get(side_of(spec, self.role) or "")
+        if tap is None or not tap.locations:
+            raise DistilError(f"Tap {spec!r} has no place in the {self.role}; list it among the method's `taps`.")
+        return tap.locations[0]
 
     def compile(self, **options: Any) -> None:
         """Run plain passes through ``torch.compile``; the compiled function returns the taps."""
-        self._runner = torch.compile(self._run, **options)
+        self._runner, self.shortcut, self.compiled = torch.compile(self._run, **options), None, True
 
     def remembered(self, batch: Mapping[str, Any]) -> Trace | None:
         """Return the plain pass on ``batch`` that this call already made."""
@@ -187,17 +254,20 @@ class ModelHandle:
 
     def forget(self) -> None:
         """Drop the memo of this call."""
+        for key in self._memo if self.held else ():
+            self.held.pop(key, None)
         self._memo.clear()
 
     def dry(self, batch: Mapping[str, Any]) -> Trace:
         """Make the dry run's pass: it finds the taps that must be copied, and does not count as their having fired."""
+        shortcut, self.shortcut = self.shortcut, None
         try:
             return self(batch)
         except ChangedInPlace as changed:
             self._copied |= changed.locations
             return self(batch)
         finally:
-            self._silent = set(self._locations)
+            self._silent, self.shortcut = set(self._locations), shortcut
 
     def silent(self, spec: Spec) -> list[Location]:
         """Return where a tap should have been read and no pass since the dry run has."""
@@ -213,19 +283,50 @@ class ModelHandle:
         finally:
             self._memo, self._detached = kept, False
 
+    @property
+    def locations(self) -> set[Location]:
+        """Where the taps are."""
+        return self._locations
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are spread over processes, which a pass that ends early would leave in disorder."""
+        return any(hasattr(p, "device_mesh") or hasattr(p, "ds_id") for p in self.module.parameters())
+
+    def plain(self, batch: Mapping[str, Any]) -> tuple[Any, dict[Location, Tensor]]:
+        """Make a plain pass by itself, whatever shortcut there is."""
+        return self._run(batch)
+
+    def stopped(self, batch: Mapping[str, Any]) -> tuple[None, dict[Location, Tensor]]:
+        """Make a plain pass that ends with the last tap: the same operations as the whole one, up to there."""
+        return None, self._run(batch, stop=True)[1]
+
     def _run(
-        self, batch: Mapping[str, Any], replacements: Mapping[Location, nn.Module] | None = None
+        self,
+        batch: Mapping[str, Any],
+        replacements: Mapping[Location, nn.Module] | None = None,
+        *,
+        stop: bool = False,
     ) -> tuple[Any, dict[Location, Tensor]]:
         values: dict[Location, Tensor] = {}
         if not self._locations:
             return self.task.call(self.module, batch, role=self.role), values
-        with self._recording(self._paths, values, replacements or {}) as versions:
-            output = self.task.call(self.module, batch, role=self.role)
+        with self._recording(self._paths, values, replacements or {}, stop=stop) as versions:
+            output = (self._until_enough if stop else self._whole)(batch)
         # Compiled hooks note no version: there the dry run's pass, which is never compiled, is the check.
         changed = {place for place, noted in versions.items() if version_of(values[place]) != noted}
         if changed:
             raise ChangedInPlace(self.role, changed)
         return output, values
+
+    def _whole(self, batch: Mapping[str, Any]) -> Any:
+        return self.task.call(self.module, batch, role=self.role)
+
+    def _until_enough(self, batch: Mapping[str, Any]) -> Any:
+        try:
+            return self._whole(batch)
+        except Enough:
+            return None
 
     def _functional(
         self, batch: Mapping[str, Any], params: Mapping[str, Tensor], replace: Mapping[Spec, nn.Module] | None
@@ -262,13 +363,19 @@ class ModelHandle:
 
     @contextmanager
     def _recording(
-        self, paths: Mapping[str, nn.Module], values: dict[Location, Tensor], replacements: Mapping[Location, nn.Module]
+        self,
+        paths: Mapping[str, nn.Module],
+        values: dict[Location, Tensor],
+        replacements: Mapping[Location, nn.Module],
+        *,
+        stop: bool = False,
     ) -> Iterator[dict[Location, int]]:
         """Record taps while the pass runs; yields the versions of what was recorded."""
         versions: dict[Location, int] = {}
+        last = len(self._locations) if stop else 0
         with ExitStack() as stack:
             for location in self._locations:
-                record = Recorder(self.role, location, values, versions, copies=location in self._copied)
+                record = Recorder(self.role, location, values, versions, copies=location in self._copied, last=last)
                 hook = hook_for(record, replacements.get(location))
                 module = paths[location.path]
                 handle = (

@@ -18,6 +18,7 @@ from typing import Any
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
+from distil.engine.processes import is_first
 from distil.errors import DistilError, nearest
 
 __all__ = ["Tracking", "Tracks", "check_trackers", "tracking_of"]
@@ -84,6 +85,7 @@ class Tracks:
     """
 
     def __init__(self, tracking: Tracking | None, config: Mapping[str, Any]) -> None:
+        tracking = tracking if is_first() else None  # one process logs
         self._tracking, self._config = tracking, {key: _plain(value) for key, value in config.items()}
         self._open: list[GeneralTracker] = []
 

@@ -12,23 +12,19 @@ import math
 import torch
 from torch import Tensor
 
-from distil.functional.ranking import _alpha as rank_weights
-from distil.functional.ranking import teacher_ranking
-
 
 def _softmax(u: Tensor) -> tuple[Tensor, Tensor]:
     """Return softmax and log-sum-exp of each row with one exponential per element."""
-    top = u.amax(-1, keepdim=True)
-    raised = (u - top).exp_()
-    total = raised.sum(-1, keepdim=True)
-    return raised.div_(total), top + total.log_()
+    q = u.softmax(-1)
+    return q, u.amax(-1, keepdim=True) - q.amax(-1, keepdim=True).log_()
 
 
 def _dot(weights: Tensor, values: Tensor) -> Tensor:
     """Return Σ weights · values, where weight 0 adds 0 even to an infinite value."""
-    total = torch.linalg.vecdot(weights, values).unsqueeze(-1)
-    if bool(total.isfinite().all()):
-        return total
+    if not torch.compiler.is_compiling():  # compiled, the careful way costs nothing and a look at the data would
+        total = torch.linalg.vecdot(weights, values).unsqueeze(-1)
+        if bool(total.isfinite().all()):
+            return total
     return (weights * torch.where(weights > 0, values, torch.zeros_like(values))).sum(-1, keepdim=True)
 
 
@@ -43,23 +39,30 @@ def _through(q: Tensor, slope: Tensor, temperature: float) -> Tensor:
     return slope.sub_(mean).mul_(q).div_(temperature)
 
 
+def _cooled(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return both logits over T; at T = 1 they are the caller's own, not to be changed."""
+    return (student, teacher) if temperature == 1 else (student / temperature, teacher / temperature)
+
+
 def kl(student: Tensor, teacher: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
     """T-free part of the forward divergence: gradient (q − p) / T."""
-    u, v = student / temperature, teacher / temperature
+    u, v = _cooled(student, teacher, temperature)
     q, log_zu = _softmax(u)
     p, log_zv = _softmax(v)
-    values = _dot(p, v.sub_(u)) - log_zv + log_zu
-    return values.squeeze(-1), q.sub_(p).div_(temperature)
+    values = _dot(p, v - u) - log_zv + log_zu
+    slope = q.sub_(p)
+    return values.squeeze(-1), slope if temperature == 1 else slope.div_(temperature)
 
 
 def reverse(student: Tensor, teacher: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
     """KL(q ‖ p): gradient q (log q − log p − value) / T."""
-    u, v = student / temperature, teacher / temperature
-    q, log_zu = _softmax(u)
-    log_zv = v.logsumexp(-1, keepdim=True)
-    gap = u.sub_(v).sub_(log_zu - log_zv)  # log q − log p
+    u, v = _cooled(student, teacher, temperature)
+    gap = u.log_softmax(-1)
+    q = gap.exp()
+    gap.sub_(v.log_softmax(-1))  # log q − log p
     values = _dot(q, gap)
-    if not bool(values.isfinite().all()):  # a class that the teacher excludes and the student does not: infinite
+    # A class that the teacher excludes and the student does not: infinite.
+    if torch.compiler.is_compiling() or not bool(values.isfinite().all()):
         return values.squeeze(-1), torch.where(q > 0, q * (gap - values), torch.zeros_like(q)).div_(temperature)
     return values.squeeze(-1), _finite(gap.sub_(values)).mul_(q).div_(temperature)
 
@@ -143,17 +146,3 @@ def cosine(student: Tensor, teacher: Tensor, *, eps: float) -> tuple[Tensor, Ten
     same = torch.linalg.vecdot(s, t).unsqueeze(-1)
     slope = s.mul_(torch.where(ours > eps, same, torch.zeros_like(same))).sub_(t).div_(ours)
     return (1 - same).squeeze(-1), slope
-
-
-def listwise(
-    student: Tensor, teacher: Tensor, labels: Tensor | None = None, *, temperature: float, weights: str
-) -> tuple[Tensor, Tensor]:
-    """Plackett-Luce: Σ_k α_k (log Σ_{l ≥ k} e^{s_l} − s_k) in the teacher's order, the label first."""
-    order = teacher_ranking(teacher, labels)
-    s = student.gather(-1, order)
-    alpha = rank_weights(teacher / temperature, order, weights).expand_as(s)
-    rest = s.flip(-1).logcumsumexp(-1).flip(-1)
-    values = torch.linalg.vecdot(alpha, rest - s)
-    reached = (alpha.log() - rest).logcumsumexp(-1)  # what places up to this one pull down, per unit of e^s
-    slope = (s + reached).exp_().sub_(alpha)
-    return values, torch.empty_like(slope).scatter_(-1, order, slope)

@@ -2,29 +2,30 @@
 
 Each function equals its plain twin of the same name in value and gradient and keeps one buffer, the gradient, where
 autograd keeps several; rows are taken in blocks that stay in the cache. No gradient reaches the teacher, and a second
-derivative does not exist (`once_differentiable`): where either is wanted, use the twin.
+derivative does not exist and is refused: where either is wanted, use the twin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import torch
+import torch  # noqa: F401  (the examples use it)
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from distil.errors import DistilError
 from distil.functional import _kernels as kernels
-from distil.functional._checks import class_index, counted_weight, known, positive, same_shape
-from distil.functional.divergence import SAME_CLASSES, SCALES
+from distil.functional import _row_kernels as row_kernels
+from distil.functional._checks import IGNORE, class_index, counted_weight, known, positive, same_shape
+from distil.functional._closed import Closed, Kernel
+from distil.functional.divergence import SAME_CLASSES, SCALES, nckd, tckd
 from distil.functional.mixtures import check_share, check_unit
 from distil.functional.ranking import WEIGHTS
-from distil.functional.reduction import reduce, working
+from distil.functional.reduction import reduce
 
 __all__ = [
     "cosine",
+    "decoupled",
+    "dkd",
     "interpolated_kl",
     "jsd",
     "kl",
@@ -35,42 +36,6 @@ __all__ = [
     "standardised_kl",
     "total_variation",
 ]
-
-BLOCK = 1 << 17
-"""Elements of one block of rows: a few blocks of float32 fit into a core's cache."""
-
-Kernel = Callable[..., tuple[Tensor, Tensor]]
-"""(student [n, C], teacher [n, C][, labels [n]]) → (values [n], gradient [n, C])."""
-
-
-class Closed(torch.autograd.Function):
-    """Values per row by a kernel, block by block, with the gradient beside them."""
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, labels: Tensor | None, kernel: Kernel) -> Tensor:
-        """Return one value per row of ``student`` [N, C]."""
-        rows, width = student.shape
-        (probe,) = working(student[:0])
-        values = probe.new_empty(rows)
-        wants = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(student, memory_format=torch.contiguous_format) if wants else None
-        step = max(1, BLOCK // max(1, width)) if student.device.type == "cpu" else max(1, rows)
-        for start in range(0, rows, step):
-            block = slice(start, start + step)
-            own = () if labels is None else (labels[block],)
-            value, slope = kernel(*working(student[block], teacher[block]), *own)
-            values[block] = value
-            if gradient is not None:
-                gradient[block] = slope
-        ctx.save_for_backward(gradient)
-        return values
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None, None, None]:
-        """Scale the stored gradient of every row."""
-        (gradient,) = ctx.saved_tensors
-        return None if gradient is None else gradient * upstream.unsqueeze(1).to(gradient.dtype), None, None, None
 
 
 def kl(
@@ -296,9 +261,60 @@ def plackett_luce(
     if labels is not None:
         _, counted = class_index(name, labels, student_logits.shape[:-1], student_logits.shape[-1])
         weight = counted_weight(counted, weight)
-    kernel = partial(kernels.listwise, temperature=teacher_temperature, weights=weights)
+    kernel = partial(row_kernels.listwise, temperature=teacher_temperature, weights=weights)
     first = labels if label_first else None
     return _rows(name, student_logits, teacher_logits, kernel, labels=first, weight=weight, reduction=reduction)
+
+
+def decoupled(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float = 4.0
+) -> tuple[Tensor, Tensor]:
+    """Return both parts of :func:`dkd`, unreduced and unweighed, from one pass over the logits.
+
+    Its twins are `tckd` and `nckd` with ``reduction="none"``. The parts may be weighed apart afterwards, so two
+    gradients are kept, not one. A row labelled −100 gives 0.
+
+    >>> target, others = decoupled(torch.zeros(1, 3), torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([0]), temperature=1)
+    >>> target, others
+    (tensor([0.9213]), tensor([0.]))
+    """
+    kernel = partial(row_kernels.decoupled, temperature=temperature)
+    positive("decoupled", "temperature", temperature)
+    same_shape("decoupled", student_logits, teacher_logits, SAME_CLASSES)
+    rows, width = student_logits.shape[:-1], student_logits.shape[-1]
+    index, counted = class_index("decoupled", labels, rows, width)
+    if width < 2:  # no other class
+        parts = [
+            part(student_logits, teacher_logits, labels, temperature=temperature, reduction="none")
+            for part in (tckd, nckd)
+        ]
+        return parts[0], parts[1]
+    flat = (x.reshape(-1, width) for x in (student_logits, teacher_logits.detach()))
+    values = temperature**2 * counted.unsqueeze(-1) * Closed.apply(*flat, index.reshape(-1), kernel).view(*rows, 2)
+    return values[..., 0], values[..., 1]
+
+
+def dkd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Return decoupled distillation.
+
+    Arguments, values and errors are those of :func:`distil.functional.divergence.dkd`, its twin.
+
+    >>> dkd(torch.zeros(1, 3), torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0]), temperature=1.0)
+    tensor(1.1166)
+    """
+    target, others = decoupled(student_logits, teacher_logits, labels, temperature=temperature)
+    weight = counted_weight(labels != IGNORE, weight)
+    return reduce(alpha * target + beta * others, weight, reduction=reduction)
 
 
 def _divergence(

@@ -143,6 +143,7 @@ def _described(name: str, arm: Arm, outcomes: Sequence[Outcome]) -> dict[str, An
         },
         "budget": first.budget,
         "diagnostics": {key: [o.diagnostics[key] for o in outcomes] for key in first.diagnostics},
+        **({"teacher_forward": [o.teacher_forward for o in outcomes]} if first.teacher_forward else {}),
     }
 
 

@@ -37,17 +37,18 @@ class ImagePair:
 
 @dataclass(frozen=True)
 class Pair:
-    """The data at hand, the trained teacher, and the student's name."""
+    """The data at hand, the trained teacher and what it was trained on, and the student's name."""
 
     chosen: ImagePair
     bundle: Bundle
     teacher: Teacher
+    rich: Bundle
 
     def arm(
         self, lab: Lab, role: Role, label: str, method: str, training: Training, *, phrase: str = "",
-        diagnostics: Callable[[Distiller], Mapping[str, float]] | None = None,
+        diagnostics: Callable[[Distiller], Mapping[str, float]] | None = None, trials: int = 1,
     ) -> Arm:  # fmt: skip
-        """Return an arm that teaches the student with ``method``."""
+        """Return an arm that teaches the student with ``method``; ``trials`` runs chose its settings."""
 
         def run(seed: int) -> Outcome:
             return distil(
@@ -59,6 +60,7 @@ class Pair:
                 training,
                 seed=seed,
                 diagnostics=diagnostics,
+                trials=trials,
             )
 
         return Arm(role, run, label=label, phrase=phrase or label, expression=method)
@@ -91,4 +93,4 @@ def image_pair(chosen: ImagePair, lab: Lab) -> Pair:
     cut = f"{whole.fingerprint}-{chosen.teacher_train}-{chosen.val}"
     rich: Bundle = replace(whole, train=many, val=val, fingerprint=cut)
     bundle: Bundle = replace(rich, train=few, fingerprint=f"{cut}-{chosen.train}")
-    return Pair(chosen, bundle, train_teacher(lab, chosen.teacher, rich, chosen.teacher_training, seed=0))
+    return Pair(chosen, bundle, train_teacher(lab, chosen.teacher, rich, chosen.teacher_training, seed=0), rich)

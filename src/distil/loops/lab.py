@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from distil import catalog
 from distil.data.fingerprint import fingerprint
 from distil.data.loading import mix_seed
+from distil.engine.processes import is_first, of_first, on_every_disk
 from distil.engine.serial import load_tree, save_tree
 from distil.engine.track import Tracking, Tracks, check_trackers
+from distil.engine.window import world_size
 from distil.errors import DistilError
 
 __all__ = ["Arm", "Lab", "Outcome", "Progress", "Role", "Stage", "code_of", "replay"]
@@ -72,6 +74,7 @@ class Outcome:
         agreement: share of test samples, in %, on which it answers as the teacher does.
         reliability: confidence, accuracy and count by bin.
         diagnostics: further numbers that the recipe wants shown.
+        teacher_forward: by teacher, how its passes were made cheap.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -82,6 +85,7 @@ class Outcome:
     agreement: float | None = None
     reliability: dict[str, list[float]] | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
+    teacher_forward: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,9 @@ class Lab:
     def stage(self, name: str, fn: Callable[[], Any], *, shared: bool = False, **inputs: Any) -> Stage:
         """Return ``fn()``, or what it gave when it was last run on the same inputs by the same code.
 
+        Many processes run ``fn`` together, each its share of every batch; the first stores what it gave, and all go on
+        from that. The folder must lie where all of them see it.
+
         Args:
             name: what it is; part of the folder's name.
             fn: makes a tree of tensors, numbers, strings, lists and dicts (``module.state_dict()`` is one).
@@ -148,24 +155,33 @@ class Lab:
             inputs: everything that the result depends on: settings, seeds, tensors, modules, data sets.
         """
         folder = (self.shared if shared else self.out) / "stages" / f"{name}-{self.key(name, **inputs)}"
-        if folder.is_dir():
-            try:
-                stored = load_tree(folder)
-                self.costs[name] = stored["seconds"]
-                return Stage(stored["value"], stored["seconds"], reused=True)
-            except DistilError as error:
-                self.progress.say(f"{error} It is made anew.")
-        began = time.perf_counter()
-        value = fn()
-        seconds = time.perf_counter() - began
-        save_tree({"value": value, "seconds": seconds}, folder)
-        self.costs[name] = seconds
-        # Read back, so that a first run and a resumed one continue from the very same values.
-        return Stage(load_tree(folder)["value"], seconds, reused=False)
+        stored = self._known(folder) if is_first() else None
+        reused = of_first(lambda: stored is not None)
+        if not reused:
+            began = time.perf_counter()
+            value = fn()
+            made = {"value": value, "seconds": time.perf_counter() - began}
+            of_first(lambda: str(save_tree(made, folder)))
+        # Read back, so that a first run and a resumed one continue from the very same values, on every process.
+        on_every_disk(folder.is_dir(), f"The stage {folder}")
+        stored = stored or load_tree(folder)
+        self.costs[name] = stored["seconds"]
+        return Stage(stored["value"], stored["seconds"], reused=reused)
+
+    def _known(self, folder: Path) -> Any:
+        """What is stored in a folder; None where there is nothing, or nothing that can be read."""
+        if not folder.is_dir():
+            return None
+        try:
+            return load_tree(folder)
+        except DistilError as error:
+            self.progress.say(f"{error} It is made anew.")
+            return None
 
     def key(self, name: str, **inputs: Any) -> str:
         """Return the hash of a stage's inputs and of the code that results depend on."""
-        return _key({"name": name, "code": _code_hash(), **inputs})
+        many = {"processes": world_size()} if world_size() > 1 else {}  # a larger batch than one process sees
+        return _key({"name": name, "code": _code_hash(), **many, **inputs})
 
     def run(self, name: str, arm: Arm, seed: int, **inputs: Any) -> Outcome:
         """Return the outcome of ``arm`` for ``seed``, stored in the run's own folder, and track it."""
@@ -175,7 +191,9 @@ class Lab:
             tracking = self.tracking()
         finally:
             self._tracked = None
-        if tracking is not None and not tracking.place.exists():  # stored before, or not made by a tracked fit
+        if (
+            tracking is not None and is_first() and not tracking.place.exists()
+        ):  # stored before, or not made by a tracked fit
             replay(tracking, outcome, {"method": arm.expression, "seed": seed}, device=self.device)
         return outcome
 

@@ -21,13 +21,15 @@ from distil.data.splits import SPLITS_FILE, write_splits
 from distil.engine.anatomy import MEANINGS
 from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
+from distil.engine.frozen import TeacherForward
+from distil.engine.processes import is_first, wait
 from distil.errors import DistilError, nearest
 from distil.loops.adopt import adopted, code_of_methods
 from distil.loops.compare import check_seeds, compare
 from distil.loops.grid import Point, plan_trials
 from distil.loops.inputs import as_teacher, for_key, image_task, in_words
 from distil.loops.lab import Arm, Lab, Outcome, Role, code_of
-from distil.loops.own_cache import teacher_of
+from distil.loops.own_cache import in_views, teacher_of
 from distil.loops.own_run import OwnRun, read_both, read_data
 from distil.loops.recipe import data_report
 from distil.loops.training import (
@@ -45,7 +47,20 @@ from distil.models.load import load_weights
 from distil.tasks import Task, get_task
 from distil.tasks.base import evaluating
 
-__all__ = ["Opened", "OwnRun", "checked", "opened", "read_data", "run_own", "task_of", "tried"]
+__all__ = [
+    "Opened",
+    "OwnRun",
+    "checked",
+    "fitted",
+    "opened",
+    "points_of",
+    "read_data",
+    "run_own",
+    "student_of",
+    "task_of",
+    "tried",
+    "try_methods",
+]
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,12 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
         DistilError: missing data or models, other class counts, a tap that does not exist, settings that cannot be, a
             teacher at chance, …
     """
+    run, made, texts = fitted(run, lab)
+    return made.bundle, tried(run, made, lab, lambda: student_of(run, made.bundle), texts)
+
+
+def fitted(run: OwnRun, lab: Lab) -> tuple[OwnRun, Opened, tuple[str, ...]]:
+    """Check the settings, load everything and call both models once; return also all expressions to be trained."""
     for name in ("data", "student", "teacher"):
         if not getattr(run, name):
             raise DistilError(f"--{name} is missing; see `distil train --help`.")
@@ -74,21 +95,22 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
     twice = next((text for k, text in enumerate(run.methods) if text in run.methods[:k]), None)
     if twice is not None:
         raise DistilError(f"--methods names '{twice}' twice; give every method once.")
+    TeacherForward.of(run.teacher_forward)
     run = _adopted(run)
     for text in run.methods:
         parse(text)
-    points = _points(run)
+    points = points_of(run)
     texts = dict.fromkeys(["supervised", *run.methods, *(p.expression for tried in points.values() for p in tried)])
     for text in texts:
         parse(text)
     made = opened(run, lab)
     for role, spec, model in (
         ("teacher", run.teacher, made.teacher),
-        ("student", run.student, _student(run, made.bundle)),
+        ("student", run.student, student_of(run, made.bundle)),
     ):
         _check_call(role, spec, model, made.bundle, made.task)
-    _check_taps(run, _student(run, made.bundle), made.teacher)
-    return made.bundle, tried(run, made, lab, lambda: _student(run, made.bundle), texts)
+    _check_taps(run, student_of(run, made.bundle), made.teacher)
+    return run, made, tuple(texts)
 
 
 def opened(run: OwnRun, lab: Lab) -> Opened:
@@ -100,6 +122,10 @@ def opened(run: OwnRun, lab: Lab) -> Opened:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", "teacher", 0))
         module = teacher_of(run, taught)
+    seen = in_views(run, bundle, module)
+    if seen is not bundle:
+        bundle = taught = seen
+        lab.progress.say(f"{bundle.name}: {bundle.notes[-1]}")
     return Opened(bundle, taught, module, task_of(run, bundle, module, lab))
 
 
@@ -108,14 +134,19 @@ def tried(run: OwnRun, made: Opened, lab: Lab, student: Callable[[], nn.Module],
     teacher, and train it before where that is wanted.
     """
     module = made.teacher
-    learns = [parameter.requires_grad for parameter in module.parameters()]
-    for text in tuple(texts) or ("supervised", *run.methods):
-        lab.progress.begin(f"trying one step of {text}")
-        _try(text, run, made, lab, student())
-    for parameter, on in zip(module.parameters(), learns, strict=True):
-        parameter.requires_grad_(on)  # the trials froze it, and it may be trained yet
+    try_methods(tuple(texts) or ("supervised", *run.methods), run, made, lab, student)
     task = made.task if made.taught is made.bundle else get_task(made.taught.task)
     return _teacher(run, made.taught, module, lab, task)
+
+
+def try_methods(texts: Iterable[str], run: OwnRun, made: Opened, lab: Lab, student: Callable[[], nn.Module]) -> None:
+    """Make one step of every method on a few samples; the teacher is left as it was."""
+    learns = [parameter.requires_grad for parameter in made.teacher.parameters()]
+    for text in texts:
+        lab.progress.begin(f"trying one step of {text}")
+        _try(text, run, made, lab, student())
+    for parameter, on in zip(made.teacher.parameters(), learns, strict=True):
+        parameter.requires_grad_(on)  # the trials froze it, and it may be trained yet
 
 
 def task_of(run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab | None = None) -> Task:
@@ -196,7 +227,8 @@ def _check_taps(run: OwnRun, student: nn.Module, teacher: nn.Module) -> None:
             )
 
 
-def _student(run: OwnRun, bundle: Bundle) -> nn.Module:
+def student_of(run: OwnRun, bundle: Bundle) -> nn.Module:
+    """Return a fresh student of the run's first seed."""
     model = build_model(run.student, bundle, seed=run.seeds[0])
     return load_weights(model, run.student_weights) if run.student_weights else model
 
@@ -215,26 +247,32 @@ def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab, task: Tas
     return teacher
 
 
-def run_own(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any]:
+def run_own(
+    run: OwnRun, lab: Lab, *, command: str, title: str, ready: Callable[[Opened], None] | None = None
+) -> dict[str, Any]:
     """Train the student with every method (and alone), and return the report.
 
     Trained students are written to ``students/ARM-seedN.safetensors`` under the lab's folder, and beside them what
     they and a later run need: ``splits.csv`` (which sample was in which part; read again by a run that is resumed) and
-    for texts the student's tokenizer.
+    for texts the student's tokenizer. ``ready`` is told what was loaded, when all is checked and nothing trained.
     """
     texts, run = run.methods, _adopted(run)
     code = code_of_methods(texts)
     bundle, teacher = checked(run, lab)
     task = task_of(run, bundle, teacher.module)
-    write_splits(lab.out / SPLITS_FILE, bundle)
-    task.keep(lab.out)
+    if ready is not None:
+        ready(Opened(bundle, bundle, teacher.module, task))
+    wait()  # everybody has read the data by what the folder said of its parts
+    if is_first():
+        write_splits(lab.out / SPLITS_FILE, bundle)
+        task.keep(lab.out)
     common, setting = _common(run, bundle, teacher, task), _setting(run, bundle, task)
 
     def train(name: str, point: Point, trials: int = 1, shown: bool = False) -> Callable[[int], Outcome]:
         role = _role(name, points)
         return _training(run, lab, bundle, teacher, task, name, point, trials=trials, shown=shown, role=role)
 
-    points, seed, tuned = _points(run), tuning_seed(run.seeds), {}
+    points, seed, tuned = points_of(run), tuning_seed(run.seeds), {}
     common |= {"own_methods": code} if code else {}
     if run.grid:
         tuned = tune_arms(lab, points, train, seed=seed, task=task, **common)
@@ -264,7 +302,7 @@ def _adopted(run: OwnRun) -> OwnRun:
 
 def _common(run: OwnRun, bundle: Bundle, teacher: Teacher, task: Task) -> dict[str, Any]:
     """What every run depends on, under which it is stored."""
-    student, left_out = _student(run, bundle), ("seeds", "methods", "baseline", "grid", "trials")
+    student, left_out = student_of(run, bundle), ("seeds", "methods", "baseline", "grid", "trials")
     return {
         "settings": {k: v for k, v in asdict(run).items() if k not in left_out},
         "student_fingerprint": fingerprint(student),
@@ -275,7 +313,7 @@ def _common(run: OwnRun, bundle: Bundle, teacher: Teacher, task: Task) -> dict[s
     }
 
 
-def _points(run: OwnRun) -> dict[str, list[Point]]:
+def points_of(run: OwnRun) -> dict[str, list[Point]]:
     """The trials of every arm by its name, the reference first; one for each where nothing is tuned."""
     if run.trials is not None and run.trials < 1:
         raise DistilError(f"trials={run.trials} is impossible; expected at least 1.")
@@ -305,6 +343,7 @@ def _training(
             ship=lab.out / "students" / f"{name}-seed{seed}.safetensors" if shown else None,
             weights=run.student_weights,
             taps=run.taps,
+            teacher_forward=run.teacher_forward,
             task=task,
             trials=trials,
             about={"arm": name, "role": role},
@@ -327,6 +366,8 @@ def _role(name: str, arms: Iterable[str]) -> Role:
 def _suffix(run: OwnRun, task: Task, point: Point) -> str:
     """Tell apart checkpoints that a resumed run with other settings would go on from; "" where nothing is set."""
     parts = {"taps": run.taps, "point": dict(point.values), **for_key(task)}
+    forward = TeacherForward.of(run.teacher_forward)
+    parts |= {} if forward.exact else {"teacher_forward": str(forward)}
     text = json.dumps(parts, sort_keys=True)
     return f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if any(parts.values()) else ""
 

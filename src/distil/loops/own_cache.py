@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +13,88 @@ import torch
 from torch import nn
 
 from distil.cache import CachedTeacher, Meta, TeacherCache, plan_cache
-from distil.data.bundle import Bundle
-from distil.data.loading import mix_seed
+from distil.data.bundle import Bundle, View
+from distil.data.fingerprint import fingerprint
+from distil.data.loading import FullBatch, mix_seed
+from distil.data.views import Viewed, Views
+from distil.engine.anatomy import anatomy
 from distil.errors import DistilError
 from distil.loops.own_run import OwnRun, read_both
-from distil.loops.training import fitting
+from distil.loops.training import example_of, fitting
 from distil.models.load import load_model
 from distil.tasks import Task, teacher_above_chance
+from distil.tasks.base import to_device
 
-__all__ = ["Plan", "plan_own", "room_for", "teacher_of", "write_own"]
+__all__ = ["Plan", "Wanted", "in_views", "plan_own", "room_for", "teacher_of", "write_own"]
 
 PREFIX = "cache:"
 PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """How a cache is to be written.
+
+    Attributes:
+        codec: of the logits.
+        features: taps to be stored beside them, by meaning (``emb``, ``stages``) or path; features_codec: how.
+        precision: of the teacher. batch_size: samples in a batch.
+        part: which share of the samples this process writes, and of how many.
+    """
+
+    codec: str = "dense16"
+    features: tuple[str, ...] = ()
+    features_codec: str = "features16"
+    precision: str = "fp32"
+    batch_size: int = 256
+    part: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What is about to be cached: the teacher, the data as it sees them, and what a sample takes."""
+    """What is about to be cached: the teacher, the data as it sees them, and what an answer takes."""
 
     teacher: nn.Module
     bundle: Bundle
     task: Task
     meta: Meta
-    codec: str
-    precision: str
-    batch_size: int
+    wanted: Wanted
+    taps: dict[str, str]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the data that differ in more than their masks."""
+        return PARTS[:1] if isinstance(self.bundle.train, FullBatch) else PARTS
+
+    def mine(self, part: str) -> int:
+        """The samples of a part that this process writes."""
+        (k, of), data = self.wanted.part, getattr(self.bundle, part)
+        return len(range(k - 1, len(data.batch["id"]) if isinstance(data, FullBatch) else len(data), of))
 
     @property
     def samples(self) -> int:
-        """The samples of all parts."""
-        return sum(len(getattr(self.bundle, part)) for part in PARTS)
+        """The samples of all parts that this process writes."""
+        return sum(self.mine(part) for part in self.parts)
+
+    @property
+    def answers(self) -> int:
+        """The teacher's answers to them: one each, and for training data in views one to each view."""
+        more = self.meta.views["count"] - 1 if self.meta.views else 0
+        return self.samples + self.mine("train") * more
 
     def facts(self) -> dict[str, Any]:
         """Return what is known before anything is written."""
         return {
             "data": self.bundle.name,
             "samples": self.samples,
+            "answers": self.answers,
+            "views": self.meta.views,
             "codec": {name: dict(field.codec) for name, field in self.meta.fields.items()},
             "shape": {name: list(field.shape) for name, field in self.meta.fields.items()},
             "bytes_per_sample": self.meta.bytes,
-            "bytes": self.samples * self.meta.bytes,
+            "bytes": self.answers * self.meta.bytes,
             "teacher": self.meta.teacher,
-            "precision": self.precision,
+            "precision": self.wanted.precision,
         }
 
 
@@ -67,19 +107,63 @@ def teacher_of(run: OwnRun, bundle: Bundle) -> nn.Module:
             raise DistilError(f"{name} is for a model, and {run.teacher} holds its stored answers; leave it out.")
     cached = CachedTeacher(TeacherCache.open(Path(run.teacher.removeprefix(PREFIX)).expanduser()))
     for part in PARTS:
-        cached.cache.check_data(getattr(bundle, part))
+        data = getattr(bundle, part)
+        cached.cache.check_data(cached.cache.viewed(data) if cached.cache.views and part == "train" else data)
     return cached
 
 
+def in_views(run: OwnRun, bundle: Bundle, teacher: nn.Module) -> Bundle:
+    """Return the data with their training part seen in views: those that a cached teacher saw, or those of the run.
+
+    Every arm trains on it, so that budgets and inputs stay equal.
+
+    Raises:
+        DistilError: other views than the cache's, data that are no images, a batch that does not hold whole images.
+    """
+    cache = teacher.cache if isinstance(teacher, CachedTeacher) else None
+    views = run.views if run.views.count else cache.views if cache is not None else None
+    if cache is not None and views != cache.views:
+        stored = "no views" if cache.views is None else f"the views {cache.views.plain()}"
+        raise DistilError(
+            f"the run asks for the views {run.views.plain()}, and the cache {cache.folder} holds {stored}: leave views "
+            "out, which takes those of the cache, or write it with these."
+        )
+    if views is None:
+        if run.views_per_image != 1:
+            raise DistilError(f"views_per_image={run.views_per_image} needs views; set views.count, or cache --views.")
+        return bundle
+    if run.training.batch_size % max(1, run.views_per_image):
+        raise DistilError(
+            f"views_per_image={run.views_per_image} does not divide the batch size {run.training.batch_size}; choose "
+            "one that does."
+        )
+    _images_alone(bundle)
+    each = run.views_per_image
+    train = Viewed(bundle.train, views, per_image=each) if cache is None else cache.viewed(bundle.train, per_image=each)
+    source = "replayed from the cache" if cache is not None else "drawn by seed"
+    note = (
+        f"every arm sees the training images in the same {views.count} views ({', '.join(views.kinds)}; {source}), "
+        f"{each} of them each time an image is read."
+    )
+    name = fingerprint({"data": bundle.fingerprint, "views": views.plain(), "per_image": each})
+    return replace(bundle, train=train, notes=(*bundle.notes, note), fingerprint=name)
+
+
+def _images_alone(bundle: Bundle) -> None:
+    if len(bundle.input_shape) != 3 or bundle.task != "classification":
+        raise DistilError(f"views are of labelled images, and {bundle.name} holds none; leave views out.")
+
+
 def plan_own(
-    run: OwnRun, folder: Path, task_of: Callable[..., Task], *, codec: str, precision: str, batch_size: int,
-    device: str | None,
+    run: OwnRun, folder: Path, task_of: Callable[..., Task], wanted: Wanted, *, device: str | None
 ) -> Plan:  # fmt: skip
     """Load data and teacher, check both, and say what a cache of them takes; nothing is written.
 
     Raises:
-        DistilError: what cannot be read or made, a teacher at chance, a graph, a codec that does not fit.
+        DistilError: what cannot be read or made, a teacher at chance, a codec or a tap that does not fit.
     """
+    if not 1 <= wanted.part[0] <= wanted.part[1]:
+        raise DistilError(f"--part {wanted.part[0]}/{wanted.part[1]} is impossible; write 1/4, 2/4, 3/4, 4/4.")
     for name in ("data", "teacher"):
         if not getattr(run, name):
             raise DistilError(f"--{name} is missing; see `distil cache --help`.")
@@ -92,31 +176,59 @@ def plan_own(
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     teacher.to(where).eval()
     task = task_of(run, bundle, teacher)
+    if run.views.count:
+        _images_alone(bundle)
+        bundle = replace(bundle, train=Viewed(bundle.train, run.views))
+    taps = _taps(wanted.features, teacher, task, bundle, where)
     meta = plan_cache(
-        teacher, bundle.train, task, codec=codec, precision=precision, note=f"{run.teacher} on {bundle.name}"
-    )
+        teacher, bundle.train, task, codec=wanted.codec, taps=taps, features=wanted.features_codec,
+        precision=wanted.precision, note=f"{run.teacher} on {bundle.name}",
+    )  # fmt: skip
     seen = teacher_above_chance(task, teacher, bundle.val)
     if not seen["ok"]:
         raise DistilError(f"Nothing was cached: {seen['message']}")
-    return Plan(teacher, bundle, task, meta, codec, precision, batch_size)
+    return Plan(teacher, bundle, task, meta, wanted, taps)
+
+
+def _taps(
+    features: Sequence[str], teacher: nn.Module, task: Task, bundle: Bundle, where: torch.device
+) -> dict[str, str]:
+    """Find what is to be stored, by the names it is asked for by: ``{"logits": "logits", "emb": "fc:in"}``."""
+    taps = {"logits": "logits"}
+    if not features:
+        return taps
+    batch = to_device(task.unpack(example_of(bundle)), where)
+    found = anatomy(teacher, lambda model: task.call(model, batch, role="teacher"), logits=task.logits)
+    for name in features:
+        if name in ("logits", "augment", "head"):
+            raise DistilError(f"--features {name} is no tap of its own: logits are stored by --codec; name a layer.")
+        tap = found.resolve(name, role="teacher")
+        for k, place in enumerate(tap.locations):
+            taps[(f"{name}.{k}" if name == "stages" else str(place)) if tap.many else name] = str(place)
+    return taps
 
 
 def write_own(plan: Plan, folder: Path, *, progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Fill the cache with every part of the data, compare a few samples with the live teacher, and return the facts."""
     start, before, cache = time.perf_counter(), 0, None
-    for part in PARTS:
+    wanted, (k, of) = plan.wanted, plan.wanted.part
+    for part in plan.parts:
         data = getattr(plan.bundle, part)
 
         def report(done: int, _total: int, offset: int = before) -> None:
             progress(offset + done, plan.samples)
 
         cache = TeacherCache.write(
-            plan.teacher, data, plan.task, folder, codec=plan.codec, precision=plan.precision, note=plan.meta.note,
-            batch_size=plan.batch_size, progress=report,
+            plan.teacher, data, plan.task, folder, codec=wanted.codec, taps=plan.taps, features=wanted.features_codec,
+            precision=wanted.precision, note=plan.meta.note, batch_size=wanted.batch_size, progress=report,
+            views=Views.read(plan.meta.views) if plan.meta.views else None, rank=k - 1, world=of,
         )  # fmt: skip
-        before += len(data)
+        before += plan.mine(part)
     assert cache is not None
-    checked = cache.check(plan.teacher, plan.bundle.train, plan.task)
+    mine = plan.bundle.train
+    if of > 1 and not isinstance(mine, FullBatch):  # the others may be at work yet
+        mine = View(mine, torch.arange(len(mine))[k - 1 :: of])
+    checked = cache.check(plan.teacher, mine, plan.task)
     return {
         **plan.facts(),
         "stored": len(cache),
@@ -130,7 +242,7 @@ def write_own(plan: Plan, folder: Path, *, progress: Callable[[int, int], None])
 def room_for(plan: Plan, folder: Path) -> None:
     """Refuse a cache that the disk has no room for."""
     place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    free, needed = shutil.disk_usage(place).free, plan.samples * plan.meta.bytes
+    free, needed = shutil.disk_usage(place).free, plan.answers * plan.meta.bytes
     if needed > free:
         raise DistilError(
             f"the cache will take {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB left; take a smaller codec "

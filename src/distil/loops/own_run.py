@@ -11,6 +11,8 @@ from distil.data.bundle import Bundle
 from distil.data.splits import SPLITS_FILE
 from distil.data.text import TEXT_TASK
 from distil.data.tokens import tokenised
+from distil.data.views import Views
+from distil.engine.frozen import DEFAULT
 from distil.errors import DistilError
 from distil.loops.inputs import LARGEST_SIDE, InputSize, Normalise
 from distil.loops.settings import from_yaml
@@ -57,6 +59,11 @@ class OwnRun:
         taps: your paths for meanings, ``{emb: avgpool}``.
         normalise: each role's mean and std of images in [0, 1]: ``auto``, ``none``, ``imagenet`` or ``[mean, std]``.
         input_size: each role's side in pixels, to which its images are resized: ``auto``, ``none`` or a number.
+        teacher_forward: how the teacher's passes are made cheap: ``plain``, ``auto``, or options of
+            :class:`distil.engine.TeacherForward` joined by commas.
+        views: views of the training images, ``{count: 8, kinds: [crop, flip]}``, which every arm sees alike; none
+        where ``count`` is 0, and those of the cache where the teacher is one. views_per_image: how many of them one
+        reading of an image gives.
         training: how students are trained.
         grid: values to try, by ``component.argument`` or ``training.setting``; chosen on validation, every arm with the
             same number of trials (see :func:`distil.loops.grid.plan_trials`).
@@ -87,6 +94,9 @@ class OwnRun:
     taps: dict[str, str] = field(default_factory=dict)
     normalise: Normalise = field(default_factory=Normalise)
     input_size: InputSize = field(default_factory=InputSize)
+    teacher_forward: str = DEFAULT
+    views: Views = field(default_factory=Views)
+    views_per_image: int = 1
     training: Training = field(default_factory=Training)
     grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     trials: int | None = None

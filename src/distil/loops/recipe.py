@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from distil import catalog
 from distil.data.bundle import Bundle
+from distil.engine.processes import is_first
 from distil.errors import DistilError
 from distil.files import write_text
 from distil.loops.compare import check_seeds, compare
@@ -114,7 +115,8 @@ def run_recipe(
     ``adjust`` widens the intervals so that all verdicts hold together.
     """
     check_seeds(setup.seeds)
-    write_text(out / "settings.yaml", to_yaml(setup))
+    if is_first():
+        write_text(out / "settings.yaml", to_yaml(setup))
     made: Experiment = recipe.experiment(setup, lab)
     task = get_task(made.bundle.task)
     report = compare(
@@ -135,7 +137,8 @@ def run_recipe(
     )
     if made.tables:
         report["tables"] = list(made.tables)
-    write(report, out)
+    if is_first():
+        write(report, out)
     return report
 
 

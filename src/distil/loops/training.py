@@ -18,6 +18,8 @@ from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.engine.host import PRECISIONS
 from distil.engine.method import Sum
+from distil.engine.processes import is_first
+from distil.engine.window import world_size
 from distil.errors import DistilError, nearest
 from distil.loops.inputs import for_key
 from distil.loops.lab import Lab, Outcome, code_of
@@ -184,6 +186,7 @@ def distil(
     ship: Path | None = None,
     weights: str | None = None,
     about: Mapping[str, Any] | None = None,
+    teacher_forward: str | None = None,
 ) -> Outcome:
     """Teach a student once and measure it: the body of nearly every arm.
 
@@ -198,6 +201,7 @@ def distil(
         ship: where the trained student is written, as safetensors, with a sidecar that says what it is.
         weights: a file that the student starts from.
         about: what the sidecar says besides (``arm``, ``role``).
+        teacher_forward: how the teacher's passes are made cheap (:class:`~distil.engine.TeacherForward`).
     """
     chosen = task or get_task(bundle.task)
     module = teacher.module if isinstance(teacher, Teacher) else teacher
@@ -234,10 +238,11 @@ def distil(
         progress=progress,
         trackers=lab.tracking() or (),
         check_teacher=check_teacher,
+        teacher_forward=teacher_forward,
         out=out,
         resume=out is not None,
     )
-    if ship is not None:
+    if ship is not None and is_first():
         write_student(
             ship,
             result.model,
@@ -272,7 +277,7 @@ def measured(
     theirs = task.predict(teachers[0], bundle.test, role="teacher") if len(teachers) == 1 else None
     same = agreement(said, theirs) if theirs is not None and comparable(said, theirs) else None
     parameters, size = size_in_bytes(result.model)
-    batches = as_batches(data, training.batch_size)
+    batches = as_batches(data, training.batch_size, world=world_size())
     updates = training.epochs * math.ceil(len(batches) / training.accumulate)
     labels = labels_in(data) if not isinstance(data, Mapping) else None
     return Outcome(
@@ -281,7 +286,7 @@ def measured(
         cost=result.cost,
         budget={
             "updates": updates,
-            "batch_size": training.batch_size * training.accumulate,
+            "batch_size": training.batch_size * training.accumulate * world_size(),
             "labels": _labelled(labels, data),
             "trials": trials,
         },
@@ -293,6 +298,7 @@ def measured(
         agreement=same,
         reliability=reliability(said),
         diagnostics=dict(diagnostics(distiller)) if diagnostics else {},
+        teacher_forward=result.teacher_forward,
     )
 
 

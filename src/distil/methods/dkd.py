@@ -6,7 +6,7 @@ from typing import final
 
 from distil.engine.context import Context
 from distil.engine.method import Batch, Handles, Method
-from distil.functional.divergence import nckd, tckd
+from distil.functional.fast import decoupled
 from distil.functional.reduction import Term
 
 __all__ = ["DKD"]
@@ -50,8 +50,7 @@ class DKD(Method):
         """Return the terms ``tckd`` and ``nckd``, each with its weight."""
         s, t, labels = student(batch).logits, teacher(batch).logits, batch["labels"]
         weights = (labels >= 0).to(s.dtype)
-        first = tckd(s, t, labels, temperature=self.temperature, reduction="none")
-        second = nckd(s, t, labels, temperature=self.temperature, reduction="none")
+        first, second = decoupled(s, t, labels, temperature=self.temperature)
         return {"tckd": Term(self.alpha * first, weights), "nckd": Term(self.beta * second, weights)}
 
     def counts(self, batch: Batch) -> dict[str, float]:

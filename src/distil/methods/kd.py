@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 from distil.engine.context import Context
-from distil.engine.method import Batch, Handles, Method
+from distil.engine.method import Batch, Handles, Method, Traces
 from distil.errors import DistilError
-from distil.functional.divergence import CONVENTIONS, kd
+from distil.functional.divergence import CONVENTIONS
+from distil.functional.fast import kd
 from distil.functional.reduction import Term
+from distil.functional.targets import sparse_kd
 
 __all__ = ["KD"]
 
@@ -18,6 +20,7 @@ class KD(Method):
     """Match the teacher's softened class probabilities.
 
     ``T² · KL(softmax(t / T) ‖ softmax(s / T))``, summed over classes and averaged over samples. No labels are read.
+    A cached teacher that knows a few classes only serves too, at the temperature it was cached with.
 
     Args:
         temperature: T > 0; 4 on CIFAR-100, 1-2 on ImageNet.
@@ -37,6 +40,7 @@ class KD(Method):
     """
 
     at_equality = {"kd": "zero"}  # noqa: RUF012
+    sparse = True
 
     def __init__(self, *, temperature: float = 4.0, convention: str = "distil", name: str | None = None) -> None:
         super().__init__(name=name)
@@ -47,9 +51,15 @@ class KD(Method):
         self.temperature = temperature
         self.convention = convention
 
+    def setup(self, student: Traces, teacher: Traces) -> None:
+        """Check that the targets of a sparse cache can serve at this temperature and convention."""
+        if getattr(teacher, "sparse", None) is not None:
+            sparse_kd(student.logits, teacher.sparse, temperature=self.temperature, convention=self.convention)
+
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``kd``, one value per sample."""
-        s, t = student(batch).logits, teacher(batch).logits
+        s, said = student(batch).logits, teacher(batch)
         dim = 1 if s.ndim == 4 else -1
-        values = kd(s, t, temperature=self.temperature, convention=self.convention, reduction="none", dim=dim)
+        options: dict[str, Any] = {"temperature": self.temperature, "convention": self.convention, "reduction": "none"}
+        values = kd(s, said.logits, dim=dim, **options) if said.sparse is None else sparse_kd(s, said.sparse, **options)
         return {"kd": Term(values.flatten(1).mean(1) if values.ndim > 1 else values)}

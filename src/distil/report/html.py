@@ -14,6 +14,7 @@ from distil.files import write_text
 from distil.report import panels, tables
 from distil.report.check import clean, validate
 from distil.report.document import save
+from distil.report.passes import passes
 from distil.report.pieces import WORDS, count_of, date_of, page, pairs
 from distil.report.svg import MARKED, style
 from distil.report.text import count, fixed, heading, is_number, millis, with_unit
@@ -101,6 +102,7 @@ def _context(view: View) -> dict[str, Any]:
         "teacher": tables.teacher(view),
         "other": tables.other_metrics(view),
         "times": tables.times(view),
+        "passes": passes(view),
         "per_seed": tables.per_seed(view),
         "budget": tables.budget(view),
         "diagnostics": tables.diagnostics(view),

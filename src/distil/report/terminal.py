@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from distil.report.against import compared, summary_of
 from distil.report.check import clean, validate
 from distil.report.difference import BETTER, WORSE
+from distil.report.passes import passes
 from distil.report.pieces import date_of
 from distil.report.text import MISSING, heading
 from distil.report.verdict import HELPED, HURT
@@ -63,6 +64,8 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         gap = f"{row.difference[0]} ({row.difference[1]})" if row.difference[1] else row.difference[0]
         rows.append([row.label, row.role, " ".join(shown).strip(), gap, row.parameters, row.p50, row.seconds])
     _table(console, heads, rows, spare=("p50 ms", "role", "parameters", "time"), left=("arm", "role"))
+    for label, words in passes(view):
+        console.print(Text.assemble((f"Teacher's passes, {label}: ", "dim"), words))
 
 
 def print_index(index: Mapping[str, Any], console: Console) -> None:

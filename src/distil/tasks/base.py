@@ -37,6 +37,10 @@ class Prediction(TypedDict):
 class BatchReader(nn.Module):
     """A stand-in for a model that needs the whole batch (its ids): a task calls it with the batch, not the inputs."""
 
+    def places(self, tap: str) -> tuple[str, ...]:
+        """Return the paths of the modules that give a tap by this name; by default there is none to give."""
+        raise DistilError(f"{type(self).__name__} has no layers, so it has no tap {tap!r}; use the live model.")
+
 
 class Task(ABC):
     """How to call a model on a batch, the loss of its labels, and its scores.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distil.data.bundle import NO_LABEL
 from distil.errors import DistilError, nearest
 from distil.functional.reduction import Term
 from distil.tasks.base import BatchReader, Prediction, Task
@@ -71,8 +72,18 @@ class ClassificationTask(Task):
         return module(self._normalised(self._resized(inputs, role), role))
 
     def loss(self, output: Any, batch: Mapping[str, Any]) -> Term:
-        """Return the cross-entropy of each sample; weight 0 where the label is -100 or ``mask`` is false."""
-        return class_loss(self.logits(output), batch["labels"], mask=batch.get("mask"), ids=batch.get("id"))
+        """Return the cross-entropy of each sample; weight 0 where the label is -100 or ``mask`` is false.
+
+        A sample mixed from two (``share`` and ``partner_labels``, from ``distil.data.Viewed``) costs the mean of both
+        labels' cross-entropies, weighed by their shares; a partner without a label adds nothing.
+        """
+        logits, rest = self.logits(output), {"mask": batch.get("mask"), "ids": batch.get("id")}
+        own = class_loss(logits, batch["labels"], **rest)
+        if "partner_labels" not in batch:
+            return own
+        other, share = class_loss(logits, batch["partner_labels"], **rest), batch["share"].to(logits.device)
+        share = torch.where(batch["partner_labels"] == NO_LABEL, 1.0, share).to(own.values.dtype)
+        return Term(share * own.values + (1 - share) * other.values, own.weights)
 
     def score(self, prediction: Prediction) -> dict[str, float]:
         """Return ``accuracy`` in %, ``nll`` in nats and ``ece`` in 0..1 over the labelled samples."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from distil.errors import DistilError
 from distil.functional.reduction import Term
-from distil.tasks.base import Prediction, Task
+from distil.tasks.base import BatchReader, Prediction, Task
 from distil.tasks.scores import class_loss, class_scores, labels_in, majority_share
 
 __all__ = ["NodeTask", "needs_edges"]
@@ -59,6 +59,8 @@ class NodeTask(Task):
 
     def call(self, module: Any, batch: Mapping[str, Any], role: str = "student") -> Any:
         """Run ``module`` on the features, and on the edges only if it asks for them (see :func:`needs_edges`)."""
+        if isinstance(module, BatchReader):
+            return module(batch)
         if not needs_edges(module):
             return module(batch["inputs"])
         if "edge_index" not in batch:

@@ -1,1 +1,5 @@
-"""MIX-KD (WACV 2023): ``distil show mix-kd`` tells what it is and how far it is built."""
+"""MIX-KD: mixup while distilling, and each sample's deviation in place of a temperature."""
+
+from distil.systems.mix_kd.method import MixKD, published
+
+__all__ = ["MixKD", "published"]

@@ -6,7 +6,7 @@ from typing import Any, final
 
 from distil.engine.context import Context
 from distil.engine.method import Batch, Handles, Method, Sum, as_sum
-from distil.functional.ranking import plackett_luce
+from distil.functional.fast import plackett_luce
 from distil.functional.reduction import Term
 
 __all__ = ["PLD", "published"]

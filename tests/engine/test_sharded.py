@@ -1,0 +1,60 @@
+"""FSDP2 with two gloo processes: a student in shards learns, resumes and ships what a whole one does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distil.engine import fit
+from distil.engine.serial import load_tree
+from distil.errors import DistilError
+from engine import ranks, toys
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All sharded scenarios, run by two processes together and, whole, by this one alone."""
+    root = tmp_path_factory.mktemp("sharded")
+    ranks.by_two(root / "two", "sharded", ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    ranks.run_all(root / "one", ranks.SHARDED)
+    return root
+
+
+@pytest.mark.parametrize("name", ranks.SHARDED)
+def test_shards_learn_what_the_whole_learns(folder: Path, name: str) -> None:
+    first, second, alone = ranks.read(folder, name)
+    assert first["state"].keys() == alone["state"].keys()
+    for key, value in alone["state"].items():
+        assert torch.equal(first["state"][key], second["state"][key]), key
+        assert torch.allclose(first["state"][key], value, rtol=1e-4, atol=1e-5), key
+    for mine, theirs in zip(first["history"], alone["history"], strict=True):
+        assert mine["terms"] == pytest.approx(theirs["terms"], rel=1e-4)
+        assert mine.get("val", {}) == pytest.approx(theirs.get("val", {}), rel=1e-3)
+
+
+def test_a_stopped_run_goes_on_to_the_bit(folder: Path) -> None:
+    again, straight = load_tree(folder / "two/resumed-0"), load_tree(folder / "two/straight-0")
+    assert toys.same(again["state"], straight["state"])
+    assert again["history"] == straight["history"]
+
+
+def test_the_checkpoint_is_whole(folder: Path) -> None:
+    tree = load_tree(folder / "two" / "run" / "step-000000009")
+    shapes = {name: value.shape for name, value in ranks.deep()[0].student.state_dict().items()}
+    assert {n.removeprefix("student."): v.shape for n, v in tree["model"].items() if n.startswith("student.")} == shapes
+    assert [value.numel() for value in tree["ema"]]
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, said: str, **options: Any) -> None:
+    distiller, data = ranks.deep()
+    with pytest.raises(DistilError, match=said):
+        fit(distiller, data, steps=1, check_teacher=False, device="cpu", **options)
+
+
+def test_what_cannot_be_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(monkeypatch, "this run has one", shard_teacher=True)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    refused(monkeypatch, "use FSDP2")
