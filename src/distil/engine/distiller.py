@@ -231,8 +231,7 @@ class Distiller(nn.Module):
 
     def _guard(self, component: Component, terms: Mapping[str, Term], batch: Batch) -> None:
         teaches = self.training and torch.is_grad_enabled()
-        learners = [p for p in self.student.parameters() if p.requires_grad]
-        check_first(component, terms, batch, learners, teaches=teaches)
+        check_first(component, terms, batch, [p for p in self.student.parameters() if p.requires_grad], teaches=teaches)
         if teaches:
             self.cast.check_fired(component.name, component.method.taps)
             self._guarded.add(component.name)
