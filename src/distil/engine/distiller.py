@@ -14,12 +14,8 @@ from distil.data.loading import mix_seed
 from distil.engine.anatomy import first_tensor
 from distil.engine.cast import Cast, Models
 from distil.engine.context import Context
-<<<<<<< HEAD
-from distil.engine.guards import NanSentinel, check_first, check_logits, check_ready, check_sum, is_alone, lone_sample
-=======
 from distil.engine.frozen import DEFAULT, TeacherForward
-from distil.engine.guards import NanSentinel, check_first, check_ready, check_sparse, check_sum, is_alone, lone_sample
->>>>>>> main
+from distil.engine.guards import NanSentinel, check_first, check_logits, check_ready, check_sum, is_alone, lone_sample
 from distil.engine.intake import Intake, ReadThrough
 from distil.engine.method import Batch, Component, Method, Sum, as_sum, is_streams, own_optimizers
 from distil.engine.trace import Trace
@@ -110,13 +106,7 @@ class Distiller(nn.Module):
         """Set up what lives in one process only: hooks on optimizers, the open window, flags."""
         self._watch: Watch | None = None
         self._ready = self._every = self._keep_live = self._told_alone = False
-<<<<<<< HEAD
-        self._window = Window()
-        self._counted = Counted()
-        self._sentinel = NanSentinel()
-=======
         self._window, self._counted, self._sentinel = Window(), Counted(), NanSentinel()
->>>>>>> main
         self.live: dict[str, Tensor] = {}
 
     def _dry_run(self, example: Any) -> None:
