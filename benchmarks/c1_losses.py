@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="about how long each row may take")
     seconds = parser.parse_args().seconds
     rows = [measure(case, seconds) for case in cases()]
-    write("C1", rows, {"temperature": T, "seconds_per_row": seconds}, peers=("torchdistill", "trl"))
+    write("C1", rows, {"temperature": T, "seconds_per_row": seconds}, packages=("torchdistill", "trl"))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from distil.data import DictDataset
 from distil.engine import Distiller, OwnOptimizer, Term, fit, ramp
 from distil.engine.serial import load_tree, save_tree
 from distil.engine.window import rank, world_size
-from distil.methods import KD, FitNets, Supervised
+from distil.methods import CRD, KD, FitNets, Supervised
 from engine import toys
 from engine.kills import free_port
 
@@ -51,6 +51,15 @@ def gradient() -> dict[str, Any]:
     data = half_labelled()
     distiller = Distiller(*toys.pair(), KD() + Supervised(), example=toys.batch(data, 4))
     return go(distiller, data, accumulate=2, clip=0.5)
+
+
+def banks() -> dict[str, Any]:
+    """Memories of every sample, moved by what all ranks saw; and a constant that all must find together."""
+    data = toys.vectors(24)
+    method = Supervised() + 0.1 * CRD(negatives=5, dim=8)
+    distiller = Distiller(*toys.pair(), method, example=toys.batch(data, 4))
+    distiller.prepare(data)
+    return go(distiller, data, accumulate=2, epochs=3)
 
 
 def statistics() -> dict[str, Any]:
@@ -132,7 +141,7 @@ def shortcut() -> dict[str, Any]:
 
 
 SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
-    f.__name__: f for f in (gradient, statistics, unused, adapters, own, buffers, shortcut)
+    f.__name__: f for f in (gradient, statistics, unused, adapters, own, buffers, banks, shortcut)
 }
 
 

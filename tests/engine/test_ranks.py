@@ -40,7 +40,7 @@ def test_two_processes_are_one(folder: Path, name: str) -> None:
 
 
 def test_both_ranks_make_the_teachers_passes_alike(folder: Path) -> None:
-    assert [made["kept"] for made in read(folder, "shortcut")] == [["truncate", "fold_bn"]] * 3
+    assert [made["kept"] for made in ranks.read(folder, "shortcut")] == [["truncate", "fold_bn"]] * 3
 
 
 def test_what_nothing_reaches_stays(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from distil.engine import Sum, Term, cosine, ramp, step_decay
+from distil.engine import Sum, Term, cosine, during, ramp, step_decay
 from distil.engine.schedule import as_schedule
 from distil.errors import DistilError
 from distil.methods import AT, DKD, KD, FitNets, Supervised
@@ -25,6 +25,8 @@ from engine import toys
         (ramp(epochs=4), [0, 0.25, 0.5, 0.75, 1, 1]),
         (ramp(epochs=2, first=1, last=3), [1, 2, 3, 3, 3, 3]),
         (step_decay(every=2, factor=0.5, first=8), [8, 8, 4, 4, 2, 2]),
+        (during(start=1, end=3), [0, 1, 1, 0, 0, 0]),
+        (during(start=4), [0, 0, 0, 0, 1, 1]),
         (ramp(fraction=0.5), [0, 0.4, 0.8, 1, 1, 1]),
         (0.5 * cosine(fraction=1), [0.25 * (1 + math.cos(math.pi * k / 5)) for k in range(6)]),
     ],
@@ -44,6 +46,9 @@ def test_schedules(schedule: Any, expected: list[float]) -> None:
         lambda: ramp(epochs=0),
         lambda: cosine(fraction=1.5),
         lambda: step_decay(every=0, factor=0.5),
+        lambda: during(),
+        lambda: during(start=3, end=3),
+        lambda: during(end=1.5),
         lambda: as_schedule(math.nan),
         lambda: True * KD(),
         lambda: "2" * KD(),
@@ -69,6 +74,7 @@ def test_sums_add_and_scale() -> None:
         "ramp(epochs=20, first=0.5)*kd(temperature=2, convention=trl)",
         "0.5*cosine(fraction=0.25, last=0.1)*at + supervised",
         "step_decay(every=10, factor=0.5)*kd(name=hot) + kd",
+        "50*during(end=30)*fsp + during(start=30)*supervised",
         "at(taps=['layer1.0', (one, 'two.conv')]) + fitnets(tap='stages.1')",
         "supervised(stream=train)",
         "directnorm(part=cosine)",

@@ -98,6 +98,24 @@ def images(count: int = 32, *, size: int = 8, seed: int = 0, dtype: torch.dtype 
     return DictDataset(flat.inputs.view(count, 2, size, size), flat.labels, flat.ids)
 
 
+class TwoViewed(DictDataset):
+    """Samples with a ``strong`` view: the inputs, mirrored and with less contrast."""
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        item = super().__getitem__(position)
+        return {**item, "strong": 0.7 * item["inputs"].flip(-1)}
+
+    def batch(self, positions: Tensor) -> dict[str, Tensor]:
+        found = super().batch(positions)
+        return {**found, "strong": 0.7 * found["inputs"].flip(-1)}
+
+
+def two_views(count: int = 32, *, size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> DictDataset:
+    """Images labelled by a fixed linear rule, in two views."""
+    flat = images(count, size=size, seed=seed, dtype=dtype)
+    return TwoViewed(flat.inputs, flat.labels, flat.ids)
+
+
 def scenes(count: int = 32, *, size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> DictDataset:
     """Images labelled pixel by pixel by a fixed linear rule; sample k has k % 5 rows of void, the first one none."""
     flat = images(count, size=size, seed=seed, dtype=dtype)

@@ -73,6 +73,29 @@ def by_tokens(function: Callable[..., Tensor], *, importance: bool = False, **op
     return call
 
 
+def remembered(copies: int = 1) -> Callable[..., Tensor]:
+    """CRD against fixed banks and constants; long banks are gathered from, short ones are multiplied."""
+
+    def call(s: Tensor, t: Tensor, **kw: object) -> Tensor:
+        wide = torch.float64 if s.dtype == torch.float64 else torch.float32
+        banks = [torch.cat([normal(6, 5, seed=seed)] * copies).to(wide) for seed in (7, 8)]
+        index = torch.tensor([[0, 3, 4], [1, 5, 2], [2, 0, 1], [3, 0, 5]])[: len(s)]
+        log_z = torch.tensor(1.5, dtype=wide)
+        return D.crd(s, t, *banks, index, temperature=1.0, log_z=(log_z, log_z), **kw)
+
+    return call
+
+
+def per_channel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A learned number for each of three channels, in the maps' precision."""
+
+    def call(s: Tensor, t: Tensor, **kw: object) -> Tensor:
+        scale = torch.tensor([0.5, 2.0, -1.0], dtype=torch.float64 if s.dtype == torch.float64 else torch.float32)
+        return function(s, t, scale, **kw)
+
+    return call
+
+
 TOKENS = normal(2, 3, scale=0.1)
 MASKS = {"channel": normal(4, 2, 3).sigmoid(), "spatial": normal(4, 2, 4, 4).sigmoid()}
 DENSE = {"student": (4, 3, 4, 4), "teacher": (4, 3, 4, 4)}
@@ -100,10 +123,28 @@ LOSSES = {
     "maskd_segmentation": Loss(by_tokens(D.maskd_segmentation), **DENSE),
     "maskd_detection": Loss(by_tokens(D.maskd_detection, importance=True, customised=False), **DENSE),
     **{f"cwd {norm}": Loss(partial(D.cwd, norm=norm), **DENSE) for norm in ("channel", "spatial")},
+    "vid": Loss(per_channel(D.vid), **DENSE, zero=False),
+    **{f"fsp {variant}": Loss(partial(D.fsp, variant=variant), (4, 2, 3), (4, 2, 3)) for variant in ("code", "paper")},
+    "fsp torchdistill": Loss(partial(D.fsp, variant="torchdistill"), (4, 2, 3), (4, 2, 3)),
+    "hierarchical_context": Loss(D.hierarchical_context, student=(3, 2, 5, 4), teacher=(3, 2, 5, 4)),
+    "class_attention": Loss(D.class_attention, student=(3, 4, 4, 4), teacher=(3, 4, 6, 6)),
+    "class_attention raw": Loss(partial(D.class_attention, normalise=False, classes=2), **DENSE),
     "cwd channel_mean": Loss(partial(D.cwd, norm="channel_mean", divergence="mse"), **DENSE),
     "gram samples": Loss(D.sample_gram, student=(4, 2, 3, 3), teacher=(4, 5, 2, 2)),
     "gram channels": Loss(D.channel_gram, student=(4, 3, 3, 3), teacher=(4, 3, 2, 2)),
     "gram gradients": Loss(D.gradient_gram),
+    "pkt": Loss(D.pkt, teacher=(4, 7)),
+    "cc code": Loss(D.correlation_congruence),
+    **{
+        f"cc {kernel}": Loss(partial(D.kernel_congruence, kernel=kernel), teacher=(4, 7), rows=False)
+        for kernel in ("gaussian", "bilinear")
+    },
+    "nst": Loss(D.nst, **MAPS),
+    "nst pooled": Loss(D.nst, student=(3, 2, 6, 8), teacher=(3, 2, 3, 4)),
+    "batch_relation": Loss(partial(D.batch_relation, temperature=2.0)),
+    "class_relation": Loss(partial(D.class_relation, temperature=2.0)),
+    "crd": Loss(remembered(), zero=False),
+    "crd gathered": Loss(remembered(copies=20), zero=False),
     "rkd_distance": Loss(D.rkd_distance, teacher=(4, 7)),
     "rkd_angle": Loss(D.rkd_angle, teacher=(4, 7)),
     "rkd": Loss(D.rkd, teacher=(4, 7), rows=False),
@@ -120,6 +161,7 @@ LOSSES = {
     "low_frequency": Loss(on_edges(D.low_frequency), zero=False, detached=True),
     "high_frequency": Loss(on_edges(D.high_frequency, temperature=1.5), detached=True),
 }
+BATCHWISE = ("pkt", "cc c", "batc", "clas")  # values that depend on who shares the batch
 EVERY = pytest.mark.parametrize("name", LOSSES)
 
 
@@ -203,7 +245,7 @@ def test_a_batch_of_one_gives_a_finite_value_and_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, loss in LOSSES.items() if loss.rows and n[:4] not in ("rkd_", "low_", "high", "gram")]
+    "name", [n for n, loss in LOSSES.items() if loss.rows and n[:4] not in ("rkd_", "low_", "high", "gram", *BATCHWISE)]
 )
 def test_rows_of_weight_zero_are_as_good_as_absent(name: str) -> None:
     loss, (student, teacher) = LOSSES[name], pair(name)

@@ -92,3 +92,59 @@ def fitnet(case: Case) -> Answer:
     regressor.load_state_dict(case.weights())
     regressed = regressor.train()(case.inp.s)
     return case.answer(D.mse(regressed, case.inp.t), regressed=regressed)
+
+
+@adapter("baselines", "sp")
+def similarity_preserving(case: Case) -> Answer:
+    return case.answer(D.sample_gram(case.inp.s, case.inp.t))
+
+
+@adapter("baselines", "pkt")
+def probabilistic_transfer(case: Case) -> Answer:
+    return case.answer(D.pkt(case.inp.s, case.inp.t))
+
+
+@adapter("baselines", "cc (code)")
+def correlation_congruence(case: Case) -> Answer:
+    return case.answer(D.correlation_congruence(case.inp.s, case.inp.t))
+
+
+@adapter("baselines", "cc (paper) gaussian", "cc (paper) bilinear")
+def kernel_congruence(case: Case) -> Answer:
+    kernel = str(case.kind).rsplit(" ", 1)[1]
+    hp = {"kernel": kernel, "gamma": case.hp.gamma, "order": case.hp.max_p}
+    return case.answer(D.kernel_congruence(case.inp.s, case.inp.t, **hp))
+
+
+@adapter("baselines", "nst")
+def neuron_selectivity(case: Case) -> Answer:
+    return case.answer(D.nst(case.inp.s, case.inp.t))
+
+
+@adapter("baselines", "mlld")
+def multilevel(case: Case) -> Answer:
+    inp, hp = case.inp, case.hp
+    weak, strong = (inp.s_weak, inp.t_weak), (inp.s_strong, inp.t_strong)
+    parts = D.multilevel(*weak, *strong, temperature=hp.temperature)
+    kd, cc, bc = (hp.kd_weight * parts[name].mean() for name in ("instance", "class", "batch"))
+    ce = hp.ce_weight * (F.cross_entropy(inp.s_weak, inp.y) + F.cross_entropy(inp.s_strong, inp.y))
+    named = {"kd": D.kl, "cc": D.class_relation, "bc": D.batch_relation}
+    at_four = {f"{name}_T4_weak": loss(*weak, temperature=4.0) for name, loss in named.items()}
+    return case.answer(ce + kd + cc + bc, loss_ce=ce, loss_kd=kd, loss_cc=cc, loss_bc=bc, **at_four)
+
+
+@adapter("baselines", "crd")
+def contrastive(case: Case) -> Answer:
+    inp, hp = case.inp, case.hp
+    index, heat = inp.contrast_index, {"temperature": case.hp.temperature}
+    embedded, banks = (inp.student_embed_before_l2, inp.teacher_embed_before_l2), (inp.memory_v1, inp.memory_v2)
+    across = [D.bank_logits(e, bank, index, **heat) for e, bank in zip(embedded, banks[::-1])]
+    log_z = tuple(D.log_normaliser(logits, hp.n_data) for logits in across)
+    loss = D.crd(*embedded, *banks, index, log_z=log_z, **heat)
+    rows = [D.bank_rows(bank[inp.index], e, momentum=hp.momentum) for e, bank in zip(embedded, banks)]
+    after = [bank.detach().index_copy(0, inp.index, new) for bank, new in zip(banks, rows)]
+    second = D.crd(*embedded, *after, index, log_z=log_z, **heat)
+    scores = {f"out_{side}": (f - z).exp().unsqueeze(-1) for side, f, z in zip("st", across, log_z)}
+    memory = {"memory_v1_after": after[0], "memory_v2_after": after[1], "loss_second_call": second}
+    params = [hp.K, hp.temperature, *(z.exp() for z in log_z), hp.momentum]
+    return case.answer(loss, params_after=params, **scores, **memory)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from distil.cli.session import RUNS, SETTINGS, Display, Tracker, command_line, open_out, resumable
-from distil.cli.together import speaks
+from distil.cli.together import launched, speaks
 from distil.errors import DistilError
 
 __all__ = ["register"]
@@ -236,7 +236,7 @@ def _go(
         lab = Lab(folder, progress=display, device=device, trackers=trackers)
         if speaks():
             write_text(folder / SETTINGS, to_yaml(settings))
-        ready = None if as_json or resume else foretold(settings, lab)
+        ready = None if as_json or resume or launched() else foretold(settings, lab)
         report = run_own(settings, lab, command=command_line(), title=title, ready=ready)
     if speaks():
         write(report, folder)

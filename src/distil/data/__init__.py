@@ -22,6 +22,7 @@ from distil.data.loading import (
 _LATER = {
     "GraphData": "graphs",
     "TextDataset": "text",
+    "TwoViews": "twin",
     "Viewed": "views",
     "Views": "views",
     "Mirrored": "dense",
@@ -48,6 +49,7 @@ __all__ = [
     "PlainBatches",
     "Streams",
     "TextDataset",
+    "TwoViews",
     "View",
     "Viewed",
     "Views",

@@ -8,7 +8,7 @@ from distil.engine.frozen import TeacherForward
 from distil.engine.gradient import gradient_shares
 from distil.engine.method import Method, Sum
 from distil.engine.own_optimizer import OwnOptimizer
-from distil.engine.schedule import Schedule, cosine, ramp, step_decay
+from distil.engine.schedule import Schedule, cosine, during, ramp, step_decay
 from distil.engine.trace import ModelHandle, Trace
 from distil.engine.track import Tracking
 from distil.functional.reduction import Term
@@ -31,6 +31,7 @@ __all__ = [
     "Tracking",
     "anatomy",
     "cosine",
+    "during",
     "fit",
     "gradient_shares",
     "ramp",

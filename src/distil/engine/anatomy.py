@@ -96,9 +96,11 @@ class Anatomy:
     def _by_meaning(self, spec: str, base: str, index: str, role: str) -> Tap:
         places = self.meanings.get(base, ())
         if not places and base != "logits":
+            tokens = base == "map" and "tokens" in self.meanings
+            other = ", or use a method on logits or embeddings (kd, dkd, dist, rkd, pkt)" if tokens else ""
             raise DistilError(
                 f"The {role} ({self.model}) has no tap '{base}' ({MEANINGS[base]}) that a dry run could find; "
-                f"name one with taps={{'{base}': 'path'}}. It calls: {self._sketch()}"
+                f"name one with taps={{'{base}': 'path'}}{other}. It calls: {self._sketch()}"
             )
         if not index:
             return Tap(spec, places, many=base == "stages")

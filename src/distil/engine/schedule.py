@@ -11,7 +11,7 @@ from typing import Any
 
 from distil.errors import DistilError
 
-__all__ = ["Schedule", "as_schedule", "cosine", "literal", "ramp", "step_decay"]
+__all__ = ["Schedule", "as_schedule", "cosine", "during", "literal", "ramp", "step_decay"]
 
 
 class Schedule(ABC):
@@ -119,6 +119,22 @@ class Curve(Schedule):
         return f"{self.name}({', '.join(shown)})"
 
 
+@dataclass(frozen=True)
+class During(Schedule):
+    """1 in the epochs from ``start`` up to but not including ``end`` (``None``: to the last), else 0."""
+
+    start: int
+    end: int | None
+    needs_epochs: bool = True
+
+    def __call__(self, ctx: Any) -> float:
+        return float(self.start <= ctx.epoch and (self.end is None or ctx.epoch < self.end))
+
+    def __str__(self) -> str:
+        said = {"start": self.start or None, "end": self.end}
+        return f"during({', '.join(f'{key}={value}' for key, value in said.items() if value is not None)})"
+
+
 def ramp(
     *, epochs: float | None = None, fraction: float | None = None, first: float = 0.0, last: float = 1.0
 ) -> Schedule:
@@ -161,6 +177,25 @@ def step_decay(*, every: int, factor: float, first: float = 1.0) -> Schedule:
     if every < 1:
         raise DistilError(f"step_decay(every={every}) must be at least 1 epoch.")
     return Curve("step_decay", "steps", "epochs", every, first, factor)
+
+
+def during(*, start: int = 0, end: int | None = None) -> Schedule:
+    """Return 1 in the epochs ``start <= epoch < end`` and 0 elsewhere: a stage of a run, counted from 0.
+
+    ``during(end=30) * A() + during(start=30) * B()`` trains 30 epochs on A and the rest on B; a component whose
+    coefficient is 0 is not computed.
+
+    >>> from types import SimpleNamespace
+    >>> [during(start=1, end=3)(SimpleNamespace(epoch=e)) for e in range(4)]
+    [0.0, 1.0, 1.0, 0.0]
+    """
+    whole = all(isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in (start, 0 if end is None else end))
+    if not whole or start < 0 or (end is None and start == 0) or (end is not None and end <= start):
+        raise DistilError(
+            f"during(start={start}, end={end}) names no stage; give whole epochs with 0 <= start < end, e.g. "
+            "during(end=30), and during(start=30) for what follows."
+        )
+    return During(start, end)
 
 
 def as_schedule(value: float | Schedule) -> Schedule:

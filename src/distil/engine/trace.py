@@ -229,6 +229,13 @@ class ModelHandle:
         other._copied = self._copied
         return other
 
+    def place(self, spec: Spec) -> Location:
+        """Return where a tap is read: the module's path, and which side of it; the first of several."""
+        tap = self._taps.get(side_of(spec, self.role) or "")
+        if tap is None or not tap.locations:
+            raise DistilError(f"Tap {spec!r} has no place in the {self.role}; list it among the method's `taps`.")
+        return tap.locations[0]
+
     def compile(self, **options: Any) -> None:
         """Run plain passes through ``torch.compile``; the compiled function returns the taps."""
         self._runner, self.shortcut, self.compiled = torch.compile(self._run, **options), None, True

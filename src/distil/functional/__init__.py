@@ -5,7 +5,9 @@ loss takes ``weight=`` and gives its unreduced values with ``reduction="none"``.
 a docstring says that no gradient reaches it.
 """
 
+from distil.functional.affinity import correlation_congruence, correlation_kernel, kernel_congruence, pkt, unit_rows
 from distil.functional.backends import backend
+from distil.functional.contrastive import bank_logits, bank_rows, crd, log_normaliser, noise_contrast
 from distil.functional.dense import cwd, resize_match
 from distil.functional.divergence import (
     CONVENTIONS,
@@ -22,6 +24,14 @@ from distil.functional.divergence import (
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
+from distil.functional.maps import (
+    class_attention,
+    flow_matrix,
+    fsp,
+    hierarchical_context,
+    initial_log_scale,
+    vid,
+)
 from distil.functional.masking import (
     attention_weights,
     channel_masks,
@@ -45,6 +55,7 @@ from distil.functional.mixing import (
     soft_label_term,
 )
 from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
+from distil.functional.multilevel import batch_relation, class_relation, multilevel, unsure_share
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
 from distil.functional.ranking import plackett_luce, teacher_ranking
 from distil.functional.reduction import Term, reduce, working
@@ -58,6 +69,7 @@ from distil.functional.relation import (
     rkd_angle,
     rkd_distance,
 )
+from distil.functional.selectivity import nst
 from distil.functional.sparse import sampled_cross_entropy, sampled_kl, topk_cross_entropy, topk_kl, topk_of
 from distil.functional.targets import SparseTargets, sparse_kd
 
@@ -72,11 +84,19 @@ __all__ = [
     "attention_transfer",
     "attention_weights",
     "backend",
+    "bank_logits",
+    "bank_rows",
+    "batch_relation",
     "by_deviation",
     "channel_gram",
     "channel_masks",
+    "class_attention",
     "class_maps",
     "class_means",
+    "class_relation",
+    "correlation_congruence",
+    "correlation_kernel",
+    "crd",
     "cross_attention",
     "cwd",
     "dice",
@@ -89,12 +109,18 @@ __all__ = [
     "draw_mix",
     "edges",
     "fc_gradient",
+    "flow_matrix",
+    "fsp",
     "gradient_gram",
+    "hierarchical_context",
     "high_frequency",
+    "initial_log_scale",
     "interpolated_kl",
     "jsd",
     "kd",
+    "kernel_congruence",
     "kl",
+    "log_normaliser",
     "low_frequency",
     "mask_movement",
     "maskd_detection",
@@ -104,11 +130,15 @@ __all__ = [
     "mixed",
     "mixed_labels",
     "mse",
+    "multilevel",
     "nckd",
     "neighbour_contrast",
     "node_kl",
+    "noise_contrast",
+    "nst",
     "pairwise_distances",
     "pearson",
+    "pkt",
     "plackett_luce",
     "pool_match",
     "reduce",
@@ -136,5 +166,8 @@ __all__ = [
     "topk_kl",
     "topk_of",
     "total_variation",
+    "unit_rows",
+    "unsure_share",
+    "vid",
     "working",
 ]

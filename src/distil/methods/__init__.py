@@ -18,10 +18,22 @@ RIVALS = {
     "fitnets": "fitnets:FitNets",
     "at": "at:AT",
     "rkd": "rkd:RKD",
+    "vid": "vid:VID",
+    "fsp": "fsp:FSP",
+    "reviewkd": "reviewkd:ReviewKD",
+    "simkd": "simkd:SimKD",
+    "catkd": "catkd:CATKD",
     "glnn": "glnn:GLNN",
     "mse": "mse:MSE",
     "cwd": "cwd:CWD",
     "maskd": "maskd:MasKD",
+    "lskd": "lskd:LSKD",
+    "sp": "sp:SP",
+    "cc": "cc:CC",
+    "pkt": "pkt:PKT",
+    "nst": "nst:NST",
+    "crd": "crd:CRD",
+    "mlld": "mlld:MLLD",
 }
 """Name in an expression → ``module:class`` under this package; a literal: the catalogue reads it without import."""
 

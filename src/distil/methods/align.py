@@ -54,6 +54,6 @@ def maps_of(name: str, specs: Iterable[Spec], trace: Traces) -> list[Tensor]:
     if flat:
         raise DistilError(
             f"{name} compares maps [N, C, H, W]; a tap of the {trace.role} gives {list(flat[0].shape)}. Name score "
-            "maps or convolutional stages with taps=."
+            "maps or convolutional stages with taps=, or use a method on logits or embeddings (kd, dkd, dist, rkd)."
         )
     return maps

@@ -12,12 +12,17 @@ from typing import Any
 
 from distil import catalog
 from distil.engine.method import Method, Sum, as_sum
-from distil.engine.schedule import Schedule, as_schedule, cosine, ramp, step_decay
+from distil.engine.schedule import Schedule, as_schedule, cosine, during, ramp, step_decay
 from distil.errors import DistilError, nearest
 
 __all__ = ["parse"]
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {"ramp": ramp, "cosine": cosine, "step_decay": step_decay}
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "ramp": ramp,
+    "cosine": cosine,
+    "step_decay": step_decay,
+    "during": during,
+}
 _WORDS = {"true": True, "false": False, "none": None}
 _SHOWN = 160  # of a text that cannot be read
 
@@ -27,8 +32,9 @@ def parse(text: str) -> Sum:
 
     A name is a rival (``kd``), a system's slug (``pld``: its paper's whole weighted sum) or a lower-cased class that a
     system exports (``directnorm``: the bare method). A coefficient is a number or ``ramp(epochs=20)``, ``cosine(…)``,
-    ``step_decay(…)``. Arguments are keywords; a bare word or module path is a string: ``at(taps=stages)``,
-    ``at(taps=[layer1.0, layer2.1])``. A slug with a hyphen may be written with an underscore (``ff_g2m``) or as it is.
+    ``step_decay(…)``, ``during(…)``. Arguments are keywords; a bare word or module path is a string:
+    ``at(taps=stages)``, ``at(taps=[layer1.0, layer2.1])``. A slug with a hyphen may be written with an underscore
+    (``ff_g2m``) or as it is.
 
     Raises:
         DistilError: anything else; names the place and the nearest that exists.

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ _NETS: dict[str, tuple[str, str]] = {
     "mlp": ("mlp", "MLP"),
     "cnn": ("cnn", "SmallCNN"),
     "resnet": ("resnet", "CifarResNet"),
+    "wrn": ("wrn", "WideResNet"),
+    "mobilenet": ("mobilenet", "MobileNet"),
+    "vit": ("tokens", "ViT"),
+    "mixer": ("tokens", "Mixer"),
     "gcn": ("gnn", "GCN"),
     "gat": ("gnn", "GAT"),
     "sage": ("gnn", "SAGE"),
@@ -34,6 +39,7 @@ _NETS: dict[str, tuple[str, str]] = {
     "unet": ("unet", "UNet"),
 }
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+_WIDE = re.compile(r"wrn([0-9]{1,3})_([0-9]{1,3})")
 _NESTING = ("state_dict", "model_state_dict", "model", "module", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
@@ -62,10 +68,10 @@ def load_model(
 
     Args:
         spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER`` (transformers; see :mod:`distil.models.hf`),
-            ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, unet, gcn, gat, sage; for texts bow, textcnn), or your
-            own factory as ``package.module:function`` or ``path/to/file.py:function``; each optionally with
-            ``(key=value, …)``. A factory gets ``classes``, ``channels``, ``input_shape``, and for texts ``vocab`` and
-            ``tokenizer``, if it names them.
+            ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, wrn16_2, …, mobilenet, vit, mixer, unet, gcn, gat, sage;
+            for texts bow, textcnn), or your own factory as ``package.module:function`` or
+            ``path/to/file.py:function``; each optionally with ``(key=value, …)``. A factory gets ``classes``,
+            ``channels``, ``input_shape``, and for texts ``vocab`` and ``tokenizer``, if it names them.
         classes: the number of outputs; default the library's own.
         channels: input channels.
         weights: a ``.safetensors`` file or a torch file with a state dict; see :func:`load_weights`.
@@ -184,8 +190,11 @@ def _reference(name: str, options: dict[str, Any], context: Mapping[str, Any]) -
     key = name
     if name.startswith("resnet") and name[6:].isdecimal():
         key, options = "resnet", {"depth": int(name[6:]), **options}
+    wide = _WIDE.fullmatch(name)
+    if wide is not None:
+        key, options = "wrn", {"depth": int(wide[1]), "width": int(wide[2]), **options}
     if key not in _NETS:
-        known = [*_NETS, *(f"resnet{depth}" for depth in _DEPTHS)]
+        known = [*_NETS, *(f"resnet{depth}" for depth in _DEPTHS), "wrn16_2"]
         raise DistilError(f"distil has no reference net {name!r}; {nearest(name, known)}")
     module, attribute = _NETS[key]
     cls = getattr(importlib.import_module(f"distil.models.{module}"), attribute)
@@ -198,6 +207,7 @@ def _reference(name: str, options: dict[str, Any], context: Mapping[str, Any]) -
     shape = context["input_shape"]
     given = {"classes": context["classes"], "channels": context["channels"], "hidden": 64}
     given["in_features"] = None if shape is None else prod(shape)
+    given["size"] = tuple(shape[1:]) if shape is not None and len(shape) == 3 else None
     filled = {key: value for key, value in given.items() if key in accepted and value is not None} | options
     missing = [
         parameter
