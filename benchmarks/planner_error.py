@@ -98,7 +98,7 @@ def row(what: str, predicted: float, seen: float, most: float | None) -> dict[st
     target = f"error {error:+.1f} %, <= {most} % wanted" if most else f"error {error:+.1f} %, told for orientation"
     return {
         "what": what, "ours": predicted, "peer": seen, "ratio": predicted / seen, "error_percent": error,
-        "target": target, "met": abs(error) <= most if most else None, "tried": TRIED if "peak" in what else "",
+        "target": target, "met": abs(error) <= most if most else None, "tried": [TRIED] if "peak" in what else [],
     }  # fmt: skip
 
 
