@@ -30,6 +30,7 @@ TITLES = {
     "C7": "Anomaly detection",
     "C8": "Imports and the command line",
     "C9": "Lines a user writes",
+    "T1": "The teacher's forward pass",
     "PLAN": "What a plan predicts",
 }
 
