@@ -37,9 +37,9 @@ evidence: env
 results: env
 	$(BIN)/python tools/results.py
 
-# Every script in benchmarks/ in turn (some need peers, and say so), then docs/performance.md.
+# Every script in benchmarks/ in turn (some need peers, and say so) but for those for CUDA (h*), then docs/performance.md.
 benchmarks: env
-	@for script in $(filter-out benchmarks/side_by_side.py,$(wildcard benchmarks/*.py)); do \
+	@for script in $(filter-out benchmarks/%_sides.py benchmarks/side_by_side.py benchmarks/h%.py,$(wildcard benchmarks/*.py)); do \
 	  echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; \
 	done
 	$(BIN)/python tools/performance.py
