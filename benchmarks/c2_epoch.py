@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import torch
 from kd_sides import Shared, Start, by_distiller, by_fit, by_hand, by_timm, by_torchdistill, own_loss, same, side
-from side_by_side import clock_name, compared, fresh_peak, gap, options, peak_mb, rounds, write
+from side_by_side import clock_name, compared, fresh_peak, gap, needs, options, peak_mb, rounds, write
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = options(__doc__, repeats=6)
     parser.add_argument("--alone", choices=("fit", "hand", "torchdistill"), help="one side once, for its memory")
     given = parser.parse_args(arguments)
+    needs("torchdistill", "timm")
     name, inputs, labels = images(given.tiny)
     size = 16 if given.tiny else 64
     if given.alone:

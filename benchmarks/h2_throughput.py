@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from kd_sides import Outcome, Run, Shared, by_fit, by_hand, by_torchdistill, side
-from side_by_side import clock_name, compared, device_of, gap, memory_rows, options, rounds, write
+from side_by_side import clock_name, compared, device_of, gap, memory_rows, needs, options, rounds, write
 from torch import nn
 
 PAIRS = {
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = options(__doc__, repeats=5, devices=True)
     parser.add_argument("--batch", type=int, default=0, help="images of a batch")
     given = parser.parse_args(arguments)
+    needs("timm", "torchdistill")
     device, size = device_of(given), given.batch or (2 if given.tiny else 128)
     pixels, count = (32, 2 * size) if given.tiny else (224, 20 * size)
     rows = [

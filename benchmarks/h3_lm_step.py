@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from side_by_side import clock_name, compared, device_of, memory_rows, now, options, rounds, waited, write
+from side_by_side import clock_name, compared, device_of, memory_rows, needs, now, options, rounds, waited, write
 from torch import Tensor, nn
 
 from distil.functional.linear import Head, linear_divergence
@@ -33,6 +33,7 @@ TINY = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
     given = options(__doc__, repeats=10, devices=True).parse_args(arguments)
+    needs("trl", "transformers")
     device = device_of(given)
     batch, length, size = (2, 12, 64) if given.tiny else (4, 2048, 128_256)
     student, teacher = (model(role, size, device, tiny=given.tiny) for role in ("student", "teacher"))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from h2_throughput import made
 from kd_sides import by_fit, side, synchronise
-from side_by_side import clock_name, compared, device_of, now, options, rounds, write
+from side_by_side import clock_name, compared, device_of, needs, now, options, rounds, write
 from torch import nn
 
 from distil.cache import CachedTeacher, TeacherCache
@@ -30,6 +30,7 @@ TINY = "resnet10t"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
     given = options(__doc__, repeats=3, devices=True).parse_args(arguments)
+    needs("timm")
     device = device_of(given)
     size, count, pixels = (2, 6, 32) if given.tiny else (128, 2560, 224)
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,13 @@ def options(description: str | None, *, repeats: int, devices: bool = False) -> 
     if devices:
         parser.add_argument("--device", default="cuda")
     return parser
+
+
+def needs(*modules: str) -> None:
+    """End the script with a sentence where a module that it stands beside is not installed."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise SystemExit(f"This row needs {', '.join(missing)}, not installed here; install it to measure the row.")
 
 
 def device_of(given: argparse.Namespace) -> torch.device:

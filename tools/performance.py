@@ -30,6 +30,10 @@ TITLES = {
     "C7": "Anomaly detection",
     "C8": "Imports and the command line",
     "C9": "Lines a user writes",
+    "H1": "Losses from hidden states, on CUDA",
+    "H2": "Throughput on CUDA",
+    "H3": "A language model's step on CUDA",
+    "H4": "A stored teacher on CUDA",
     "T1": "The teacher's forward pass",
     "PLAN": "What a plan predicts",
 }
@@ -45,12 +49,12 @@ def summary(found: list[dict[str, Any]]) -> str:
     """Return how many rows met their target, and those that did not."""
     rows = [(content["row"], row) for content in found for row in content["rows"]]
     judged = [(name, row) for name, row in rows if row.get("met") is not None]
-    lost = [f"- {name}: {cell(row['what'])} (wanted {cell(row['target'])})" for name, row in judged if not row["met"]]
+    lost = [f"- {name}: {cell(named(row))} (wanted {cell(row['target'])})" for name, row in judged if not row["met"]]
     told = (
         f"{len(judged) - len(lost)} of {len(judged)} rows with a target meet it; {len(rows) - len(judged)} have none."
     )
     slower = [
-        f"- {name}: {cell(row['what'])} (ratio {number(row['ratio'])})"
+        f"- {name}: {cell(named(row))} (ratio {number(row['ratio'])})"
         for name, row in judged
         if row["met"] and row.get("ratio") is not None and row["ratio"] < 1 and "error_percent" not in row
     ]
@@ -79,9 +83,21 @@ NUMBERS = ("ours", "peer", "ratio")
 def shown(row: dict[str, Any], head: str) -> str:
     """Return a cell."""
     value = row.get(head)
+    if head == "what":
+        return cell(named(row))
     if head == "met":
         return "" if value is None else "yes" if value else "**no**"
     return number(value) if head in NUMBERS else cell(plain(value))
+
+
+def named(row: dict[str, Any]) -> str:
+    """Return what a row measured, in which unit, beside whom.
+
+    >>> named({"what": "an epoch", "unit": "ms", "peer_name": "by hand"})
+    'an epoch, ms, beside by hand'
+    """
+    beside = row.get("peer_name")
+    return ", ".join([row["what"], *filter(None, [row.get("unit"), f"beside {beside}" if beside else None])])
 
 
 def number(value: float | None) -> str:

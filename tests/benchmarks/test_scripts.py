@@ -100,3 +100,10 @@ def test_memory_is_of_the_process_itself(script: Any, tmp_path: Path) -> None:
     with alone.open("a") as file:
         file.write(f"before = peak_mb()\n{held}print(peak_mb() - before)\n")
     assert 60 < frame.fresh_peak(str(alone)) < 80
+
+
+def test_a_missing_peer_is_named(script: Any) -> None:
+    frame = script("side_by_side")
+    frame.needs("torch", "json")
+    with pytest.raises(SystemExit, match=r"needs no_such_peer, not installed"):
+        frame.needs("torch", "no_such_peer")

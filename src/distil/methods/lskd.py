@@ -80,4 +80,4 @@ class _Standardised:
 
     def __call__(self, batch: Batch) -> SimpleNamespace:
         logits = self._handle(batch).logits
-        return SimpleNamespace(logits=standardise(logits, dim=1 if logits.ndim == 4 else -1))
+        return SimpleNamespace(logits=standardise(logits, dim=1 if logits.ndim == 4 else -1), sparse=None)
