@@ -28,9 +28,11 @@ from distil import Distiller
 from distil.cache import CachedTeacher, TeacherCache
 from distil.data import DictDataset, load
 from distil.errors import DistilError
+from distil.methods import KD
 from distil.models import MLP, CifarResNet
 
 QUICKER = ">= 1.2 times quicker"
+NAMELESS: dict[str, Any] = {"peer_name": "", "unit": "", "target": "", "met": 1.0}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -80,16 +82,18 @@ def epochs(inputs: Tensor, labels: Tensor, size: int, given: argparse.Namespace)
         "hand": side(by_hand, start, pairs),
         "torchdistill": side(by_torchdistill, start, triples),
         "timm": side(by_timm, start, pairs),
+        "teacher first": teacher_first(side(by_fit, start, pairs)),
     }
     taken, steps = rounds(sides, repeats=given.repeats), len(pairs)
     row, ours = partial(compared, unit="ms a step", scale=1e3 / steps), taken["fit"]
     more = gap(ours, taken["hand"]) / steps
+    what, quicker = "KD epoch, ResNet-20 to ResNet-8", compared("", taken["teacher first"], ours, **NAMELESS)["ratio"]
     yield row(
-        "KD epoch, ResNet-20 to ResNet-8", ours, taken["hand"], peer_name="the loop by hand",
-        target="at most 1 % or 50 us a step more", met=more <= max(50e-6, 0.01 * min(taken["hand"]) / steps),
+        what, ours, taken["hand"], peer_name="the loop by hand", target="at most 1 % or 50 us a step more",
+        tried=[f"the teacher's pass made before the student's: {quicker:.2f} times as quick as fit is"],
+        met=more <= max(50e-6, 0.01 * min(taken["hand"]) / steps),
     ) | {"more_us_a_step": more * 1e6, "weights_differ_by": far}  # fmt: skip
     tried = ideas(start, pairs, triples, given)
-    what = "KD epoch, ResNet-20 to ResNet-8"
     yield row(what, ours, taken["torchdistill"], peer_name="torchdistill", target=QUICKER, met=1.2, tried=tried)
     yield row(what, ours, taken["timm"], peer_name="timm's task", target="at most 1 % slower", met=0.99)
 
@@ -112,10 +116,7 @@ def ideas(start: Start, pairs: Shared, triples: Shared, given: argparse.Namespac
             sides["teacher_forward='auto'"] = side(by_fit, start, pairs, made={"teacher_forward": "auto"})
         taken = rounds(sides, repeats=max(1, given.repeats // 2))
     peer = taken.pop("torchdistill")
-    ratios = {
-        name: compared(name, ours, peer, peer_name="", unit="", target="", met=1.2)["ratio"]
-        for name, ours in taken.items()
-    }
+    ratios = {name: compared(name, ours, peer, **NAMELESS)["ratio"] for name, ours in taken.items()}
     return [f"{name}: {ratio:.2f} times as quick as torchdistill" for name, ratio in ratios.items()]
 
 
@@ -160,6 +161,21 @@ def cheaply_seeded(run: Callable[[], float]) -> Callable[[], float]:
 
     def timed() -> float:
         with patch("torch.manual_seed", torch.default_generator.manual_seed):
+            return run()
+
+    return timed
+
+
+def teacher_first(run: Callable[[], float]) -> Callable[[], float]:
+    """A side in which the teacher's pass, which KD asks for second, is made before the student's graph is in memory."""
+    plain = KD.forward
+
+    def swapped(self: KD, student: Any, teacher: Any, batch: Any, ctx: Any) -> Any:
+        teacher(batch)  # kept for the step
+        return plain(self, student, teacher, batch, ctx)
+
+    def timed() -> float:
+        with patch.object(KD, "forward", swapped):
             return run()
 
     return timed

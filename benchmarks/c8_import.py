@@ -39,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
+    setting = {"repeats": 2 * repeats, "unit": "seconds of processor time", "what": "fresh processes, order A B B A"}
     rows: list[dict[str, Any]] = []
     bare = ["-c", "pass"]
     for what, words in WITHOUT.items():
@@ -49,11 +50,7 @@ def main() -> None:
     for peer in (name for name in PEERS if find_spec(name)):
         ours, theirs = medians(["-c", WITH], ["-c", f"import {peer}"], repeats)
         rows.append(row(f"Distiller, fit, KD, beside import {peer}", ours, theirs, HEAVY))
-    write(
-        "C8",
-        rows,
-        {"repeats": 2 * repeats, "unit": "seconds of processor time", "what": "fresh processes, order A B B A"},
-    )
+        write("C8", rows, setting)
 
 
 def medians(ours: list[str], peer: list[str], repeats: int) -> tuple[float, float]:

@@ -287,18 +287,9 @@ class TeacherCache:
 
     # --- is it the right one? ---------------------------------------------------------------------------------------
 
-    def check(
-        self,
-        teacher: nn.Module,
-        data: Any,
-        task: Task,
-        *,
-        samples: int = 16,
-        device: torch.device | str | None = None,
-        tolerance: float | None = None,
-    ) -> Check:
-        """Compare a few stored answers with the live teacher; see :func:`distil.cache.checking.same_teacher`."""
-        return same_teacher(self, teacher, data, task, samples=samples, device=device, tolerance=tolerance)
+    def check(self, teacher: nn.Module, data: Any, task: Task, **options: Any) -> Check:
+        """Compare answers with the live teacher; options as of :func:`distil.cache.checking.same_teacher`."""
+        return same_teacher(self, teacher, data, task, **options)
 
     def check_data(self, data: Any, *, samples: int = 16) -> None:
         """Refuse data that the cache is not of: missing, changed, augmented as they are read, in other views."""

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from distil.data.loading import mix_seed
 from distil.engine.anatomy import first_tensor
-from distil.engine.cast import Cast, Models, same_classes
+from distil.engine.cast import Cast, Models
 from distil.engine.context import Context
 from distil.engine.frozen import DEFAULT, TeacherForward
-from distil.engine.guards import NanSentinel, check_first, check_ready, check_sparse, check_sum, is_alone, lone_sample
+from distil.engine.guards import NanSentinel, check_first, check_logits, check_ready, check_sum, is_alone, lone_sample
 from distil.engine.intake import Intake, ReadThrough
 from distil.engine.method import Batch, Component, Method, Sum, as_sum, is_streams, own_optimizers
 from distil.engine.trace import Trace
@@ -117,8 +117,7 @@ class Distiller(nn.Module):
         self.cast.resolve(specs, batch)
         student, teacher = self.cast.dry_run(batch)
         if "logits" in specs:
-            same_classes(student, teacher)
-            check_sparse(self.method, teacher)
+            check_logits(self.method, student, teacher)
         for component in self.method:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mix_seed(self.seed, "setup", component.name))
@@ -222,8 +221,7 @@ class Distiller(nn.Module):
 
     def _guard(self, component: Component, terms: Mapping[str, Term], batch: Batch) -> None:
         teaches = self.training and torch.is_grad_enabled()
-        learners = [p for p in self.student.parameters() if p.requires_grad]
-        check_first(component, terms, batch, learners, teaches=teaches)
+        check_first(component, terms, batch, [p for p in self.student.parameters() if p.requires_grad], teaches=teaches)
         if teaches:
             self.cast.check_fired(component.name, component.method.taps)
             self._guarded.add(component.name)

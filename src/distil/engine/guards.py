@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from distil.engine.anatomy import first_tensor
+from distil.engine.cast import same_classes
 from distil.engine.context import Context
 from distil.engine.method import Batch, Component, Sum, is_streams
 from distil.engine.window import Count, counts_of
@@ -23,8 +24,8 @@ from distil.functional.reduction import Term
 __all__ = [
     "NanSentinel",
     "check_first",
+    "check_logits",
     "check_ready",
-    "check_sparse",
     "check_sum",
     "is_alone",
     "lone_sample",
@@ -51,8 +52,9 @@ def check_sum(method: Sum) -> None:
         )
 
 
-def check_sparse(method: Sum, teacher: Any) -> None:
-    """Refuse a teacher that knows a few classes only to a method that reads all of them."""
+def check_logits(method: Sum, student: Any, teacher: Any) -> None:
+    """Refuse models of other classes, and a teacher that knows a few of them only to a method that reads all."""
+    same_classes(student, teacher)
     known = getattr(teacher, "sparse", None)
     if known is None:
         return

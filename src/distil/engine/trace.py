@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves
 
 from distil.engine.anatomy import Location, Tap, first_tensor
-from distil.engine.hooks import ChangedInPlace, Enough, Recorder, hook_for, version_of
+from distil.engine.aside import TaskCall, kept_buffers
+from distil.engine.hooks import ChangedInPlace, Cut, Enough, Recorder, hook_for, version_of
 from distil.errors import DistilError, nearest
 from distil.functional.targets import SparseTargets
 from distil.tasks.base import Task, to_device
 
-__all__ = ["Cut", "ModelHandle", "Pass", "Spec", "Trace", "side_of"]
+__all__ = ["ModelHandle", "Pass", "Spec", "Trace", "side_of"]
 
 Spec = str | tuple[str | None, str | None]
 """A tap as a method asks for it: one name for both models, or ``(student, teacher)``, ``None`` for a side unused."""
@@ -35,13 +35,6 @@ Pass = Callable[[Mapping[str, Any]], tuple[Any, dict[Location, Tensor]]]
 def side_of(spec: Spec, role: str) -> str | None:
     """Return the part of ``spec`` that concerns ``role`` ("student" or "teacher")."""
     return spec if isinstance(spec, str) else spec[0 if role == "student" else 1]
-
-
-class Cut:
-    """The output of a pass that stopped at its last tap: whoever asks for it has the pass made again, whole."""
-
-    def __init__(self, whole: Callable[[], Any]) -> None:
-        self.whole = whole
 
 
 class Trace:
@@ -107,11 +100,6 @@ class Trace:
             )
         found = tuple(self._read(tap, i) for i in range(len(tap.locations)))
         return found if tap.many else found[0]
-
-    def tensors(self) -> list[Tensor]:
-        """Return the tensors that the pass left, but for those inside what is no container."""
-        kept = None if isinstance(self._output, Cut) else self._output
-        return [leaf for leaf in tree_leaves((kept, self.values)) if isinstance(leaf, Tensor)]
 
     def _read(self, tap: Tap, i: int) -> Tensor:
         location = tap.locations[i]
@@ -187,7 +175,7 @@ class ModelHandle:
         if self.summon is not None and (wants_grad or not plain):
             self.summon()
         start = time.perf_counter()
-        kept = _kept_buffers(self.module) if self._detached and not self._frozen else nullcontext()
+        kept = kept_buffers(self.module) if self._detached and not self._frozen else nullcontext()
         with kept, nullcontext() if wants_grad else torch.no_grad():
             moved, home = self._to_device(batch)
             if params is not None:
@@ -288,11 +276,6 @@ class ModelHandle:
         """Where the taps are."""
         return self._locations
 
-    @property
-    def sharded(self) -> bool:
-        """Whether the weights are spread over processes, which a pass that ends early would leave in disorder."""
-        return any(hasattr(p, "device_mesh") or hasattr(p, "ds_id") for p in self.module.parameters())
-
     def plain(self, batch: Mapping[str, Any]) -> tuple[Any, dict[Location, Tensor]]:
         """Make a plain pass by itself, whatever shortcut there is."""
         return self._run(batch)
@@ -337,7 +320,7 @@ class ModelHandle:
                 "which that cannot do; train this method on whole models (one device, or DDP)."
             )
         values: dict[Location, Tensor] = {}
-        runner = _TaskCall(self.module, self.task, self.role)
+        runner = TaskCall(self.module, self.task, self.role)
         # Cloned buffers: otherwise BatchNorm's running statistics would move once for every functional pass.
         state = {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
         state |= {f"module.{name}": tensor for name, tensor in params.items()}
@@ -394,27 +377,3 @@ class ModelHandle:
         if found is None or found.device == self._device:
             return batch, None
         return to_device(batch, self._device), found.device
-
-
-@contextmanager
-def _kept_buffers(module: nn.Module) -> Iterator[None]:
-    """Put buffers back as they were: a pass made on the side must not move the statistics of the step's own pass."""
-    before = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
-
-
-class _TaskCall(nn.Module):
-    """The task's call as a module, so that a functional pass covers whatever the task does with the model."""
-
-    def __init__(self, module: nn.Module, task: Task, role: str) -> None:
-        super().__init__()
-        self.module = module
-        self._task, self._role = task, role
-
-    def forward(self, batch: Mapping[str, Any]) -> Any:
-        return self._task.call(self.module, batch, role=self._role)
