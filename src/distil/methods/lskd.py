@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, final
 
 from distil.engine.context import Context
-from distil.engine.method import Batch, Handles, Method
+from distil.engine.method import Batch, Handles, Method, Traces
 from distil.errors import DistilError, nearest
 from distil.functional.divergence import standardise
 from distil.functional.reduction import Term
@@ -60,6 +60,12 @@ class LSKD(Method):
             raise DistilError(f"lskd(over='{over}') is unknown; {nearest(over, ('kd', 'dkd', 'mlld'))}")
         self.labels, self.at_equality = self.base.labels, self.base.at_equality
         self.__dict__["contains_task"] = self.base.contains_task
+
+    def setup(self, student: Traces, teacher: Traces) -> None:
+        """Ask for all logits, which a sparse cache cannot give: their mean and spread are over every class."""
+        for trace in (student, teacher):
+            standardise(trace.logits)
+        self.base.setup(student, teacher)
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the terms of the base method."""
