@@ -171,7 +171,7 @@ class Cast:
             handle.shortcut = handle.summon = None
             asked = self.teacher_forward
             pointless = asked.options == ("truncate",) and (name in self.listed or not handle.locations)
-            if asked.options and not pointless and not handle.sharded and not handle.compiled:
+            if asked.options and not pointless and not _sharded(handle.module) and not handle.compiled:
                 handle.shortcut = Shortcut(
                     handle, asked, self.settled, listed=name in self.listed, several=several,
                     device=lambda: self.teacher_device or self.device,
@@ -310,6 +310,11 @@ def _stored(model: BatchReader, name: str, own: Mapping[str, str]) -> Tap:
     wanted = own.get(name, name)
     locations = tuple(Location(path) for path in model.places(wanted))
     return Tap(name, locations, many=wanted == "stages" or "*" in wanted)
+
+
+def _sharded(model: nn.Module) -> bool:
+    """Whether the weights are spread over processes, which a pass that ends early would leave in disorder."""
+    return any(hasattr(p, "device_mesh") or hasattr(p, "ds_id") for p in model.parameters())
 
 
 def _first_stream(batch: Batch) -> Batch:

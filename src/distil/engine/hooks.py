@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distil.engine.anatomy import Location, first_tensor
 from distil.errors import DistilError
 
-__all__ = ["ChangedInPlace", "Enough", "Recorder", "hook_for", "version_of"]
+__all__ = ["ChangedInPlace", "Cut", "Enough", "Recorder", "hook_for", "version_of"]
 
 
 class ChangedInPlace(DistilError):
@@ -28,6 +28,13 @@ class ChangedInPlace(DistilError):
 
 class Enough(BaseException):
     """Ends a pass whose last tap was read; no error, so that a model's own ``except Exception`` lets it through."""
+
+
+class Cut:
+    """The output of a pass that stopped at its last tap: whoever asks for it has the pass made again, whole."""
+
+    def __init__(self, whole: Callable[[], Any]) -> None:
+        self.whole = whole
 
 
 def version_of(value: Tensor) -> int:

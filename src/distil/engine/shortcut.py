@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from distil.engine.frozen import Settled, TeacherForward
-from distil.engine.hooks import version_of
-from distil.engine.trace import Cut, ModelHandle
+from distil.engine.hooks import Cut, version_of
+from distil.engine.trace import ModelHandle
 from distil.engine.trial import Trial
 from distil.engine.visits import ahead_of, lent, on_accelerator
 from distil.engine.ways import Values, Way

@@ -15,15 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves
 
 from distil.engine.anatomy import Location, Tap, first_tensor
-from distil.engine.hooks import ChangedInPlace, Enough, Recorder, hook_for, version_of
+from distil.engine.hooks import ChangedInPlace, Cut, Enough, Recorder, hook_for, version_of
 from distil.errors import DistilError, nearest
 from distil.functional.targets import SparseTargets
 from distil.tasks.base import Task, to_device
 
-__all__ = ["Cut", "ModelHandle", "Pass", "Spec", "Trace", "side_of"]
+__all__ = ["ModelHandle", "Pass", "Spec", "Trace", "side_of"]
 
 Spec = str | tuple[str | None, str | None]
 """A tap as a method asks for it: one name for both models, or ``(student, teacher)``, ``None`` for a side unused."""
@@ -35,13 +34,6 @@ Pass = Callable[[Mapping[str, Any]], tuple[Any, dict[Location, Tensor]]]
 def side_of(spec: Spec, role: str) -> str | None:
     """Return the part of ``spec`` that concerns ``role`` ("student" or "teacher")."""
     return spec if isinstance(spec, str) else spec[0 if role == "student" else 1]
-
-
-class Cut:
-    """The output of a pass that stopped at its last tap: whoever asks for it has the pass made again, whole."""
-
-    def __init__(self, whole: Callable[[], Any]) -> None:
-        self.whole = whole
 
 
 class Trace:
@@ -107,11 +99,6 @@ class Trace:
             )
         found = tuple(self._read(tap, i) for i in range(len(tap.locations)))
         return found if tap.many else found[0]
-
-    def tensors(self) -> list[Tensor]:
-        """Return the tensors that the pass left, but for those inside what is no container."""
-        kept = None if isinstance(self._output, Cut) else self._output
-        return [leaf for leaf in tree_leaves((kept, self.values)) if isinstance(leaf, Tensor)]
 
     def _read(self, tap: Tap, i: int) -> Tensor:
         location = tap.locations[i]
@@ -287,11 +274,6 @@ class ModelHandle:
     def locations(self) -> set[Location]:
         """Where the taps are."""
         return self._locations
-
-    @property
-    def sharded(self) -> bool:
-        """Whether the weights are spread over processes, which a pass that ends early would leave in disorder."""
-        return any(hasattr(p, "device_mesh") or hasattr(p, "ds_id") for p in self.module.parameters())
 
     def plain(self, batch: Mapping[str, Any]) -> tuple[Any, dict[Location, Tensor]]:
         """Make a plain pass by itself, whatever shortcut there is."""

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from distil.engine.anatomy import first_tensor
+from distil.engine.hooks import Cut
 from distil.engine.trace import ModelHandle, Trace
 from distil.tasks.base import to_device
 
@@ -64,6 +66,8 @@ def _waited(trace: Trace, done: torch.cuda.Event) -> Trace:
     """Let the stream that asks wait for the pass, and keep its memory while that stream may read it."""
     asking = torch.cuda.current_stream()
     asking.wait_event(done)
-    for tensor in trace.tensors():
-        tensor.record_stream(asking)
+    output = None if isinstance(trace._output, Cut) else trace._output
+    for leaf in tree_leaves((output, trace.values)):
+        if isinstance(leaf, Tensor):
+            leaf.record_stream(asking)
     return trace
