@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distil.engine.anatomy import Location, Tap, first_tensor
+from distil.engine.aside import TaskCall, kept_buffers
 from distil.engine.hooks import ChangedInPlace, Cut, Enough, Recorder, hook_for, version_of
 from distil.errors import DistilError, nearest
 from distil.functional.targets import SparseTargets
@@ -174,7 +175,7 @@ class ModelHandle:
         if self.summon is not None and (wants_grad or not plain):
             self.summon()
         start = time.perf_counter()
-        kept = _kept_buffers(self.module) if self._detached and not self._frozen else nullcontext()
+        kept = kept_buffers(self.module) if self._detached and not self._frozen else nullcontext()
         with kept, nullcontext() if wants_grad else torch.no_grad():
             moved, home = self._to_device(batch)
             if params is not None:
@@ -319,7 +320,7 @@ class ModelHandle:
                 "which that cannot do; train this method on whole models (one device, or DDP)."
             )
         values: dict[Location, Tensor] = {}
-        runner = _TaskCall(self.module, self.task, self.role)
+        runner = TaskCall(self.module, self.task, self.role)
         # Cloned buffers: otherwise BatchNorm's running statistics would move once for every functional pass.
         state = {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
         state |= {f"module.{name}": tensor for name, tensor in params.items()}
@@ -376,27 +377,3 @@ class ModelHandle:
         if found is None or found.device == self._device:
             return batch, None
         return to_device(batch, self._device), found.device
-
-
-@contextmanager
-def _kept_buffers(module: nn.Module) -> Iterator[None]:
-    """Put buffers back as they were: a pass made on the side must not move the statistics of the step's own pass."""
-    before = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
-
-
-class _TaskCall(nn.Module):
-    """The task's call as a module, so that a functional pass covers whatever the task does with the model."""
-
-    def __init__(self, module: nn.Module, task: Task, role: str) -> None:
-        super().__init__()
-        self.module = module
-        self._task, self._role = task, role
-
-    def forward(self, batch: Mapping[str, Any]) -> Any:
-        return self._task.call(self.module, batch, role=self._role)

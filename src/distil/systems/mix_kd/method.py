@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, final
 
 from torch import Tensor
@@ -59,6 +60,7 @@ class MixKD(Method):
 
     labels = True
     contains_task = True
+    at_equality: Mapping[str, AtEquality] = {"labels": None, "kd": "zero"}
 
     def __init__(
         self,
