@@ -295,7 +295,7 @@ def same_classes(student: Any, teacher: Any) -> None:
     """Refuse logits that do not score the same classes; score maps ``[N, C, h, w]`` may differ in size."""
     if not (isinstance(student, Trace) and isinstance(teacher, Trace)):
         return
-    ours, theirs = student.shape, teacher.shape
+    ours, theirs = student.logits.shape, (teacher.sparse or teacher.logits).shape
     maps = len(ours) == len(theirs) == 4
     if ours[:2] != theirs[:2] or not (maps or ours == theirs):
         raise DistilError(

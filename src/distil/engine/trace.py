@@ -82,11 +82,6 @@ class Trace:
             return None
         return self.output if self._home is None else self.output.to(self._home)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the class scores."""
-        return tuple(self.logits.shape) if self.sparse is None else self.sparse.shape
-
     def __getitem__(self, spec: Spec) -> Any:
         name = side_of(spec, self.role)
         if name is None:
