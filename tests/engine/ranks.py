@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from distil.data import DictDataset
 from distil.engine import Distiller, OwnOptimizer, Term, fit, ramp
+from distil.engine.processes import meet
 from distil.engine.serial import load_tree, save_tree
 from distil.engine.window import rank, world_size
 from distil.methods import CRD, KD, FitNets, Supervised
 from engine import toys
 from engine.kills import free_port
 
-__all__ = ["SCENARIOS", "SHARDED", "by_two", "read", "run_all"]
+__all__ = ["SCENARIOS", "SHARDED", "ZERO", "by_two", "read", "run_all"]
 
 WORLD = 2
 
@@ -224,6 +225,36 @@ def straight() -> dict[str, Any]:
 SHARDED: dict[str, Callable[[], dict[str, Any]]] = {f.__name__: f for f in (ragged, adapted, straight)}
 
 
+def first_stage() -> dict[str, Any]:
+    """ZeRO 1, which sums gradients itself and averages them once; Adam, clipping, two micro-batches a step."""
+    before = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = "1"
+    try:
+        distiller, data = deep(KD() + FitNets(tap="head:in"))
+        return go(distiller, data, texts(12), optimizer="adam", lr=0.02, clip=0.5, accumulate=2, ema=0.5)
+    finally:
+        os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = before
+
+
+def halved() -> dict[str, Any]:
+    """bfloat16 by autocast, float32 weights, and how many numbers this process's optimizer keeps."""
+    made: list[torch.optim.Optimizer] = []
+
+    def factory(groups: Any) -> torch.optim.Optimizer:
+        made.append(torch.optim.AdamW(groups))
+        return made[-1]
+
+    distiller, data = deep()
+    done = go(distiller, data, texts(12), precision="bf16", accumulate=2, optimizer=factory, lr=0.02)
+    tensors = [value for state in made[0].state.values() for value in state.values()]
+    return done | {"kept": sum(value.numel() for value in tensors if value.ndim)}
+
+
+ZERO: dict[str, Callable[[], dict[str, Any]]] = {
+    f.__name__: f for f in (gradient, unused, own, ragged, adapted, straight, first_stage)
+}
+
+
 def run_all(folder: Path, scenarios: dict[str, Callable[[], dict[str, Any]]] = SCENARIOS) -> None:
     """Run every scenario in this process."""
     for name, scenario in scenarios.items():
@@ -254,9 +285,9 @@ def read(folder: Path, name: str) -> tuple[Any, Any, Any]:
 
 
 if __name__ == "__main__":
-    from accelerate import Accelerator
-
-    Accelerator(cpu=True)
-    place, sharded = Path(sys.argv[1]), "sharded" in sys.argv[2:]
-    extra = {"resumed": lambda: resumed(place / "run")} if sharded else {}
-    run_all(place, {**SHARDED, **extra} if sharded else SCENARIOS)
+    meet("cpu")
+    place, words = Path(sys.argv[1]), sys.argv[2:]
+    chosen = ZERO if "zero" in words else SHARDED if "sharded" in words else SCENARIOS
+    extra: dict[str, Callable[[], dict[str, Any]]] = {"resumed": lambda: resumed(place / "run")} if words else {}
+    extra |= {"halved": halved} if "zero" in words else {}
+    run_all(place, {**chosen, **extra})

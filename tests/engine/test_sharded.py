@@ -56,5 +56,3 @@ def refused(monkeypatch: pytest.MonkeyPatch, said: str, **options: Any) -> None:
 
 def test_what_cannot_be_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     refused(monkeypatch, "this run has one", shard_teacher=True)
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    refused(monkeypatch, "use FSDP2")

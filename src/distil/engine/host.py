@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from distil.engine.processes import launched, on_cpu
+from distil.engine.processes import beside_deepspeed, launched, on_cpu
 from distil.engine.window import world_size
 from distil.errors import DistilError, nearest
 
@@ -35,7 +35,8 @@ def find_accelerator(*, precision: str, device: str | None) -> Accelerator:
     if shared and (shared.get("_mixed_precision") != wanted or bool(shared.get("_cpu")) != cpu):
         AcceleratorState._reset_state()  # accelerate keeps one precision for a process; runs in it may differ
     try:
-        found = Accelerator(mixed_precision=wanted, cpu=cpu)
+        with beside_deepspeed():
+            found = Accelerator(mixed_precision=wanted, cpu=cpu)
         asked = torch.device(device) if device is not None else found.device
     except (ValueError, ImportError, RuntimeError) as error:
         raise DistilError(f"This machine cannot run precision='{precision}', device={device}: {error}") from None
