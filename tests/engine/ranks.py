@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from distil.methods import CRD, KD, FitNets, Supervised
 from engine import toys
 from engine.kills import free_port
 
-__all__ = ["SCENARIOS", "SHARDED", "ZERO", "by_two", "read", "run_all"]
+__all__ = ["SCENARIOS", "SHARDED", "ZERO", "by_two", "read", "run_all", "same_everywhere"]
 
 WORLD = 2
 
@@ -282,6 +283,17 @@ def read(folder: Path, name: str) -> tuple[Any, Any, Any]:
     """What rank 0, rank 1 and the single process made."""
     first, second, alone = (load_tree(folder / place) for place in (f"two/{name}-0", f"two/{name}-1", f"one/{name}-0"))
     return first, second, alone
+
+
+def same_everywhere(first: Any, second: Any, alone: Any) -> None:
+    """Both processes end with equal bits, and with the weights, terms and scores of the one that is alone."""
+    assert first["state"].keys() == alone["state"].keys()
+    for key, value in alone["state"].items():
+        assert torch.equal(first["state"][key], second["state"][key]), key
+        assert torch.allclose(first["state"][key], value, rtol=1e-4, atol=1e-5), key
+    for mine, theirs in zip(first["history"], alone["history"], strict=True):
+        assert mine["terms"] == pytest.approx(theirs["terms"], rel=1e-4)
+        assert mine.get("val", {}) == pytest.approx(theirs.get("val", {}), rel=1e-3)
 
 
 if __name__ == "__main__":

@@ -304,9 +304,7 @@ class Loop:
             self.ledger.shares = gradient_shares(self.distiller)
             self.ledger.diagnosis_seconds += time.perf_counter() - began
             self.distiller.keep_live(False)
-        self.spread.backward(step.loss)
-        loss: Tensor = step.loss.detach()
-        return loss
+        return self.spread.backward(step.loss)
 
     # --- the end of an epoch ----------------------------------------------------------------------------------------
 

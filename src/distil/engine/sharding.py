@@ -109,12 +109,14 @@ class Spread:
         """Return what a pass is made under; DeepSpeed's engine opens it inside."""
         return nullcontext() if self._engine is not None else self.accelerator.autocast()
 
-    def backward(self, loss: Tensor) -> None:
-        """Make gradients; micro-batches are summed, for the loss has been divided by what the whole step counts."""
+    def backward(self, loss: Tensor) -> Tensor:
+        """Make gradients, and return the loss without its graph; micro-batches are summed, for the loss has been
+        divided by what the whole step counts."""
         if self._engine is not None:
             self._engine.backward(loss, scale_wrt_gas=False)
         else:
             self.accelerator.backward(loss)
+        return loss.detach()
 
     @torch.no_grad()
     def average(self) -> None:

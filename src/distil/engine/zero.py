@@ -26,7 +26,7 @@ from distil.engine.distiller import Distiller
 from distil.engine.window import rank, world_size
 from distil.errors import DistilError
 
-__all__ = ["ZeroOptimizer", "check_launch", "divided"]
+__all__ = ["ZeroOptimizer", "check_launch", "divided", "settings_of_launch"]
 
 ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 """Optimizers that treat every element by itself, so that they may be run on any part of flattened weights."""
@@ -53,10 +53,10 @@ def check_launch(*, precision: str, clip: float | None, accumulate: int) -> None
                 f"The launcher says --{name} {told} and the run {argument}={mine}; leave the launcher's out, and give "
                 f"{argument}={told} to the run."
             )
-    _sections()
+    settings_of_launch()
 
 
-def _sections() -> dict[str, Any]:
+def settings_of_launch() -> dict[str, Any]:
     """Return the launch's ``zero_optimization`` settings: from its file, or from its flags."""
     file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     found: dict[str, Any] = {"stage": int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))}
@@ -136,7 +136,7 @@ def divided(
         "train_micro_batch_size_per_gpu": batch_size,
         "gradient_accumulation_steps": 1,  # every step says itself which micro-batch is its last
         "gradient_clipping": clip or 0.0,
-        "zero_optimization": _sections(),
+        "zero_optimization": settings_of_launch(),
         "zero_allow_untested_optimizer": True,
         "steps_per_print": sys.maxsize,
     }
