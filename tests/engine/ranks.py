@@ -26,7 +26,7 @@ from distil.methods import CRD, KD, FitNets, Supervised
 from engine import toys
 from engine.kills import free_port
 
-__all__ = ["SCENARIOS", "SHARDED", "ZERO", "by_two", "read", "run_all", "same_everywhere"]
+__all__ = ["SCENARIOS", "SHARDED", "ZERO", "by_two", "ended_alike", "read", "run_all", "same_everywhere"]
 
 WORLD = 2
 
@@ -285,6 +285,14 @@ def read(folder: Path, name: str) -> tuple[Any, Any, Any]:
     return first, second, alone
 
 
+def ended_alike(folder: Path) -> None:
+    """BatchNorm's running statistics, and their averages, are those of the first process everywhere."""
+    first, second = (load_tree(folder / f"two/statistics-{r}") for r in range(WORLD))
+    start = toys.pair(toys.CNN)[0].state_dict()["one.1.running_mean"]
+    assert toys.same(first["state"], second["state"])
+    assert not torch.equal(first["state"]["student.one.1.running_mean"], start)
+
+
 def same_everywhere(first: Any, second: Any, alone: Any) -> None:
     """Both processes end with equal bits, and with the weights, terms and scores of the one that is alone."""
     assert first["state"].keys() == alone["state"].keys()
@@ -300,6 +308,7 @@ if __name__ == "__main__":
     meet("cpu")
     place, words = Path(sys.argv[1]), sys.argv[2:]
     chosen = ZERO if "zero" in words else SHARDED if "sharded" in words else SCENARIOS
-    extra: dict[str, Callable[[], dict[str, Any]]] = {"resumed": lambda: resumed(place / "run")} if words else {}
+    extra: dict[str, Callable[[], dict[str, Any]]] = {}
+    extra |= {"resumed": lambda: resumed(place / "run"), "statistics": statistics} if words else {}
     extra |= {"halved": halved} if "zero" in words else {}
     run_all(place, {**chosen, **extra})

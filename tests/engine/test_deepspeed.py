@@ -42,6 +42,10 @@ def test_parts_learn_what_the_whole_learns(folder: Path, name: str) -> None:
     ranks.same_everywhere(first, second, alone)
 
 
+def test_running_statistics_are_one_processs(folder: Path) -> None:
+    ranks.ended_alike(folder)
+
+
 def test_a_stopped_run_goes_on_to_the_bit(folder: Path) -> None:
     again, straight = load_tree(folder / "two/resumed-0"), load_tree(folder / "two/straight-0")
     assert toys.same(again["state"], straight["state"])

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import nn
+from torch import Tensor, nn
 
 from distil.engine.processes import beside_deepspeed, launched, on_cpu
 from distil.engine.window import world_size
@@ -50,11 +50,19 @@ def find_accelerator(*, precision: str, device: str | None) -> Accelerator:
     return found
 
 
+@torch.no_grad()
 def same_buffers(module: nn.Module) -> None:
     """Give every process rank 0's buffers: each process's BatchNorm has seen its own share of the last step."""
-    if world_size() > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, 0)
+    if world_size() == 1:
+        return
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for buffer in module.buffers():
+        kinds.setdefault(buffer.dtype, []).append(buffer)
+    for buffers in kinds.values():  # together, for a network may have hundreds of a few bytes
+        flat = torch.cat([buffer.flatten() for buffer in buffers])
+        dist.broadcast(flat, 0)
+        for buffer, sent in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+            buffer.copy_(sent.view_as(buffer))
 
 
 def agreed(numbers: Mapping[str, float], device: torch.device) -> dict[str, float]:

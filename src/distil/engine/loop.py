@@ -71,8 +71,10 @@ class Loop:
         self.optimizers: dict[str, Any] = {name: self.accelerator.prepare_optimizer(o) for name, o in made.items()}
         distiller.watch(*self.optimizers.values())
         self.factor = lr_factor(plan.schedule, plan.warmup)
-        self.ema = Ema(distiller, plan.ema) if plan.ema is not None else None
         self.model = self._wrapped()
+        self.ema = (
+            Ema(distiller, plan.ema) if plan.ema is not None else None
+        )  # after DDP, which gives buffers new places
         self.ledger = Ledger()
         self._before = distiller.teacher_seconds  # what preparing took is not part of the run's seconds either
         self._saved_at = time.monotonic()
@@ -356,15 +358,16 @@ class Loop:
         """Score the last and the best weights on ``test``, and leave those that ``keep`` names in place, in eval."""
         distiller, books, scored = self.distiller, self.ledger, {}
         distiller.check_finite()
-        same_buffers(distiller)
         if self.ema is not None:
             self.ema.settle()
+        same_buffers(distiller)
         if test is not None:
             scored["last"] = distiller.task.evaluate(distiller.deployed(), test)
             scored["best"] = dict(scored["last"])
         if books.best_state is not None and books.best["epoch"] != distiller.ctx.epoch:
             last = {name: value.detach().clone() for name, value in distiller.state_dict().items()}
             distiller.load_state_dict(books.best_state)
+            same_buffers(distiller)  # each process kept its own
             if test is not None:
                 scored["best"] = distiller.task.evaluate(distiller.deployed(), test)
             if self.plan.keep == "last":

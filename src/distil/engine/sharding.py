@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distil.engine.distiller import Distiller
+from distil.engine.host import same_buffers
 from distil.engine.settings import Plan
 from distil.engine.zero import ZeroOptimizer, check_launch, divided
 from distil.errors import DistilError
@@ -48,6 +49,7 @@ class Spread:
         self.kind = _kind(accelerator)
         self._engine: Any = None
         self._zero: ZeroOptimizer | None = None
+        self._between = True
         self._photos: list[tuple[nn.Module, type, set[str], dict[str, Any]]] = []
         precision, shard_teacher = plan.precision, plan.shard_teacher
         if self.kind == "zero":
@@ -101,6 +103,9 @@ class Spread:
 
     def micro_step(self, model: Any, *, last: bool) -> AbstractContextManager[Any]:
         """Return what a micro-batch runs in: gradients of copies travel once a step, shards are summed as they come."""
+        if self.parted and self._between:  # as DDP does by itself: each step begins with equal running statistics
+            same_buffers(self.distiller)
+        self._between = last
         if self._engine is not None:
             self._engine.set_gradient_accumulation_boundary(is_boundary=last)
         return nullcontext() if last or self.parted else self.accelerator.no_sync(model)
