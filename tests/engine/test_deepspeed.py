@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,12 @@ def test_what_it_cannot_drive_is_refused(optimizers: list[Any], change: Any, sai
         distiller.to(change)
     with pytest.raises(DistilError, match=said):
         zero.divided(distiller, made, None, lost=[], batch_size=1, clip=None)  # type: ignore[arg-type]
+
+
+def test_a_plain_run_imports_neither_shards_nor_deepspeed() -> None:
+    code = "import sys, distil.engine.loop; print({'torch.distributed.tensor', 'deepspeed'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "set()"
 
 
 def test_one_process_and_no_deepspeed_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,10 +71,8 @@ class Loop:
         self.optimizers: dict[str, Any] = {name: self.accelerator.prepare_optimizer(o) for name, o in made.items()}
         distiller.watch(*self.optimizers.values())
         self.factor = lr_factor(plan.schedule, plan.warmup)
-        self.model = self._wrapped()
-        self.ema = (
-            Ema(distiller, plan.ema) if plan.ema is not None else None
-        )  # after DDP, which gives buffers new places
+        self.model = self._wrapped()  # which may give buffers new places, so averages come after it
+        self.ema = Ema(distiller, plan.ema) if plan.ema is not None else None
         self.ledger = Ledger()
         self._before = distiller.teacher_seconds  # what preparing took is not part of the run's seconds either
         self._saved_at = time.monotonic()
