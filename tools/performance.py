@@ -34,6 +34,7 @@ TITLES = {
     "H2": "Throughput on CUDA",
     "H3": "A language model's step on CUDA",
     "H4": "A stored teacher on CUDA",
+    "T1": "The teacher's forward pass",
     "PLAN": "What a plan predicts",
 }
 

@@ -47,6 +47,8 @@ def gradient(name: str, window: list[tuple[int, int]]) -> tuple[dict[str, Tensor
     made, data = distiller_for(name)
     coupled = coupled_terms(made)
     made.watch()
+    made(toys.batch(data, 12))  # what a method fixes by its first batch (constants of CRD) is the same everywhere
+    made.skip_step()
     batches = [toys.batch(data, stop - start, start) for start, stop in window]
     totals = made.totals(batches)
     made.keep_live(True)
@@ -73,7 +75,11 @@ def share(folder: Path, number: int, port: int) -> None:
                 window.append((start, start + size))
                 start += size
             for name in (*CASES, WORDS):
-                grads, _ = gradient(name, window)
+                try:
+                    grads, _ = gradient(name, window)
+                except Exception:  # of that case alone; both processes meet it
+                    (folder / f"failed-{split}-{name}").write_text(traceback.format_exc())
+                    continue
                 for grad in grads.values():
                     dist.all_reduce(grad)
                 if number == 0:
@@ -105,6 +111,8 @@ def test_two_processes_give_the_gradient_of_one(folder: Path, name: str) -> None
         pytest.skip("every term is coupled, and says so")
     assert any(grad.any() for grad in whole.values())
     for split in SPLITS:
+        failed = folder / f"failed-{split}-{name}"
+        assert not failed.exists(), failed.read_text()
         found = load_tree(folder / f"{split}-{name}")
         for key, grad in whole.items():
             assert torch.allclose(found[key], grad, rtol=1e-6, atol=1e-9), (split, key)

@@ -14,6 +14,7 @@ import distil.functional as D
 from distil.data import Batches, DictDataset, TwoViews, indexed
 from distil.engine import Distiller, fit
 from distil.engine.method import Method
+from distil.engine.trace import Trace
 from distil.errors import DistilError
 from distil.methods import AT, CC, CRD, LSKD, MLLD, NST, PKT, SP, Supervised
 from engine import toys
@@ -98,6 +99,14 @@ def test_standardised_logits_have_neither_shift_nor_scale(over: str) -> None:
     _, _, again = terms(made_of(distiller, LSKD(over=over)))
     for name, values in found.items():
         torch.testing.assert_close(again[name], values, rtol=1e-3, atol=1e-4)
+
+
+def test_standardising_needs_all_logits() -> None:
+    targets = D.SparseTargets(torch.tensor([[1]]), torch.tensor([[0.0]]), 3, 2.0, "topk1")
+    distiller = made(LSKD())
+    teacher = Trace("teacher", targets, {}, {}, distiller.task)
+    with pytest.raises(DistilError, match="all of its logits were asked for"):
+        LSKD().setup(terms(distiller)[0], teacher)
 
 
 def made_of(distiller: Distiller, method: Method) -> Distiller:

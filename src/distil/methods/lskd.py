@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, final
 
 from distil.engine.context import Context
-from distil.engine.method import Batch, Handles, Method
+from distil.engine.method import Batch, Handles, Method, Traces
 from distil.errors import DistilError, nearest
 from distil.functional.divergence import standardise
 from distil.functional.reduction import Term
@@ -61,6 +61,12 @@ class LSKD(Method):
         self.labels, self.at_equality = self.base.labels, self.base.at_equality
         self.__dict__["contains_task"] = self.base.contains_task
 
+    def setup(self, student: Traces, teacher: Traces) -> None:
+        """Ask for all logits, which a sparse cache cannot give: their mean and spread are over every class."""
+        for trace in (student, teacher):
+            standardise(trace.logits)
+        self.base.setup(student, teacher)
+
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the terms of the base method."""
         if not isinstance(self.base, MLLD):
@@ -80,4 +86,4 @@ class _Standardised:
 
     def __call__(self, batch: Batch) -> SimpleNamespace:
         logits = self._handle(batch).logits
-        return SimpleNamespace(logits=standardise(logits, dim=1 if logits.ndim == 4 else -1))
+        return SimpleNamespace(logits=standardise(logits, dim=1 if logits.ndim == 4 else -1), sparse=None)

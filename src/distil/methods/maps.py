@@ -21,6 +21,7 @@ LOOSE = 1e-2  # half-precision models pool with about this error
 class Each(nn.Module):
     """One adapter for each of several maps, as one module: a list goes in, a list comes out.
 
+    >>> import torch
     >>> Each([nn.Identity(), nn.Flatten()])([torch.zeros(2, 3), torch.zeros(2, 1, 4)])[1].shape
     torch.Size([2, 4])
     """

@@ -32,6 +32,7 @@ class Projector(nn.Module):
         teacher_shape: ``(N, C_t, H_t, W_t)``.
         factor: the hidden width is C_t divided by it.
 
+    >>> import torch
     >>> Projector((1, 4, 8, 8), (1, 6, 4, 4))(torch.zeros(2, 4, 8, 8)).shape
     torch.Size([2, 6, 4, 4])
     """
