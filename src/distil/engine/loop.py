@@ -19,7 +19,7 @@ from distil.engine.checkpoint import latest, load_checkpoint, save_checkpoint
 from distil.engine.distiller import Distiller
 from distil.engine.ema import Ema
 from distil.engine.gradient import gradient_shares, unreached
-from distil.engine.host import agreed, any_of, find_accelerator, gentle_interrupt, same_buffers
+from distil.engine.host import agreed, any_of, find_accelerator, gentle_interrupt, same_buffers, seed_draws
 from distil.engine.ledger import Ledger, labels_read
 from distil.engine.method import batch_size, is_streams
 from distil.engine.optim import lr_factor, make_optimizers
@@ -177,7 +177,7 @@ class Loop:
         batches = self._chosen(ctx.epoch)
         self._train_mode()
         if not batches.resumable:  # its order is drawn from the global generators, so those are set for every epoch
-            torch.manual_seed(mix_seed("epoch", plan.seed, 0, ctx.epoch))  # alike everywhere: ranks deal it out
+            seed_draws(mix_seed("epoch", plan.seed, 0, ctx.epoch))  # alike everywhere: ranks deal it out
         began = ctx.step
         for window in _windows(batches.iterate(ctx.epoch, books.batch), plan.accumulate):
             self._step(window, self.factor(self._done(batches)))
@@ -242,7 +242,7 @@ class Loop:
                 "select= chooses samples of one map-style dataset; this run trains on streams or batches."
             )
         if self.ledger.chosen is None:
-            torch.manual_seed(mix_seed("select", self.plan.seed, epoch))
+            seed_draws(mix_seed("select", self.plan.seed, epoch))
             with torch.no_grad():
                 chosen = torch.as_tensor(self.plan.select(epoch, self.dataset, self.distiller)).long().cpu()
             self.ledger.chosen = from_first(chosen)  # its BatchNorm statistics differ from those of other processes
@@ -259,12 +259,12 @@ class Loop:
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
-        torch.manual_seed(mix_seed("window", plan.seed, a.process_index, ctx.step))
+        seed_draws(mix_seed("window", plan.seed, a.process_index, ctx.step))
         totals = self.distiller.totals(window)
         look = plan.diagnose and a.num_processes == 1 and (ctx.step == 0 or books.batch == 0)
         losses = []
         for i in range(len(window)):
-            torch.manual_seed(mix_seed("step", plan.seed, a.process_index, ctx.step, i))
+            seed_draws(mix_seed("step", plan.seed, a.process_index, ctx.step, i))
             with self.spread.micro_step(self.model, last=i == len(window) - 1):
                 losses.append(self._micro_step(totals, look=look and i == 0))
         books.samples += sum(
