@@ -13,18 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from distil.data import DictDataset
 from distil.engine import Distiller, OwnOptimizer, Term, fit, ramp
+from distil.engine.processes import meet
 from distil.engine.serial import load_tree, save_tree
 from distil.engine.window import rank, world_size
 from distil.methods import CRD, KD, FitNets, Supervised
 from engine import toys
 from engine.kills import free_port
 
-__all__ = ["SCENARIOS", "SHARDED", "by_two", "read", "run_all"]
+__all__ = ["SCENARIOS", "SHARDED", "ZERO", "by_two", "ended_alike", "read", "run_all", "same_everywhere"]
 
 WORLD = 2
 
@@ -224,6 +226,36 @@ def straight() -> dict[str, Any]:
 SHARDED: dict[str, Callable[[], dict[str, Any]]] = {f.__name__: f for f in (ragged, adapted, straight)}
 
 
+def first_stage() -> dict[str, Any]:
+    """ZeRO 1, which sums gradients itself and averages them once; Adam, clipping, two micro-batches a step."""
+    before = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = "1"
+    try:
+        distiller, data = deep(KD() + FitNets(tap="head:in"))
+        return go(distiller, data, texts(12), optimizer="adam", lr=0.02, clip=0.5, accumulate=2, ema=0.5)
+    finally:
+        os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = before
+
+
+def halved() -> dict[str, Any]:
+    """bfloat16 by autocast, float32 weights, and how many numbers this process's optimizer keeps."""
+    made: list[torch.optim.Optimizer] = []
+
+    def factory(groups: Any) -> torch.optim.Optimizer:
+        made.append(torch.optim.AdamW(groups))
+        return made[-1]
+
+    distiller, data = deep()
+    done = go(distiller, data, texts(12), precision="bf16", accumulate=2, optimizer=factory, lr=0.02)
+    tensors = [value for state in made[0].state.values() for value in state.values()]
+    return done | {"kept": sum(value.numel() for value in tensors if value.ndim)}
+
+
+ZERO: dict[str, Callable[[], dict[str, Any]]] = {
+    f.__name__: f for f in (gradient, unused, own, ragged, adapted, straight, first_stage)
+}
+
+
 def run_all(folder: Path, scenarios: dict[str, Callable[[], dict[str, Any]]] = SCENARIOS) -> None:
     """Run every scenario in this process."""
     for name, scenario in scenarios.items():
@@ -253,10 +285,30 @@ def read(folder: Path, name: str) -> tuple[Any, Any, Any]:
     return first, second, alone
 
 
-if __name__ == "__main__":
-    from accelerate import Accelerator
+def ended_alike(folder: Path) -> None:
+    """BatchNorm's running statistics, and their averages, are those of the first process everywhere."""
+    first, second = (load_tree(folder / f"two/statistics-{r}") for r in range(WORLD))
+    start = toys.pair(toys.CNN)[0].state_dict()["one.1.running_mean"]
+    assert toys.same(first["state"], second["state"])
+    assert not torch.equal(first["state"]["student.one.1.running_mean"], start)
 
-    Accelerator(cpu=True)
-    place, sharded = Path(sys.argv[1]), "sharded" in sys.argv[2:]
-    extra = {"resumed": lambda: resumed(place / "run")} if sharded else {}
-    run_all(place, {**SHARDED, **extra} if sharded else SCENARIOS)
+
+def same_everywhere(first: Any, second: Any, alone: Any) -> None:
+    """Both processes end with equal bits, and with the weights, terms and scores of the one that is alone."""
+    assert first["state"].keys() == alone["state"].keys()
+    for key, value in alone["state"].items():
+        assert torch.equal(first["state"][key], second["state"][key]), key
+        assert torch.allclose(first["state"][key], value, rtol=1e-4, atol=1e-5), key
+    for mine, theirs in zip(first["history"], alone["history"], strict=True):
+        assert mine["terms"] == pytest.approx(theirs["terms"], rel=1e-4)
+        assert mine.get("val", {}) == pytest.approx(theirs.get("val", {}), rel=1e-3)
+
+
+if __name__ == "__main__":
+    meet("cpu")
+    place, words = Path(sys.argv[1]), sys.argv[2:]
+    chosen = ZERO if "zero" in words else SHARDED if "sharded" in words else SCENARIOS
+    extra: dict[str, Callable[[], dict[str, Any]]] = {}
+    extra |= {"resumed": lambda: resumed(place / "run"), "statistics": statistics} if words else {}
+    extra |= {"halved": halved} if "zero" in words else {}
+    run_all(place, {**chosen, **extra})

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from distil.engine import fit
 from distil.engine.serial import load_tree
@@ -26,13 +25,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ranks.SHARDED)
 def test_shards_learn_what_the_whole_learns(folder: Path, name: str) -> None:
     first, second, alone = ranks.read(folder, name)
-    assert first["state"].keys() == alone["state"].keys()
-    for key, value in alone["state"].items():
-        assert torch.equal(first["state"][key], second["state"][key]), key
-        assert torch.allclose(first["state"][key], value, rtol=1e-4, atol=1e-5), key
-    for mine, theirs in zip(first["history"], alone["history"], strict=True):
-        assert mine["terms"] == pytest.approx(theirs["terms"], rel=1e-4)
-        assert mine.get("val", {}) == pytest.approx(theirs.get("val", {}), rel=1e-3)
+    ranks.same_everywhere(first, second, alone)
+
+
+def test_running_statistics_are_one_processs(folder: Path) -> None:
+    ranks.ended_alike(folder)
 
 
 def test_a_stopped_run_goes_on_to_the_bit(folder: Path) -> None:
@@ -56,5 +53,3 @@ def refused(monkeypatch: pytest.MonkeyPatch, said: str, **options: Any) -> None:
 
 def test_what_cannot_be_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     refused(monkeypatch, "this run has one", shard_teacher=True)
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    refused(monkeypatch, "use FSDP2")

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import nn
+from torch import Tensor, nn
 
-from distil.engine.processes import launched, on_cpu
+from distil.engine.processes import beside_deepspeed, launched, on_cpu
 from distil.engine.window import world_size
 from distil.errors import DistilError, nearest
 
@@ -47,7 +47,8 @@ def find_accelerator(*, precision: str, device: str | None) -> Accelerator:
     if shared and (shared.get("_mixed_precision") != wanted or bool(shared.get("_cpu")) != cpu):
         AcceleratorState._reset_state()  # accelerate keeps one precision for a process; runs in it may differ
     try:
-        found = Accelerator(mixed_precision=wanted, cpu=cpu)
+        with beside_deepspeed():
+            found = Accelerator(mixed_precision=wanted, cpu=cpu)
         asked = torch.device(device) if device is not None else found.device
     except (ValueError, ImportError, RuntimeError) as error:
         raise DistilError(f"This machine cannot run precision='{precision}', device={device}: {error}") from None
@@ -61,11 +62,19 @@ def find_accelerator(*, precision: str, device: str | None) -> Accelerator:
     return found
 
 
+@torch.no_grad()
 def same_buffers(module: nn.Module) -> None:
     """Give every process rank 0's buffers: each process's BatchNorm has seen its own share of the last step."""
-    if world_size() > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, 0)
+    if world_size() == 1:
+        return
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for buffer in module.buffers():
+        kinds.setdefault(buffer.dtype, []).append(buffer)
+    for buffers in kinds.values():  # together, for a network may have hundreds of a few bytes
+        flat = torch.cat([buffer.flatten() for buffer in buffers])
+        dist.broadcast(flat, 0)
+        for buffer, sent in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+            buffer.copy_(sent.view_as(buffer))
 
 
 def agreed(numbers: Mapping[str, float], device: torch.device) -> dict[str, float]:

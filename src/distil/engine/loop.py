@@ -48,7 +48,7 @@ class Loop:
         self.accelerator = find_accelerator(precision=plan.precision, device=plan.device)
         self.tracks = Tracks(plan.tracking, described(plan, distiller))
         self._identity = identity(plan, distiller, train) if plan.out is not None else {}
-        self.spread = Spread(self.accelerator, distiller, precision=plan.precision, shard_teacher=plan.shard_teacher)
+        self.spread = Spread(self.accelerator, distiller, plan)
         distiller.to(self.accelerator.device)
         self.dataset = train
         awake = [model for model in distiller.cast.students.values() if model.training]
@@ -68,11 +68,13 @@ class Loop:
             distiller.prepare(prepare)
         preparing = time.perf_counter() - began
         made = make_optimizers(distiller.groups(), optimizer=plan.optimizer, lr=plan.lr, weight_decay=plan.weight_decay)
-        self.optimizers = {name: self.accelerator.prepare_optimizer(o) for name, o in made.items()}
+        self.optimizers: dict[str, Any] = {name: self.accelerator.prepare_optimizer(o) for name, o in made.items()}
         distiller.watch(*self.optimizers.values())
         self.factor = lr_factor(plan.schedule, plan.warmup)
-        self.ema = Ema(distiller, plan.ema) if plan.ema is not None else None
         self.model = self._wrapped()
+        self.ema = (
+            Ema(distiller, plan.ema) if plan.ema is not None else None
+        )  # after DDP, which gives buffers new places
         self.ledger = Ledger()
         self._before = distiller.teacher_seconds  # what preparing took is not part of the run's seconds either
         self._saved_at = time.monotonic()
@@ -142,13 +144,16 @@ class Loop:
 
     def _wrapped(self) -> Any:
         """Wrap student and adapters for many processes; parameters that no loss reaches are left out of the reducer."""
-        if self.spread.kind != "ddp":
+        if self.spread.kind not in ("ddp", "zero"):
             return self.distiller
         lost = unreached(self.distiller, next(iter(self.batches.iterate(0))))
         if lost:
             self.accelerator.print(f"No gradient reaches {len(lost)} parameters ({lost[0]}, …); they stay as they are.")
             self.distiller.untied = frozenset(lost)
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.distiller, lost)
+        if self.spread.kind == "zero":
+            model, self.optimizers = self.spread.divide(self.optimizers, lost)
+            return model
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.distiller, lost)
         return self.accelerator.prepare_model(self.distiller)
 
     def _resume(self, found: Any) -> None:
@@ -293,7 +298,7 @@ class Loop:
 
     def _micro_step(self, totals: Any, *, look: bool) -> Tensor:
         self.distiller.keep_live(look)
-        with self.accelerator.autocast():
+        with self.spread.autocast():
             # The next of the window: DDP copies what it is given, so a batch could not be recognised behind it.
             step = self.model(totals=totals, divides=False)
         if look:
@@ -301,9 +306,7 @@ class Loop:
             self.ledger.shares = gradient_shares(self.distiller)
             self.ledger.diagnosis_seconds += time.perf_counter() - began
             self.distiller.keep_live(False)
-        self.accelerator.backward(step.loss)
-        loss: Tensor = step.loss.detach()
-        return loss
+        return self.spread.backward(step.loss)
 
     # --- the end of an epoch ----------------------------------------------------------------------------------------
 
@@ -341,7 +344,7 @@ class Loop:
         state["teacher_forward"] = self.distiller.cast.said()
         loop = {"ledger": state, "scaler": scaler.state_dict() if scaler is not None else None}
         first = self.accelerator.is_main_process
-        if first or self.spread.sharded:
+        if first or self.spread.parted:
             inner = {name: o.optimizer for name, o in self.optimizers.items()}
             save_checkpoint(
                 self.plan.out, self.distiller, inner, identity=self._identity, loop=loop, ema=self.ema, write=first
@@ -355,15 +358,16 @@ class Loop:
         """Score the last and the best weights on ``test``, and leave those that ``keep`` names in place, in eval."""
         distiller, books, scored = self.distiller, self.ledger, {}
         distiller.check_finite()
-        same_buffers(distiller)
         if self.ema is not None:
             self.ema.settle()
+        same_buffers(distiller)
         if test is not None:
             scored["last"] = distiller.task.evaluate(distiller.deployed(), test)
             scored["best"] = dict(scored["last"])
         if books.best_state is not None and books.best["epoch"] != distiller.ctx.epoch:
             last = {name: value.detach().clone() for name, value in distiller.state_dict().items()}
             distiller.load_state_dict(books.best_state)
+            same_buffers(distiller)  # each process kept its own
             if test is not None:
                 scored["best"] = distiller.task.evaluate(distiller.deployed(), test)
             if self.plan.keep == "last":

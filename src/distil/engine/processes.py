@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from distil.engine.window import rank, world_size
 from distil.errors import DistilError
 
 __all__ = [
+    "beside_deepspeed",
     "first_to_fail",
     "from_first",
     "is_first",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 FAILED = "distil/failed"
+ASKED = "ACCELERATE_USE_DEEPSPEED"
 
 
 def launched() -> int:
@@ -50,9 +53,21 @@ def meet(device: str | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            PartialState(cpu=on_cpu(device))
+            with beside_deepspeed():
+                PartialState(cpu=on_cpu(device))
     except (ValueError, ImportError, RuntimeError) as error:
         raise DistilError(f"The {launched()} processes of this launch could not be brought together: {error}") from None
+
+
+@contextmanager
+def beside_deepspeed() -> Iterator[None]:
+    """Let accelerate see plain processes: its own way with DeepSpeed takes autocast, scaling and optimizers over."""
+    asked = os.environ.pop(ASKED, None)
+    try:
+        yield
+    finally:
+        if asked is not None:
+            os.environ[ASKED] = asked
 
 
 def on_cpu(device: str | None) -> bool:
