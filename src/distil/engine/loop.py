@@ -25,7 +25,7 @@ from distil.engine.method import batch_size, is_streams
 from distil.engine.optim import lr_factor, make_optimizers
 from distil.engine.processes import from_first
 from distil.engine.settings import Plan, described, identity
-from distil.engine.sharding import Spread, kept
+from distil.engine.sharding import Spread, bare, kept
 from distil.engine.track import Tracks
 from distil.errors import DistilError
 from distil.tasks import teacher_above_chance
@@ -68,7 +68,7 @@ class Loop:
             distiller.prepare(prepare)
         preparing = time.perf_counter() - began
         made = make_optimizers(distiller.groups(), optimizer=plan.optimizer, lr=plan.lr, weight_decay=plan.weight_decay)
-        self.optimizers: dict[str, Any] = {name: self.accelerator.prepare_optimizer(o) for name, o in made.items()}
+        self.optimizers: dict[str, Any] = self.spread.steppers(made)
         distiller.watch(*self.optimizers.values())
         self.factor = lr_factor(plan.schedule, plan.warmup)
         self.model = self._wrapped()
@@ -157,8 +157,7 @@ class Loop:
         return self.accelerator.prepare_model(self.distiller)
 
     def _resume(self, found: Any) -> None:
-        inner = {name: o.optimizer for name, o in self.optimizers.items()}
-        state = load_checkpoint(found, self.distiller, inner, identity=self._identity, ema=self.ema)
+        state = load_checkpoint(found, self.distiller, bare(self.optimizers), identity=self._identity, ema=self.ema)
         self.ledger.restore(state["ledger"])
         self.distiller.cast.recall(state["ledger"].get("teacher_forward", {}))
         if self.accelerator.scaler is not None and state["scaler"]:
@@ -345,10 +344,8 @@ class Loop:
         loop = {"ledger": state, "scaler": scaler.state_dict() if scaler is not None else None}
         first = self.accelerator.is_main_process
         if first or self.spread.parted:
-            inner = {name: o.optimizer for name, o in self.optimizers.items()}
-            save_checkpoint(
-                self.plan.out, self.distiller, inner, identity=self._identity, loop=loop, ema=self.ema, write=first
-            )
+            inner, own = bare(self.optimizers), self._identity
+            save_checkpoint(self.plan.out, self.distiller, inner, identity=own, loop=loop, ema=self.ema, write=first)
         self.accelerator.wait_for_everyone()
         self._saved_at = time.monotonic()
 
