@@ -321,3 +321,13 @@ def test_a_verb_that_is_broken_is_not_skipped(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(app, "VERBS", ("list_show", "app"))  # a module without register()
     with pytest.raises(AttributeError, match="register"):
         app.build()
+
+
+@pytest.mark.parametrize("name", sorted(catalog.rivals()))
+def test_a_standard_method_tells_of_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = words("show", name.upper(), capsys=capsys)
+    assert (code, err) == (0, "")
+    assert f"`{name}` in an expression" in out
+    told = json.loads(words("show", name, "--json", capsys=capsys)[1])
+    assert told["class"].startswith("distil.methods.")
+    assert "Example:" in told["text"]

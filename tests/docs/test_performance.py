@@ -32,7 +32,7 @@ def test_every_row_says_what_was_wanted_and_stands_on_the_page(file: Path, tool:
     lines = tool.section(content).splitlines()
     for row in content["rows"]:
         assert {"what", "ours", "peer", "ratio", "target", "met"} <= set(row)
-        assert [one for one in lines if one.startswith(f"| {tool.cell(row['what'])} |")], row["what"]
+        assert [one for one in lines if one.startswith(f"| {tool.cell(tool.named(row))} |")], row["what"]
     assert sum("| **no** |" in line for line in lines) == sum(row["met"] is False for row in content["rows"])
     assert sum("| yes |" in line for line in lines) == sum(row["met"] is True for row in content["rows"])
 

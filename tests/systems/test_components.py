@@ -62,6 +62,18 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "alpha": [{"alpha": 2.0}],
         "lam": [{"lam": 0.5}],
     },
+    "mix-kd": {
+        "mixing": [{"mixing": "off"}, {"mixing": "full"}],
+        "partial": [{"partial": 0.2}],
+        "draw": [{"draw": "exact"}],
+        "loss": [{"loss": "plain"}],
+        "a": [{"a": 0.2}],
+        "shared": [{"shared": True}],
+        "gamma": [{"gamma": 0.0}, {"gamma": 1.0}],
+        "alpha": [{"alpha": 0.0}],
+        "temperature": [],  # of the plain loss alone: tests/systems/test_mix_kd.py
+        "teacher_input": [{"teacher_input": "clean"}],
+    },
     "diswot": {"gram_losses": [{"gram_losses": True}]},
 }
 # Components of a procedure, which are no arguments of published(), and the test that switches them.

@@ -122,3 +122,12 @@ def test_inputs_that_cannot_be_mixed_are_refused() -> None:
     made = image_distiller(published())
     with pytest.raises(DistilError, match="one tensor of numbers"):
         made({**samples(), "inputs": torch.zeros(20, 6).long()})
+
+
+def test_the_temperature_is_the_plain_losss() -> None:
+    cool, hot, rescaled = (
+        train(image_distiller(published(loss=loss, temperature=t)), samples())[1]
+        for loss, t in (("plain", 1.0), ("plain", 4.0), ("rescaled", 1.0))
+    )
+    assert not torch.equal(cool, hot)
+    assert torch.equal(rescaled, train(image_distiller(published()), samples())[1])

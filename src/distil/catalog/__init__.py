@@ -20,6 +20,7 @@ from distil.catalog.names import (
     export_names,
     import_code,
     resolve,
+    rival_text,
     rivals,
     systems,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "import_code",
     "read_card",
     "resolve",
+    "rival_text",
     "rivals",
     "state",
     "systems",

@@ -29,6 +29,7 @@ __all__ = [
     "export_names",
     "import_code",
     "resolve",
+    "rival_text",
     "rivals",
     "systems",
 ]
@@ -136,6 +137,18 @@ def card(slug: str) -> Card:
 def rivals() -> dict[str, str]:
     """Return the standard methods that belong to no system, ``{"kd": "kd:KD", …}``, read without importing them."""
     return dict(_rivals(PACKAGE))
+
+
+def rival_text(name: str) -> str:
+    """Return what the class of a standard method says of itself, read from its file without importing it.
+
+    >>> rival_text("kd").splitlines()[0]
+    "Match the teacher's softened class probabilities."
+    """
+    module, _, kind = rivals()[name].partition(":")
+    tree = ast.parse((PACKAGE / "methods" / f"{module}.py").read_text(encoding="utf-8"))
+    found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind), None)
+    return (ast.get_docstring(found) if found is not None else None) or ""
 
 
 def export_names() -> list[str]:

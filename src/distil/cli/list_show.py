@@ -55,10 +55,19 @@ def list_systems(
 
 
 def show(
-    slug: Annotated[str, typer.Argument(help="The system's short name, as `distil list` shows it.")],
+    slug: Annotated[str, typer.Argument(help="The short name of a system or method, as `distil list` shows it.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show one system: what it does, what it needs, how it differs from its code, and what was seen."""
+    if slug.lower() in catalog.rivals():
+        name, told = slug.lower(), catalog.rival_text(slug.lower())
+        home = f"distil.methods.{catalog.rivals()[name].partition(':')[2]}"
+        if as_json:
+            typer.echo(json.dumps({"name": name, "class": home, "text": told}, indent=2, ensure_ascii=False))
+        else:
+            head = Text(f"{home}, `{name}` in an expression", style="bold")
+            Console().print(Panel(head, title=Text(f"{name}: a standard method"), title_align="left"), Text(told))
+        return
     made = catalog.card(slug)
     at, stored = catalog.state(made.slug), catalog.evidence(made.slug)
     if as_json:

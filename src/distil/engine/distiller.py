@@ -163,6 +163,7 @@ class Distiller(nn.Module):
         active = self._active()
         if self._inner and self.training and self.ctx.micro == 0:
             self._before_step(batch, active)
+        self.cast.teachers_first(batch, (component.name for component, _ in active))
         self.ctx.reseed("forward", self.seed, rank)
         counts = self._counts(batch) if totals is None else totals.counts
         share = 1 if totals is None else totals.micro * totals.world

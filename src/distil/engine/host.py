@@ -19,11 +19,23 @@ from distil.engine.processes import beside_deepspeed, launched, on_cpu
 from distil.engine.window import world_size
 from distil.errors import DistilError, nearest
 
-__all__ = ["PRECISIONS", "agreed", "any_of", "find_accelerator", "gentle_interrupt", "same_buffers"]
+__all__ = ["PRECISIONS", "agreed", "any_of", "find_accelerator", "gentle_interrupt", "same_buffers", "seed_draws"]
 
 ECHO_SECONDS = 2.0
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def seed_draws(seed: int) -> None:
+    """Seed torch's global generators as ``torch.manual_seed`` does.
+
+    On a build for accelerators without one, that would queue a call with a stack trace each time, which is dearer than
+    a step of a small net; the processor's generator alone is all there is.
+    """
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def find_accelerator(*, precision: str, device: str | None) -> Accelerator:

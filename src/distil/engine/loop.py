@@ -19,13 +19,13 @@ from distil.engine.checkpoint import latest, load_checkpoint, save_checkpoint
 from distil.engine.distiller import Distiller
 from distil.engine.ema import Ema
 from distil.engine.gradient import gradient_shares, unreached
-from distil.engine.host import agreed, any_of, find_accelerator, gentle_interrupt, same_buffers
+from distil.engine.host import agreed, any_of, find_accelerator, gentle_interrupt, same_buffers, seed_draws
 from distil.engine.ledger import Ledger, labels_read
 from distil.engine.method import batch_size, is_streams
 from distil.engine.optim import lr_factor, make_optimizers
 from distil.engine.processes import from_first
 from distil.engine.settings import Plan, described, identity
-from distil.engine.sharding import Spread, kept
+from distil.engine.sharding import Spread, bare, kept
 from distil.engine.track import Tracks
 from distil.errors import DistilError
 from distil.tasks import teacher_above_chance
@@ -68,7 +68,7 @@ class Loop:
             distiller.prepare(prepare)
         preparing = time.perf_counter() - began
         made = make_optimizers(distiller.groups(), optimizer=plan.optimizer, lr=plan.lr, weight_decay=plan.weight_decay)
-        self.optimizers: dict[str, Any] = {name: self.accelerator.prepare_optimizer(o) for name, o in made.items()}
+        self.optimizers: dict[str, Any] = self.spread.steppers(made)
         distiller.watch(*self.optimizers.values())
         self.factor = lr_factor(plan.schedule, plan.warmup)
         self.model = self._wrapped()  # which may give buffers new places, so averages come after it
@@ -155,8 +155,7 @@ class Loop:
         return self.accelerator.prepare_model(self.distiller)
 
     def _resume(self, found: Any) -> None:
-        inner = {name: o.optimizer for name, o in self.optimizers.items()}
-        state = load_checkpoint(found, self.distiller, inner, identity=self._identity, ema=self.ema)
+        state = load_checkpoint(found, self.distiller, bare(self.optimizers), identity=self._identity, ema=self.ema)
         self.ledger.restore(state["ledger"])
         self.distiller.cast.recall(state["ledger"].get("teacher_forward", {}))
         if self.accelerator.scaler is not None and state["scaler"]:
@@ -180,7 +179,7 @@ class Loop:
         batches = self._chosen(ctx.epoch)
         self._train_mode()
         if not batches.resumable:  # its order is drawn from the global generators, so those are set for every epoch
-            torch.manual_seed(mix_seed("epoch", plan.seed, 0, ctx.epoch))  # alike everywhere: ranks deal it out
+            seed_draws(mix_seed("epoch", plan.seed, 0, ctx.epoch))  # alike everywhere: ranks deal it out
         began = ctx.step
         for window in _windows(batches.iterate(ctx.epoch, books.batch), plan.accumulate):
             self._step(window, self.factor(self._done(batches)))
@@ -245,7 +244,7 @@ class Loop:
                 "select= chooses samples of one map-style dataset; this run trains on streams or batches."
             )
         if self.ledger.chosen is None:
-            torch.manual_seed(mix_seed("select", self.plan.seed, epoch))
+            seed_draws(mix_seed("select", self.plan.seed, epoch))
             with torch.no_grad():
                 chosen = torch.as_tensor(self.plan.select(epoch, self.dataset, self.distiller)).long().cpu()
             self.ledger.chosen = from_first(chosen)  # its BatchNorm statistics differ from those of other processes
@@ -262,12 +261,12 @@ class Loop:
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
-        torch.manual_seed(mix_seed("window", plan.seed, a.process_index, ctx.step))
+        seed_draws(mix_seed("window", plan.seed, a.process_index, ctx.step))
         totals = self.distiller.totals(window)
         look = plan.diagnose and a.num_processes == 1 and (ctx.step == 0 or books.batch == 0)
         losses = []
         for i in range(len(window)):
-            torch.manual_seed(mix_seed("step", plan.seed, a.process_index, ctx.step, i))
+            seed_draws(mix_seed("step", plan.seed, a.process_index, ctx.step, i))
             with self.spread.micro_step(self.model, last=i == len(window) - 1):
                 losses.append(self._micro_step(totals, look=look and i == 0))
         books.samples += sum(
@@ -343,10 +342,8 @@ class Loop:
         loop = {"ledger": state, "scaler": scaler.state_dict() if scaler is not None else None}
         first = self.accelerator.is_main_process
         if first or self.spread.parted:
-            inner = {name: o.optimizer for name, o in self.optimizers.items()}
-            save_checkpoint(
-                self.plan.out, self.distiller, inner, identity=self._identity, loop=loop, ema=self.ema, write=first
-            )
+            inner, own = bare(self.optimizers), self._identity
+            save_checkpoint(self.plan.out, self.distiller, inner, identity=own, loop=loop, ema=self.ema, write=first)
         self.accelerator.wait_for_everyone()
         self._saved_at = time.monotonic()
 

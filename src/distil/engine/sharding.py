@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # these take a second to import, and most runs have nothing i
     from torch.distributed.tensor import DTensor
     from typing_extensions import TypeIs
 
-__all__ = ["Spread", "gathered", "kept", "local", "placed", "placed_state"]
+__all__ = ["Spread", "bare", "gathered", "kept", "local", "placed", "placed_state"]
 
 TABLES = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 
@@ -82,9 +82,23 @@ class Spread:
         """Whether a checkpoint must be put together by all processes."""
         return self.kind in ("fsdp2", "zero")
 
+    @property
+    def _plainly(self) -> bool:
+        """Whether accelerate would do nothing but ``backward()`` and ``step()``.
+
+        Its wrappers look for installed packages in every step, which takes longer than a small net's.
+        """
+        return self.accelerator.scaler is None and self.accelerator.device.type in ("cpu", "cuda")
+
+    def steppers(self, optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
+        """Return what is stepped: the optimizers themselves, or accelerate's wrappers where they have work to do."""
+        if self._plainly:
+            return dict(optimizers)
+        return {name: self.accelerator.prepare_optimizer(o) for name, o in optimizers.items()}
+
     def divide(self, optimizers: Mapping[str, Any], lost: Collection[str]) -> tuple[Any, dict[str, ZeroOptimizer]]:
         """Start DeepSpeed; returns what to call for a pass, and the run's optimizer, which is in parts from now on."""
-        inner, plan = {name: o.optimizer for name, o in optimizers.items()}, self.plan
+        inner, plan = bare(optimizers), self.plan
         self._engine, made = divided(
             self.distiller, inner, self.accelerator, lost=lost, batch_size=plan.batch_size, clip=plan.clip
         )
@@ -119,6 +133,8 @@ class Spread:
         divided by what the whole step counts."""
         if self._engine is not None:
             self._engine.backward(loss, scale_wrt_gas=False)
+        elif self._plainly:
+            loss.backward()
         else:
             self.accelerator.backward(loss)
         return loss.detach()
@@ -232,6 +248,11 @@ def split(tensor: Tensor) -> TypeIs[DTensor]:
     """
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
+
+
+def bare(optimizers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the optimizers under accelerate's wrappers."""
+    return {name: getattr(optimizer, "optimizer", optimizer) for name, optimizer in optimizers.items()}
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -230,6 +230,10 @@ class ModelHandle:
                 return self._memo[id(batch), grad][1]
         return None
 
+    def asked(self, batch: Mapping[str, Any]) -> bool:
+        """Say whether this call made the plain pass without gradient on ``batch``."""
+        return (id(batch), False) in self._memo
+
     @property
     def passes(self) -> list[Trace]:
         """The plain passes that this call made."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from distil.engine.window import world_size
 from distil.errors import DistilError
+from distil.loops.adopt import adopted
 from distil.loops.inputs import as_teacher
 from distil.loops.lab import Lab
 from distil.loops.own import Opened, fitted, points_of, student_of, try_methods
@@ -54,11 +55,12 @@ def foretold(run: OwnRun, lab: Lab) -> Callable[[Opened], None]:
     def tell(made: Opened) -> None:
         if run.teacher.startswith(PREFIX) or world_size() > 1:  # processes that time differently would part ways
             return
-        work = _workload(run, 1)
-        rehearsal = _rehearsal(run, lab, made)
+        known = replace(run, methods=tuple(map(adopted, run.methods)), train_teacher=0)
+        work = _workload(known, 1)
+        rehearsal = _rehearsal(known, lab, made)
         steps = work.epochs * -(-len(rehearsal.steady) // work.accumulate) * sum(work.runs.values())
-        if steps * rehearsal.glance(run.methods[-1]) > LONG:
-            lab.progress.say(f"This run: {one_line(_plan(replace(run, train_teacher=0), lab, made))}.")
+        if steps * rehearsal.glance(known.methods[-1]) > LONG:
+            lab.progress.say(f"This run: {one_line(_plan(known, lab, made))}.")
 
     return tell
 

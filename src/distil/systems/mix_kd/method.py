@@ -141,10 +141,27 @@ class MixKD(Method):
         return {key: counted[key] for key in self.at_equality}
 
 
-def published(*, mixing: str = "partial", partial: float = 0.9, loss: str = "rescaled", a: float = 1.0) -> Sum:
+def published(
+    *,
+    mixing: str = "partial",
+    partial: float = 0.9,
+    draw: str = "published",
+    loss: str = "rescaled",
+    a: float = 1.0,
+    shared: bool = False,
+    gamma: float = 0.1,
+    alpha: float = 0.9,
+    temperature: float = 4.0,
+    teacher_input: str = "mixed",
+) -> Sum:
     """Return the paper's whole loss: labels 0.1 and teacher 0.9 on partly mixed batches, rescaled by deviation.
 
-    >>> published().expression
-    'mixkd(mixing=partial, partial=0.9, loss=rescaled, a=1)'
+    >>> sorted(published().methods)
+    ['mixkd']
     """
-    return as_sum(MixKD(mixing=mixing, partial=partial, loss=loss, a=a))
+    return as_sum(
+        MixKD(
+            mixing=mixing, partial=partial, draw=draw, loss=loss, a=a, shared=shared, gamma=gamma, alpha=alpha,
+            temperature=temperature, teacher_input=teacher_input,
+        )
+    )  # fmt: skip
