@@ -195,11 +195,6 @@ class ZeroOptimizer(Optimizer):
         # DeepSpeed drops empty groups and puts one flat part in the place of the others' parameters.
         self._parts = [(i, group, group["params"]) for i, group in enumerate(base.param_groups) if group["params"]]
 
-    @property
-    def optimizer(self) -> ZeroOptimizer:
-        """What is stepped and stored, as the wrappers of other launches name it."""
-        return self
-
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Step all parts and gather the weights; hooks run once, after that."""
         for i, part, _ in self._parts:
