@@ -132,11 +132,14 @@ def divided(
                 f"{parameter.dtype} of shape {list(parameter.shape)}; change it, or launch without --use_deepspeed."
             )
     optimizer = ZeroOptimizer(base, {id(p) for n, p in distiller.named_parameters() if n in set(lost)})
+    learned = sum(p.numel() for _, _, parameters in optimizer.parts for p in parameters)
+    # DeepSpeed makes room for 500 million gradients, however few there are.
+    sections = {"reduce_bucket_size": min(learned, 500_000_000), **settings_of_launch()}
     settings = {
         "train_micro_batch_size_per_gpu": batch_size,
         "gradient_accumulation_steps": 1,  # every step says itself which micro-batch is its last
         "gradient_clipping": clip or 0.0,
-        "zero_optimization": settings_of_launch(),
+        "zero_optimization": sections,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": sys.maxsize,
     }
@@ -153,6 +156,8 @@ def _engine(module: nn.Module, base: Optimizer, settings: dict[str, Any], kind: 
         try:
             import deepspeed
 
+            # Else it compiles, for minutes, a way through shared memory that only CPUs take; gloo does without.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
             return deepspeed.initialize(
                 model=module, optimizer=base, config=settings, model_parameters=list(module.parameters())
             )[0]
@@ -193,11 +198,11 @@ class ZeroOptimizer(Optimizer):
         for group in base.param_groups:
             group["params"] = [p for p in group["params"] if id(p) not in lost]
         # DeepSpeed drops empty groups and puts one flat part in the place of the others' parameters.
-        self._parts = [(i, group, group["params"]) for i, group in enumerate(base.param_groups) if group["params"]]
+        self.parts = [(i, group, group["params"]) for i, group in enumerate(base.param_groups) if group["params"]]
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Step all parts and gather the weights; hooks run once, after that."""
-        for i, part, _ in self._parts:
+        for i, part, _ in self.parts:
             part.update({name: value for name, value in self.param_groups[i].items() if name != "params"})
         self.engine.optimizer.refresh_fp32_params()  # whatever was written into the weights since the last step
         self.engine.step()
@@ -237,7 +242,7 @@ class ZeroOptimizer(Optimizer):
 
     def _each(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Yield each parameter and the flat tensor that holds this process's part of its group."""
-        for _, part, parameters in self._parts:
+        for _, part, parameters in self.parts:
             for parameter in parameters:
                 yield parameter, part["params"][0]
 
