@@ -56,11 +56,23 @@ def summary(found: list[dict[str, Any]]) -> str:
     slower = [
         f"- {name}: {cell(named(row))} (ratio {number(row['ratio'])})"
         for name, row in judged
-        if row["met"] and row.get("ratio") is not None and row["ratio"] < 1 and "error_percent" not in row
+        if row["met"]
+        and row.get("ratio") is not None
+        and row["ratio"] < 1
+        and "error_percent" not in row
+        and not swapped(row)
     ]
     parts = ["## In short\n", told + "\n", *(["Missed:\n", *lost, ""] if lost else [])]
     parts += ["Target met, and yet behind the other side:\n", *slower, ""] if slower else []
     return "\n".join(parts)
+
+
+def swapped(row: dict[str, Any]) -> bool:
+    """Say whether a row's ratio is ours / peer, of something that shall be small (bytes, errors)."""
+    ours, peer = row.get("ours"), row.get("peer")
+    return bool(ours and peer) and abs(row["ratio"] - ours / peer) < 0.01 * row["ratio"] < abs(
+        row["ratio"] - peer / ours
+    )
 
 
 def section(content: dict[str, Any]) -> str:
