@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = options(__doc__, repeats=5, devices=True)
     parser.add_argument("--batch", type=int, default=0, help="images of a batch")
     given = parser.parse_args(arguments)
-    needs("timm", "torchdistill")
     device, size = device_of(given), given.batch or (2 if given.tiny else 128)
+    needs("timm", "torchdistill")
     pixels, count = (32, 2 * size) if given.tiny else (224, 20 * size)
     rows = [
         row

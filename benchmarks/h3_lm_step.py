@@ -33,8 +33,8 @@ TINY = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
     given = options(__doc__, repeats=10, devices=True).parse_args(arguments)
-    needs("trl", "transformers")
     device = device_of(given)
+    needs("trl", "transformers")
     batch, length, size = (2, 12, 64) if given.tiny else (4, 2048, 128_256)
     student, teacher = (model(role, size, device, tiny=given.tiny) for role in ("student", "teacher"))
     teacher.eval().requires_grad_(False)

@@ -123,7 +123,7 @@ def _cache(plan: Plan) -> list[Figure]:
 
 
 def _codec(name: str) -> str:
-    return "what distil train reads" if name == "dense16" else "exact" if name == "dense32" else "for your own loop"
+    return {"dense16": "for every method", "dense32": "exact"}.get(name, "for kd alone")
 
 
 def _memory(plan: Plan) -> list[Figure]:
