@@ -128,3 +128,9 @@ def test_operations_are_counted_as_they_run() -> None:
 def test_amounts_that_cannot_be_meant(text: str) -> None:
     with pytest.raises(DistilError, match=r"is no amount|is impossible"):
         parse_bytes(text)
+
+
+def test_what_does_not_fit_at_all_is_said_even_where_the_batch_is_fixed() -> None:
+    fixed = replace(fits(20_000).measured.arms["kd"].memory, slope=0.0)
+    assert fixed.largest_batch(20_000) is None
+    assert fixed.largest_batch(10) == 0

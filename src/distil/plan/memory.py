@@ -72,10 +72,10 @@ class Memory:
 
     def largest_batch(self, memory: int) -> int | None:
         """Return the largest micro-batch whose steps fit into ``memory``; 0 for none, ``None`` where it is fixed."""
-        if self.slope <= 0:
-            return None
         if max(self.loading, self.base + self.copies + self.scoring) > memory:
             return 0
+        if self.slope <= 0:
+            return None
         return max(0, int(self.batch + (memory - self.base - self.copies - self.step) // self.slope))
 
 

@@ -108,7 +108,7 @@ def predict(seen: Measured, work: Workload, *, teacher_training: Arm | None = No
         "cached": seconds + write - work.epochs * gain if served and write is not None else None,
         "write": write, "gain": gain, "pays_from": break_even(write, gain) if served and write is not None else None,
         "disk": disk, "shares": _shares(seen, work), "memory": peak, "limit": room,
-        "fits": None if None in sizes else min(size for size in sizes if size is not None),
+        "fits": 0 if 0 in sizes else None if None in sizes else min(size for size in sizes if size is not None),
     }  # fmt: skip
     return Plan(**plan, words=_words(Plan(**plan)))
 
