@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from distil.cli.options import Device, Pretrained, Weights
 from distil.cli.session import SETTINGS, Display, open_out, resumable
 from distil.errors import DistilError
 
@@ -25,12 +26,8 @@ def cache(
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     data: Annotated[str | None, typer.Option(help="Images, texts or a graph, as distil train takes them.")] = None,
     teacher: Annotated[str | None, typer.Option(help="The teacher, as distil train takes it.")] = None,
-    teacher_weights: Annotated[
-        Path | None, typer.Option(help="The teacher's weights: .safetensors, or a torch file with a state dict.")
-    ] = None,
-    pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Load the teacher's published weights (may download).")
-    ] = False,
+    teacher_weights: Weights = None,
+    pretrained: Pretrained = False,
     codec: Annotated[
         str,
         typer.Option(
@@ -58,7 +55,7 @@ def cache(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the cache in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the cache in --out.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
+    device: Device = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say the size, write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from distil.cli.session import RUNS, Display
-from distil.cli.train import (
+from distil.cli.options import (
     AsJson,
     Assign,
     BatchSize,
@@ -22,9 +21,9 @@ from distil.cli.train import (
     Teacher,
     TrainTeacher,
     Weights,
-    settings_of,
-    split_methods,
 )
+from distil.cli.session import RUNS, Display
+from distil.cli.train import settings_of, split_methods
 
 __all__ = ["register"]
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from distil.cli.options import AsJson, Device
 from distil.cli.session import RUNS, SETTINGS, Display, Tracker, command_line, open_out, resumable
 from distil.cli.together import speaks
 
@@ -35,13 +36,13 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Where to write; runs/NAME by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
+    device: Device = None,
     tracker: Tracker = None,
     adjust: Annotated[
         bool, typer.Option("--adjust", help="Widen the intervals so that all verdicts hold together (Bonferroni).")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the settings; train nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the demo, or a system's experiment on real data, and say whether distillation helped."""
     from distil import demo

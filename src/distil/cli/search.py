@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from distil.cli.options import AsJson, Config, Device, Epochs, Lr, Pretrained, TrainTeacher, Weights
 from distil.cli.session import RUNS, SETTINGS, Display, command_line, open_out, resumable
 
 __all__ = ["register"]
@@ -40,33 +41,27 @@ def search(
     method: Annotated[
         str | None, typer.Option(help="What to teach: diswot, or diswot(gram_losses=true), kd, …")
     ] = None,
-    teacher_weights: Annotated[
-        Path | None, typer.Option(help="The teacher's weights: .safetensors, or a torch file with a state dict.")
-    ] = None,
-    pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Load the teacher's published weights (may download).")
-    ] = False,
-    train_teacher: Annotated[
-        int | None, typer.Option(min=0, help="Train the teacher on the data first, for so many epochs.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of every student.")] = None,
+    teacher_weights: Weights = None,
+    pretrained: Pretrained = False,
+    train_teacher: TrainTeacher = None,
+    epochs: Epochs = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples per batch of the distillation.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    lr: Lr = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search and of its weights.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of paired seeds of the distillation.")] = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting: scoring.semantic=cam. May be repeated.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file of settings; options and --set win over it.")] = None,
+    config: Config = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; runs/search by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
+    device: Device = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Load and check everything, score one candidate; train at most the teacher."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the student of a space that will distil best, untrained, then distil it beside others of the space."""
     given: dict[str, Any] = {
