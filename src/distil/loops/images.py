@@ -21,12 +21,14 @@ class ImagePair:
 
     Attributes:
         data: a name that ``distil.load`` reads.
+        size: height and width that images are brought to; by default their own.
         train, val: how many training and validation images are kept, stratified; the test set is whole.
         teacher_train: how many images the teacher is trained on; the students' are among them.
         teacher, student: models by name.
     """
 
     data: str = "fashion-mnist"
+    size: int | None = None
     train: int = 5000
     teacher_train: int = 20000
     val: int = 2000
@@ -69,7 +71,7 @@ class Pair:
         """Return what a reader must know."""
         c, b = self.chosen, self.bundle
         return {
-            "Data": f"{c.data}: {len(b.train)} training images, {len(b.val)} to choose the epoch, {len(b.test)} test "
+            "Data": f"{c.data}{f' at {c.size} px' if c.size else ''}: {len(b.train)} training images, {len(b.val)} to choose the epoch, {len(b.test)} test "
             "images",
             "Teacher": f"{c.teacher}, trained on {c.teacher_train} images, the student's among them",
             "Student": c.student,
@@ -81,7 +83,7 @@ class Pair:
 
 def image_pair(chosen: ImagePair, lab: Lab) -> Pair:
     """Load the data and train (or find) the teacher."""
-    whole = load(chosen.data)
+    whole = load(chosen.data, size=chosen.size)
     if chosen.teacher_train < chosen.train:
         raise DistilError(
             f"pair.teacher_train={chosen.teacher_train} is less than pair.train={chosen.train}; the student's images "
