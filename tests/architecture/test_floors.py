@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report", "plan", "ship"),
     ("loops",),
     ("systems", "demo"),
+    ("boards",),
     ("cli",),
     ("__main__",),
 )

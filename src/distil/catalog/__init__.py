@@ -24,7 +24,7 @@ from distil.catalog.names import (
     rivals,
     systems,
 )
-from distil.catalog.proof import State, evidence, evidence_hash, state
+from distil.catalog.proof import State, code_behind, evidence, evidence_hash, state
 
 __all__ = [
     "Card",
@@ -37,6 +37,7 @@ __all__ = [
     "adopt",
     "broken",
     "card",
+    "code_behind",
     "evidence",
     "evidence_hash",
     "export",

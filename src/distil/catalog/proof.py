@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from distil.catalog import names
 from distil.catalog.cards import Card
 from distil.errors import DistilError
 
-__all__ = ["State", "evidence", "evidence_hash", "state"]
+__all__ = ["State", "code_behind", "evidence", "evidence_hash", "state"]
 
 WATCHED = ("functional", "methods", "systems")
 
@@ -137,19 +137,26 @@ def evidence_hash(slug: str) -> str:
     hold no maths. Bytes are hashed as they are, so a changed comment counts too.
     """
     made = names.card(slug)
-    todo = sorted(made.folder.rglob("*.py"))
-    seen: set[Path] = set()
+    lines = []
+    for file in code_behind(made.folder.rglob("*.py")):
+        home = made.folder if file.is_relative_to(made.folder) else names.PACKAGE
+        content = file.read_bytes().replace(b"\r\n", b"\n")
+        lines.append(f"{file.relative_to(home).as_posix()} {hashlib.sha256(content).hexdigest()}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def code_behind(files: Iterable[Path]) -> set[Path]:
+    """Return files and every module of ``distil.functional``, ``distil.methods`` and ``distil.systems`` behind them.
+
+    Imports are followed through those packages; package faces are left out, since they hold no maths.
+    """
+    todo, seen = sorted(files), set()
     while todo:
         file = todo.pop()
         if file not in seen:
             seen.add(file)
             todo += _imported(file)
-    lines = []
-    for file in seen:
-        home = made.folder if file.is_relative_to(made.folder) else names.PACKAGE
-        content = file.read_bytes().replace(b"\r\n", b"\n")
-        lines.append(f"{file.relative_to(home).as_posix()} {hashlib.sha256(content).hexdigest()}")
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    return seen
 
 
 def _imported(file: Path) -> Iterator[Path]:

@@ -23,7 +23,10 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    slug: Annotated[str | None, typer.Argument(help="A system's short name, e.g. pld; without one, the demo.")] = None,
+    slug: Annotated[
+        str | None,
+        typer.Argument(help="A system's short name (pld), or a leaderboard (classification); without one, the demo."),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, max=1000, help="Number of paired seeds (0, 1, …).")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="The first of the seeds; the recipe's own by default.")
@@ -44,13 +47,14 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the settings; train nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the demo, or a system's experiment on real data, and say whether distillation helped."""
+    """Run the demo, a system's experiment on real data, or a leaderboard, and say whether distillation helped."""
     from distil import demo
+    from distil.boards import BOARDS, board
     from distil.loops.lab import Lab
     from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
     from distil.loops.settings import to_yaml
 
-    recipe: Any = demo if slug is None else load_recipe(slug)
+    recipe: Any = demo if slug is None else board(slug) if slug in BOARDS else load_recipe(slug)
     name = "demo" if slug is None else slug
     begun = (out or RUNS / name) / SETTINGS
     if resume and config is None and begun.is_file():
@@ -64,7 +68,9 @@ def run(
     words += [*(["--adjust"] if adjust else []), *(word for name in tracker or () for word in ("--tracker", name))]
     with Display(quiet=as_json) as display, resumable(folder, words):
         lab = Lab(folder, progress=display, device=device, trackers=tracker or ())
-        report = run_recipe(recipe, setup, folder, lab, command=command_line(), system=slug, adjust=adjust)
+        report = run_recipe(
+            recipe, setup, folder, lab, command=command_line(), system=None if slug in BOARDS else slug, adjust=adjust
+        )
     show_report(report, folder, as_json=as_json)
 
 

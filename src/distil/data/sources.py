@@ -29,6 +29,8 @@ _IDX = {
 _CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
+_PAIRED = 10_000  # images of Fashion-MNIST's training part whose pairs are for validation
+
 
 @dataclass(frozen=True)
 class Source:
@@ -53,11 +55,12 @@ def load(
     """Return a data set by name or from the user's own files.
 
     Args:
-        name_or_path: a name (``digits`` needs no files; ``fashion-mnist``, ``mnist10k``, ``cifar10``, ``camvid``,
-            ``cora``, ``citeseer``, ``amazon-photo``, ``sst2``, ``ag-news`` below ``root``), or a path: an image folder,
-            a ``.parquet`` or ``.csv`` of images, a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` of texts (or a folder
-            of them), or a graph (``.npz``, ``.pt``, ``.safetensors``, a folder with nodes.csv and edges.csv). A column
-            that holds images makes a table one of images, else one with a usual name of texts makes it one of texts.
+        name_or_path: a name (``digits`` needs no files; ``fashion-mnist``, ``fashion-pairs`` (two of its items side by
+            side, 100 classes), ``mnist10k``, ``cifar10``, ``camvid``, ``cora``, ``citeseer``, ``amazon-photo``,
+            ``sst2``, ``ag-news`` below ``root``), or a path: an image folder, a ``.parquet`` or ``.csv`` of images, a
+            ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` of texts (or a folder of them), or a graph (``.npz``,
+            ``.pt``, ``.safetensors``, a folder with nodes.csv and edges.csv). A column that holds images makes a table
+            one of images, else one with a usual name of texts makes it one of texts.
         root: the data root; default the environment variable DISTIL_DATA.
         size, channels: the shape that images are brought to; default their own.
         seed: decides splits that are made here.
@@ -153,6 +156,27 @@ def _fashion(folder: Path, **options: Any) -> Bundle:
         labels.append(read_idx(raw / targets).long())
         given += [split] * len(labels[-1])
     return _in_memory("fashion-mnist", torch.cat(pixels), torch.cat(labels), given, classes=_FASHION, **options)
+
+
+def _fashion_pairs(folder: Path, **options: Any) -> Bundle:
+    from distil.data.pairs import side_by_side
+
+    raw = folder / "FashionMNIST" / "raw"
+    (train, theirs), (test, known) = ((read_idx(raw / a)[:, None], read_idx(raw / b).long()) for a, b in _IDX.values())
+    # Validation pairs are of images that no training pair holds.
+    parts = {
+        "train": (train[_PAIRED:], theirs[_PAIRED:], 300),
+        "val": (train[:_PAIRED], theirs[:_PAIRED], 30),
+        "test": (test, known, 100),
+    }
+    pixels, labels, given = [], [], []
+    for seed, (split, (images, targets, each)) in enumerate(parts.items()):
+        made, classes = side_by_side(images, targets, each=each, classes=len(_FASHION), seed=seed)
+        pixels.append(made)
+        labels.append(classes)
+        given += [split] * len(classes)
+    names = [f"{left} | {right}" for left in _FASHION for right in _FASHION]
+    return _in_memory("fashion-pairs", torch.cat(pixels), torch.cat(labels), given, classes=names, **options)
 
 
 def read_idx(path: Path) -> Tensor:
@@ -274,6 +298,12 @@ SOURCES: dict[str, Source] = {
         _fashion,
         tuple(f"FashionMNIST/raw/{file}" for files in _IDX.values() for file in files),
         "usually from torchvision.datasets.FashionMNIST(root, download=True), which unpacks them",
+        _TENSORS,
+    ),
+    "fashion-pairs": Source(
+        _fashion_pairs,
+        tuple(f"FashionMNIST/raw/{file}" for files in _IDX.values() for file in files),
+        "Fashion-MNIST's, usually from torchvision.datasets.FashionMNIST(root, download=True), which unpacks them",
         _TENSORS,
     ),
     "mnist10k": Source(

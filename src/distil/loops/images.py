@@ -70,9 +70,10 @@ class Pair:
     def setting(self, training: Training) -> dict[str, str]:
         """Return what a reader must know."""
         c, b = self.chosen, self.bundle
+        at = f" at {c.size} px" if c.size else ""
         return {
-            "Data": f"{c.data}{f' at {c.size} px' if c.size else ''}: {len(b.train)} training images, {len(b.val)} to choose the epoch, {len(b.test)} test "
-            "images",
+            "Data": f"{c.data}{at}: {len(b.train)} training images, {len(b.val)} to choose the epoch, {len(b.test)} "
+            "test images",
             "Teacher": f"{c.teacher}, trained on {c.teacher_train} images, the student's among them",
             "Student": c.student,
             "Budget": f"{training.epochs} epochs of batches of {training.batch_size}, {training.optimizer}, learning "

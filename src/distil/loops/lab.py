@@ -28,8 +28,9 @@ from distil.engine.serial import load_tree, save_tree
 from distil.engine.track import Tracking, Tracks, check_trackers
 from distil.engine.window import world_size
 from distil.errors import DistilError
+from distil.methods.expression import parse
 
-__all__ = ["Arm", "Lab", "Outcome", "Progress", "Role", "Stage", "code_of", "replay"]
+__all__ = ["Arm", "Lab", "Outcome", "Progress", "Role", "Stage", "code_for", "code_of", "replay"]
 
 Role = Literal["reference", "rival", "method", "ablation", "bound"]
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -93,7 +94,8 @@ class Arm:
     """One way of getting a model: ``run(seed)`` gives an :class:`Outcome`.
 
     ``role`` says what it is compared as: the reference (same budget without the system), a rival, the method, one of
-    its ablations, or a bound (other budget, for orientation).
+    its ablations, or a bound (other budget, for orientation). ``code`` names the code that its outcome depends on where
+    that is not all of it (:func:`code_for`), so that a change elsewhere leaves what is stored as it is.
     """
 
     role: Role
@@ -101,6 +103,7 @@ class Arm:
     label: str = ""
     expression: str = ""
     phrase: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class Lab:
         self.trackers = tuple(dict.fromkeys(trackers))
         self._tracked: str | None = None
 
-    def stage(self, name: str, fn: Callable[[], Any], *, shared: bool = False, **inputs: Any) -> Stage:
+    def stage(self, name: str, fn: Callable[[], Any], *, shared: bool = False, code: str = "", **inputs: Any) -> Stage:
         """Return ``fn()``, or what it gave when it was last run on the same inputs by the same code.
 
         Many processes run ``fn`` together, each its share of every batch; the first stores what it gave, and all go on
@@ -152,9 +155,10 @@ class Lab:
             name: what it is; part of the folder's name.
             fn: makes a tree of tensors, numbers, strings, lists and dicts (``module.state_dict()`` is one).
             shared: keep it where other runs find it.
+            code: the hash of the code that the result depends on; that of all of it by default.
             inputs: everything that the result depends on: settings, seeds, tensors, modules, data sets.
         """
-        folder = (self.shared if shared else self.out) / "stages" / f"{name}-{self.key(name, **inputs)}"
+        folder = (self.shared if shared else self.out) / "stages" / f"{name}-{self.key(name, code=code, **inputs)}"
         stored = self._known(folder) if is_first() else None
         reused = of_first(lambda: stored is not None)
         if not reused:
@@ -178,10 +182,10 @@ class Lab:
             self.progress.say(f"{error} It is made anew.")
             return None
 
-    def key(self, name: str, **inputs: Any) -> str:
+    def key(self, name: str, *, code: str = "", **inputs: Any) -> str:
         """Return the hash of a stage's inputs and of the code that results depend on."""
         many = {"processes": world_size()} if world_size() > 1 else {}  # a larger batch than one process sees
-        return _key({"name": name, "code": _code_hash(), **many, **inputs})
+        return _key({"name": name, "code": code or _code_hash(), **many, **inputs})
 
     def run(self, name: str, arm: Arm, seed: int, **inputs: Any) -> Outcome:
         """Return the outcome of ``arm`` for ``seed``, stored in the run's own folder, and track it."""
@@ -210,6 +214,7 @@ class Lab:
             arm=name,
             expression=arm.expression,
             seed=seed,
+            code=arm.code,
             **inputs,
         )
         return Outcome(**stage.value)
@@ -238,14 +243,13 @@ class Lab:
 
     def trials(
         self, name: str, arm: Callable[[Mapping[str, Any]], Callable[[int], Outcome]], points: Sequence[Mapping[str,
-        Any]], *, seed: int, metric: str, higher_is_better: bool = True, **inputs: Any,
+        Any]], *, seed: int, metric: str, higher_is_better: bool = True, code: str = "", **inputs: Any,
     ) -> list[float]:  # fmt: skip
-        """Run ``arm`` once at every point, and return the best validation ``metric`` of each."""
+        """Run ``arm`` once at every point, and return the best validation ``metric`` of each; ``code`` as an Arm's."""
         scores = []
         for point in points:
-            outcome = self._arm(
-                f"{name}-tune", Arm("method", arm(point), expression=json.dumps(point)), seed, point=point, **inputs
-            )
+            made = Arm("method", arm(point), expression=json.dumps(point), code=code)
+            outcome = self._arm(f"{name}-tune", made, seed, point=point, **inputs)
             seen = [r["val"][metric] for r in outcome.history if r.get("val")]
             if not seen:
                 raise DistilError(
@@ -265,20 +269,26 @@ def replay(tracking: Tracking, outcome: Outcome, config: Mapping[str, Any], *, d
 
 
 def code_of(module: nn.Module) -> str:
-    """Hash how a model is built and the source of its classes: equal weights mean nothing under other code."""
+    """Hash how a model is built and the source of its classes: equal weights mean nothing under other code.
+
+    This package's own classes are left out: the key of every stage holds their code anyway.
+    """
     digest = hashlib.sha256(repr(module).encode())
     for file in sorted({_source_of(type(part)) for part in module.modules()} - {""}):
-        digest.update(Path(file).read_bytes())
+        if PACKAGE not in Path(file).resolve().parents:
+            digest.update(Path(file).read_bytes())
     return digest.hexdigest()[:16]
 
 
 def _source_of(kind: type) -> str:
-    """The file that a class comes from; "" for this package's (hashed anyway) and for classes typed into a console."""
+    """The file that a class comes from; "" for torch's, whose version is in every key, and for those of a console."""
+    if kind.__module__.partition(".")[0] == "torch":
+        return ""
     try:
         file = inspect.getsourcefile(kind) or ""
     except (TypeError, OSError):
         return ""
-    return file if Path(file).is_file() and PACKAGE not in Path(file).resolve().parents else ""
+    return file if Path(file).is_file() else ""
 
 
 def _key(inputs: Mapping[str, Any]) -> str:
@@ -304,24 +314,42 @@ def _canonical(value: Any) -> Any:
     )
 
 
+RUN = ("engine", "tasks", "loops/training.py", "loops/measure.py", "data/bundle.py", "data/loading.py", "data/plain.py")
+"""What every training run goes through. Data count by their fingerprint, models by the source of their classes."""
+
+
+def code_for(expression: str, *models: nn.Module) -> str:
+    """Return the hash of the code that a run of one expression with these models depends on.
+
+    So a result stays known where another method, model or data set is added: of ``functional``, ``methods`` and
+    ``systems`` that counts which the engine and this expression's methods import, of ``models`` the files of these
+    models' classes. Docstrings and comments are left out.
+    """
+    homes = {_source_of(type(part)) for model in models for part in model.modules()}
+    homes |= {inspect.getsourcefile(type(component.method)) or "" for component in parse(expression)}
+    return _hash_of(sorted(catalog.code_behind([*_sources(RUN), *(Path(home) for home in homes if home)])))
+
+
 @lru_cache(maxsize=1)
 def _code_hash() -> str:
     """Hash the code that results depend on, without its docstrings and comments."""
+    theirs = [card.folder for card in catalog.systems().values() if card.origin != "distil"]
+    own = _sources(("functional", "tasks", "data", "models", "engine", "methods", "systems", "loops"))
+    return _hash_of([*PACKAGE.glob("demo.py"), *own, *(f for folder in theirs for f in sorted(folder.rglob("*.py")))])
+
+
+def _hash_of(files: Iterable[Path]) -> str:
     digest = hashlib.sha256(torch.__version__.encode())
-    folders = ("functional", "tasks", "data", "models", "engine", "methods", "systems", "loops")
-    for file in [*PACKAGE.glob("demo.py"), *_sources(folders)]:
-        digest.update(
-            str(file.relative_to(PACKAGE)).encode()
-            + ast.dump(_bare(ast.parse(file.read_text(encoding="utf-8")))).encode()
-        )
-    for card in catalog.systems().values():
-        for file in sorted(card.folder.rglob("*.py")) if card.origin != "distil" else ():
-            digest.update(f"{card.package} {file.relative_to(card.folder)}".encode() + file.read_bytes())
+    for file in files:
+        where = file.relative_to(PACKAGE if file.is_relative_to(PACKAGE) else file.parents[1])
+        digest.update(str(where).encode() + ast.dump(_bare(ast.parse(file.read_text(encoding="utf-8")))).encode())
     return digest.hexdigest()[:16]
 
 
-def _sources(folders: Iterable[str]) -> list[Path]:
-    return sorted(file for folder in folders for file in (PACKAGE / folder).rglob("*.py"))
+def _sources(places: Iterable[str]) -> list[Path]:
+    """Files, and all files below folders."""
+    found = [PACKAGE / place for place in places]
+    return sorted(file for place in found for file in ([place] if place.is_file() else place.rglob("*.py")))
 
 
 def _bare(tree: ast.Module) -> ast.Module:

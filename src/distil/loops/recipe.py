@@ -34,6 +34,8 @@ class Experiment:
         teacher: the one teacher of the arms, where there is one.
         setting: what a reader must know, label → text.
         tables: further tables of the report, each with ``title``, ``head``, ``rows`` and perhaps a ``note``.
+        closing: makes tables from the finished report.
+        apart: names of settings that no single arm depends on; the seeds never count.
     """
 
     title: str
@@ -42,6 +44,8 @@ class Experiment:
     teacher: Teacher | None
     setting: Mapping[str, str]
     tables: Sequence[Mapping[str, Any]] = ()
+    closing: Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]] | None = None
+    apart: tuple[str, ...] = ()
 
 
 class Recipe(Protocol):
@@ -131,12 +135,13 @@ def run_recipe(
         setting=made.setting,
         data=data_report(made.bundle),
         teacher=teacher_report(made.teacher, task, made.bundle) if made.teacher is not None else None,
-        settings={k: v for k, v in asdict(setup).items() if k != "seeds"},
+        settings={k: v for k, v in asdict(setup).items() if k not in ("seeds", *made.apart)},
         data_fingerprint=made.bundle.fingerprint,
         teacher_fingerprint=made.teacher.fingerprint if made.teacher is not None else None,
     )
-    if made.tables:
-        report["tables"] = list(made.tables)
+    tables = [*made.tables, *(made.closing(report) if made.closing else ())]
+    if tables:
+        report["tables"] = tables
     if is_first():
         write(report, out)
     return report

@@ -22,7 +22,7 @@ from distil.engine.processes import is_first
 from distil.engine.window import world_size
 from distil.errors import DistilError, nearest
 from distil.loops.inputs import for_key
-from distil.loops.lab import Lab, Outcome, code_of
+from distil.loops.lab import Lab, Outcome, code_for, code_of
 from distil.loops.measure import agreement, comparable, latency, reliability, size_in_bytes
 from distil.methods.expression import parse
 from distil.models import load_model
@@ -149,6 +149,7 @@ def train_teacher(
         name,
         make,
         shared=True,
+        code=code_for(method, model),
         spec=spec,
         data=bundle.fingerprint,
         training=training,

@@ -47,6 +47,7 @@ def tune_arms(
     *,
     seed: int,
     task: Task,
+    code: Callable[[str], str] | None = None,
     **inputs: Any,
 ) -> dict[str, Tuned]:
     """Run every trial of every arm once under ``seed`` and choose each arm's by its best validation score.
@@ -54,6 +55,7 @@ def tune_arms(
     Args:
         arms: the trials by the arm's name, the same number for each; of equal scores the first is chosen.
         run: from an arm's name and a trial to ``seed → Outcome``.
+        code: from a trial's expression to the hash of the code it depends on, where that is not all of it.
         inputs: what all runs depend on; part of the key of stored ones.
     """
     chosen: dict[str, Tuned] = {}
@@ -64,7 +66,8 @@ def tune_arms(
             lab.progress.begin(f"tuning {name}: {point.text}")
             scores += lab.trials(
                 name, lambda _, name=name, point=point: run(name, point), [point.values], seed=seed,  # type: ignore[misc]
-                metric=task.metric, higher_is_better=task.higher_is_better, made=point.expression, **inputs,
+                metric=task.metric, higher_is_better=task.higher_is_better, made=point.expression,
+                code=code(point.expression) if code else "", **inputs,
             )  # fmt: skip
             seconds += lab.costs[f"arm-{name}-tune-{seed}"]
         best = scores.index((max if task.higher_is_better else min)(scores))

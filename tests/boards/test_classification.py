@@ -1,0 +1,166 @@
+"""The leaderboard: who is on it, what its tables say, that it resumes, that adding a method trains only that one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distil import catalog
+from distil.boards import BOARDS, board
+from distil.boards.classification import ENTRIES, LEFT_OUT, PUBLISHED
+from distil.errors import DistilError
+from distil.loops.board import Entry, orderings
+from distil.loops.lab import Lab
+from distil.loops.recipe import prepare_setup, run_recipe
+from distil.methods.expression import parse
+from distil.report.check import validate
+
+TINY = (
+    "pair.data=digits", "pair.size=null", "pair.train=200", "pair.teacher_train=400", "pair.val=80",
+    "pair.teacher='distil:mlp(hidden=32)'", "pair.student='distil:mlp(hidden=6)'",
+    "pair.teacher_training.epochs=6", "training.epochs=2", "training.batch_size=50",
+)  # fmt: skip
+
+
+def run(out: Path, methods: str, *more: str, lab: Lab | None = None) -> dict[str, Any]:
+    made = board("classification")
+    setup = prepare_setup(made, assignments=[*TINY, f"methods={methods}", *more])
+    return run_recipe(made, setup, out, lab or Lab(out, device="cpu"), command="distil run classification")
+
+
+def table(report: dict[str, Any], title: str) -> dict[str, Any]:
+    return next(one for one in report["tables"] if one["title"] == title)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    out = tmp_path_factory.mktemp("board")
+    return run(out, "[kd, dkd, at, 'mine: supervised + 2*rkd']"), out
+
+
+def test_every_system_for_classification_has_its_place() -> None:
+    on_it = {entry.name for entry in ENTRIES}
+    for slug, card in catalog.systems().items():
+        if card.field == "classification" and card.has_method and card.origin == "distil":
+            assert (slug in on_it) != (slug in LEFT_OUT), f"'{slug}' is neither on the board nor left out, or both"
+
+
+def test_every_standard_method_on_logits_maps_and_embeddings_is_on_it() -> None:
+    elsewhere = {"supervised", "glnn", "mse", "cwd", "maskd"}  # the student alone; graphs; maps of pixels
+    assert set(catalog.rivals()) - elsewhere <= {entry.name for entry in ENTRIES}
+
+
+def test_every_entry_is_a_sum_that_can_be_read() -> None:
+    for entry in ENTRIES:
+        system = entry.name in catalog.systems() and not catalog.card(entry.name).has_method
+        if not system:
+            assert parse(entry.expression).components, entry.name
+
+
+def test_published_figures_are_of_entries() -> None:
+    assert set(PUBLISHED) <= {entry.name for entry in ENTRIES} | {"alone"}
+
+
+@pytest.mark.parametrize("name", list(BOARDS))
+def test_every_board_has_settings(name: str) -> None:
+    made = board(name)
+    setup = prepare_setup(made)
+    assert "kd" in setup.methods
+    assert len(setup.seeds) >= 3
+
+
+def test_the_report_is_whole(small: tuple[dict[str, Any], Path]) -> None:
+    report, out = small
+    validate(report)
+    roles = {arm["name"]: arm["role"] for arm in report["arms"]}
+    assert roles == {"alone": "reference", "kd": "rival", "dkd": "method", "mine": "method"}
+    assert {(v["arm"], v["against"]) for v in report["verdicts"]} >= {("dkd", "alone"), ("dkd", "kd"), ("kd", "alone")}
+    assert all(arm["budget"]["trials"] == 2 for arm in report["arms"])
+    standing = table(report, "Leaderboard")
+    assert len(standing["rows"]) == 4
+    means = [float(row[1].split()[0]) for row in standing["rows"]]
+    assert means == sorted(means, reverse=True)
+    assert all(float(row[5]) > 0 for row in standing["rows"])
+    assert "twice the epochs" in report["setting"]["Length"]
+    assert "Leaderboard" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_method_has_two_tries_and_what_was_measured(small: tuple[dict[str, Any], Path]) -> None:
+    rows = table(small[0], "Tries")["rows"]
+    assert [row[0] for row in rows].count("KD") == 2
+    assert sum(row[-1] == "chosen" for row in rows) == 4
+    first, second = (row for row in rows if row[0] == "KD")
+    assert first[1] == "0.1*supervised + 0.9*kd(temperature=4)"
+    assert second[1].startswith("supervised + ")
+    assert 0 < float(first[3].rstrip("%")) < 100
+    alone = [row for row in rows if row[0] == "Student alone"]
+    assert float(alone[1][2]) < float(alone[0][2])
+
+
+def test_a_method_that_does_not_fit_is_named_with_its_reason(small: tuple[dict[str, Any], Path]) -> None:
+    absent = dict(table(small[0], "Not on the board")["rows"])
+    assert "at" in absent
+    assert "[8, 6]" in absent["at"] or "maps" in absent["at"]
+    assert set(LEFT_OUT) <= set(absent)
+
+
+def test_adding_a_method_trains_only_that_one(small: tuple[dict[str, Any], Path]) -> None:
+    report, out = small
+    before = {folder.name for folder in (out / "stages").iterdir()}
+    more = run(out, "[kd, dkd, at, 'mine: supervised + 2*rkd', pkt]")
+    new = {folder.name for folder in (out / "stages").iterdir()} - before
+    assert len(new) == 2 + 3 + 2  # two tries, three seeds, its balance and its pace
+    assert all("pkt" in name for name in new)
+    for arm in report["arms"]:
+        assert arm["metrics"] == next(other for other in more["arms"] if other["name"] == arm["name"])["metrics"]
+
+
+def test_a_killed_board_goes_on_to_the_same_figures(small: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    class Dying:
+        """A progress that kills the run when it comes to the second seed."""
+
+        def begin(self, name: str, total: int | None = None) -> None:
+            if "seed 2/" in name:
+                raise Stop
+
+        def step(self, done: int, total: int) -> None: ...
+
+        def say(self, text: str) -> None: ...
+
+    with pytest.raises(Stop):
+        run(tmp_path, "[kd, dkd]", lab=Lab(tmp_path, device="cpu", progress=Dying()))
+    stored = {folder.name for folder in (tmp_path / "stages").iterdir()}
+    resumed = run(tmp_path, "[kd, dkd]")
+    assert stored <= {folder.name for folder in (tmp_path / "stages").iterdir()}
+    for arm in resumed["arms"]:
+        whole = next(other for other in small[0]["arms"] if other["name"] == arm["name"])
+        assert arm["metrics"] == whole["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [("[kd, dkt]", "dkd"), ("[kd, 'dkd: supervised']", "name of its own"), ("[dkd]", "needs the entry 'kd'")],
+)
+def test_unknown_methods_are_refused(methods: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(DistilError, match=said):
+        run(tmp_path, methods)
+
+
+def test_orderings_hold_are_reversed_or_undecided() -> None:
+    published = {"a": [5.0, 5.0], "b": [3.0, 3.0], "c": [1.0, 4.5]}
+    scores = {"a": [90, 91, 92], "b": [80, 81.2, 82.1], "c": [80.5, 81.0, 82.0], "d": [1.0, 2.0, 3.0]}
+    rows = {(row[0], row[1]): row[-1] for row in orderings(published, scores)["rows"]}
+    assert rows == {("a", "b"): "holds"}  # a and c, b and c are not a point apart, the same way, in both pairs
+    turned = orderings(published, {**scores, "a": [70, 71, 72]})
+    assert turned["rows"][0][-1] == "reversed"
+    level = orderings(published, {**scores, "a": [80.1, 81.1, 82.2]})
+    assert level["rows"][0][-1] == "undecided"
+
+
+def test_an_entry_needs_no_note() -> None:
+    assert Entry("a", "kd", "A").note == ""

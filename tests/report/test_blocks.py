@@ -1,0 +1,67 @@
+"""Differences of many arms over shared seeds, against a least-squares fit and scipy's t."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from distil.errors import DistilError
+from distil.report.blocks import Blocks
+
+
+def values(arms: int, seeds: int, seed: int = 0) -> dict[str, list[float]]:
+    rng = np.random.default_rng(seed)
+    table = 70 + rng.normal(0, 3, (arms, 1)) + rng.normal(0, 2, (1, seeds)) + rng.normal(0, 0.5, (arms, seeds))
+    return {f"arm{k}": row.tolist() for k, row in enumerate(table)}
+
+
+@pytest.mark.parametrize(("arms", "seeds"), [(2, 3), (5, 3), (7, 5)])
+def test_the_spread_is_that_of_a_least_squares_fit(arms: int, seeds: int) -> None:
+    found = values(arms, seeds)
+    table = np.array(list(found.values()))
+    design = np.concatenate(
+        [np.kron(np.eye(arms), np.ones((seeds, 1))), np.kron(np.ones((arms, 1)), np.eye(seeds))], axis=1
+    )
+    _, _, rank, _ = np.linalg.lstsq(design, table.ravel(), rcond=None)
+    left = table.ravel() - design @ np.linalg.lstsq(design, table.ravel(), rcond=None)[0]
+    blocks = Blocks(found)
+    assert blocks.freedom == table.size - rank
+    assert blocks.deviation == pytest.approx(np.sqrt(left @ left / blocks.freedom))
+    gap = blocks.difference("arm1", "arm0", comparisons=4)
+    half = stats.t.ppf(1 - 0.05 / 8, blocks.freedom) * blocks.deviation * np.sqrt(2 / seeds)
+    assert gap.mean == pytest.approx(table[1].mean() - table[0].mean())
+    assert (gap.low, gap.high) == (pytest.approx(gap.mean - half), pytest.approx(gap.mean + half))
+
+
+def test_of_two_arms_it_is_the_paired_interval() -> None:
+    found = values(2, 6)
+    paired = stats.ttest_rel(found["arm1"], found["arm0"]).confidence_interval(0.95)
+    gap = Blocks(found).difference("arm1", "arm0")
+    assert (gap.low, gap.high) == (pytest.approx(paired.low), pytest.approx(paired.high))
+
+
+def test_one_seed_has_no_bounds() -> None:
+    gap = Blocks({"a": [1.0], "b": [3.0]}).difference("b", "a")
+    assert (gap.mean, gap.low, gap.high) == (2.0, None, None)
+
+
+def test_joint_intervals_are_wider_and_false_claims_stay_rare() -> None:
+    """Of arms that do not differ, one in twenty boards or fewer shows any difference."""
+    claims = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        table = rng.normal(0, 1, (1, 3)) + rng.normal(0, 1, (12, 3))
+        blocks = Blocks({f"arm{k}": row.tolist() for k, row in enumerate(table)})
+        claims += any(blocks.difference(f"arm{k}", "arm0", comparisons=11).excludes_zero for k in range(1, 12))
+    assert claims <= 20
+    alone, joint = (blocks.difference("arm1", "arm0", comparisons=m) for m in (1, 11))
+    assert alone.half is not None
+    assert joint.half is not None
+    assert joint.half > alone.half
+
+
+@pytest.mark.parametrize("wrong", [{"a": [1.0]}, {"a": [1.0, 2.0], "b": [1.0]}, {"a": [1.0], "b": [float("nan")]}])
+def test_what_cannot_be_compared_is_refused(wrong: dict[str, list[float]]) -> None:
+    with pytest.raises(DistilError, match="two arms at least"):
+        Blocks(wrong)
