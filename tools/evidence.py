@@ -1,10 +1,10 @@
-"""Run the recipes under their evidence settings and store what was seen, one JSON for each system.
+"""Run the recipes under their evidence settings and store what was seen, one JSON for each system and each board.
 
-    python tools/evidence.py            every system with a recipe
-    python tools/evidence.py pld nd     these
+    python tools/evidence.py                    every system with a recipe, and the boards that run on a processor
+    python tools/evidence.py pld classification    these
 
 Runs live in ``runs/evidence`` and are resumed after an interruption; ``evidence/SLUG.json`` is written when all of a
-system's settings are done.
+system's settings are done, ``evidence/boards/NAME.json`` and its page beside it when a board is.
 """
 
 from __future__ import annotations
@@ -17,24 +17,29 @@ from pathlib import Path
 from typing import Any
 
 from distil import catalog
+from distil.boards import BOARDS, board
 from distil.cli.session import Display
 from distil.files import write_text
-from distil.loops.lab import Lab
+from distil.loops.lab import Lab, methods_of
 from distil.loops.recipe import load_recipe, run_recipe
 from distil.loops.settings import update
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ("name", "role", "label", "expression", "metrics", "parameters", "bytes", "latency", "agreement", "cost")
 KEPT += ("budget", "diagnostics")
+ON_A_GPU = ("classification-resnet56", "classification-wrn40")
 
 
 def main(wanted: list[str]) -> None:
     """Make the evidence of the systems named, or of all that have a recipe."""
-    slugs = wanted or [slug for slug, card in catalog.systems().items() if (card.folder / "recipe.py").is_file()]
-    for slug in slugs:
+    systems = [slug for slug, card in catalog.systems().items() if (card.folder / "recipe.py").is_file()]
+    for slug in wanted or [*systems, *(name for name in BOARDS if name not in ON_A_GPU)]:
+        if slug in BOARDS:
+            one_board(slug)
+            continue
         recipe: Any = load_recipe(slug)
         before = catalog.evidence_hash(slug)
-        runs = [one_run(recipe, slug, i, dict(changes)) for i, changes in enumerate(recipe.EVIDENCE)]
+        runs = [one_run(recipe, slug, i, dict(changes), system=slug) for i, changes in enumerate(recipe.EVIDENCE)]
         if catalog.evidence_hash(slug) != before:
             raise SystemExit(f"The code of {slug} changed while its evidence was made; run it again.")
         document = {"slug": slug, "hash": before, "runs": runs}
@@ -42,14 +47,16 @@ def main(wanted: list[str]) -> None:
         print(f"{path.relative_to(ROOT)}: {len(runs)} settings")
 
 
-def one_run(recipe: Any, slug: str, index: int, changes: dict[str, Any]) -> dict[str, Any]:
+def one_run(
+    recipe: Any, slug: str, index: int, changes: dict[str, Any], *, system: str | None
+) -> dict[str, Any]:  # fmt: skip
     """Run one setting and return the part of its report that is kept."""
     setup = update(recipe.Setup(), changes)
     folder = ROOT / "runs" / "evidence" / f"{slug}-{index}"
     words = ["distil", "run", slug, *(w for a in assignments(changes) for w in ("--set", a))]
     with Display() as display:
         report = run_recipe(
-            recipe, setup, folder, Lab(folder, progress=display), command=shlex.join(words), system=slug
+            recipe, setup, folder, Lab(folder, progress=display), command=shlex.join(words), system=system
         )
     kept = {k: report[k] for k in ("title", "created", "command", "setting", "seeds", "metric", "data", "teacher")}
     kept["settings"] = asdict(setup)
@@ -57,6 +64,19 @@ def one_run(recipe: Any, slug: str, index: int, changes: dict[str, Any]) -> dict
     if report.get("tables"):
         kept["tables"] = report["tables"]
     return {**kept, **{k: report[k] for k in ("verdicts", "versions", "machine")}}
+
+
+def one_board(name: str) -> None:
+    """Run a board and store its figures, the code behind each method, and its page."""
+    made = one_run(board(name), name, 0, {}, system=None)
+    for arm in made["arms"]:
+        arm["hash"] = catalog.maths_hash(methods_of(arm["expression"]))
+    folder = ROOT / "evidence" / "boards"
+    document = json.dumps({"board": name, "run": made}, indent=1, ensure_ascii=False)
+    path = write_text(folder / f"{name}.json", document + "\n")
+    page = (ROOT / "runs" / "evidence" / f"{name}-0" / "report.html").read_text(encoding="utf-8")
+    write_text(folder / f"{name}.html", page)
+    print(f"{path.relative_to(ROOT)} and its page")
 
 
 def assignments(changes: dict[str, Any], path: str = "") -> list[str]:

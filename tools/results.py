@@ -1,22 +1,27 @@
-"""Make ``docs/results.md`` and the README's table of systems: from the evidence, the cards and the computed states.
+"""Make ``docs/results.md``, ``docs/leaderboard.md`` and the README's table of systems, from evidence, cards and states.
 
 Every figure was seen in a run whose command stands beside it.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 from distil import catalog
+from distil.boards import BOARDS
+from distil.errors import DistilError
+from distil.loops.lab import methods_of
 from distil.report import paired_interval
 from distil.report.view import further
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
+BOARD_PAGE = ROOT / "docs" / "leaderboard.md"
 MARKS = ("<!-- systems: made by `make results` -->", "<!-- /systems -->")
 
 HEAD = """# Results
@@ -26,6 +31,41 @@ Made from `evidence/*.json` by `make results`; nothing here is written by hand. 
 data. *Difference* is to the reference arm, with the 95 % t-interval of the paired differences; it is in bold where the
 interval excludes 0. "No difference seen" is a result.
 """
+
+
+BOARD_HEAD = """# The leaderboard of classification
+
+Made from `evidence/boards/*.json` by `make results`; nothing here is written by hand. Every method that takes one
+trained teacher, one fresh student and labels, under one budget: two tries each (its published weights, and weights at
+which it pulls as hard as the labels), chosen on validation, reported on test. The figures are of small nets and small
+images on a processor: they are no figures of the papers, which are on CIFAR-100 and ImageNet. What each setting tells,
+and what it does not, is in [choose.md](choose.md). Pages with curves and gradient shares: `evidence/boards/*.html`.
+"""
+
+
+def board_page() -> str:
+    """Return the page of leaderboards."""
+    parts = [BOARD_HEAD]
+    for name in BOARDS:
+        file = ROOT / "evidence" / "boards" / f"{name}.json"
+        if file.is_file():
+            run = json.loads(file.read_text(encoding="utf-8"))["run"]
+            parts += [f"## {run['title']}\n", f"Seeds {', '.join(map(str, run['seeds']))}. `{run['command']}`\n"]
+            parts += [f"- {key}: {value}" for key, value in run["setting"].items()]
+            metrics = run["teacher"]["metrics"]
+            parts += [f"- Teacher: accuracy {metrics['accuracy']:.1f} %"]
+            old = [arm["label"] for arm in run["arms"] if arm["hash"] != behind(arm["expression"])]
+            parts += [f"- Stale, since their code changed after the run: {', '.join(old)}"] if old else []
+            parts += ["", *tables_of(run)]
+    return "\n".join(parts)
+
+
+def behind(expression: str) -> str:
+    """Return the hash of the code behind an expression now; "" where it cannot be read any more."""
+    try:
+        return catalog.maths_hash(methods_of(expression))
+    except DistilError:
+        return ""
 
 
 def page() -> str:
@@ -65,11 +105,19 @@ def section(run: dict[str, Any]) -> str:
     lines += ["", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(row(arm, reference, metric, names)) + " |" for arm in run["arms"]]
     lines += ["", *(f"- {verdict['text']}" for verdict in run["verdicts"]), ""]
+    return "\n".join(lines + tables_of(run))
+
+
+def tables_of(run: dict[str, Any]) -> list[str]:
+    """Return a run's further tables, line by line."""
+    lines = []
     for table in further(run):
         lines += [f"**{table['title']}.** {table['note']}\n", "| " + " | ".join(table["head"]) + " |"]
         lines += ["|" + "".join("---|" if left else "---:|" for left in table["left"])]
-        lines += ["| " + " | ".join(cells) + " |" for cells in table["rows"]] + [""]
-    return "\n".join(lines)
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in table["rows"]] + [
+            ""
+        ]
+    return lines
 
 
 def row(arm: dict[str, Any], reference: dict[str, Any], metric: str, names: list[str]) -> list[str]:
@@ -121,8 +169,9 @@ def readme(text: str) -> str:
 def main() -> None:
     """Write both files."""
     PAGE.write_text(page(), encoding="utf-8")
+    BOARD_PAGE.write_text(board_page(), encoding="utf-8")
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)} and {README.relative_to(ROOT)} written", file=sys.stderr)
+    print(", ".join(str(file.relative_to(ROOT)) for file in (PAGE, BOARD_PAGE, README)), "written", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from distil import catalog
+from distil.boards import BOARDS
 
 from .tools import ROOT, load
 
@@ -18,6 +21,23 @@ def tool() -> ModuleType:
 
 def test_the_results_page_is_made_from_the_evidence(tool: ModuleType) -> None:
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == tool.page(), "run `make results`"
+
+
+def test_the_page_of_leaderboards_is_made_from_their_evidence(tool: ModuleType) -> None:
+    assert (ROOT / "docs" / "leaderboard.md").read_text(encoding="utf-8") == tool.board_page(), "run `make results`"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "evidence" / "boards").glob("*.json")), ids=lambda file: file.stem)
+def test_boards_are_complete_and_fair(file: Path) -> None:
+    run = json.loads(file.read_text(encoding="utf-8"))["run"]
+    assert file.stem in BOARDS
+    assert file.with_suffix(".html").is_file()
+    assert len(run["seeds"]) >= 3
+    assert run["arms"][0]["name"] == "alone"
+    for arm in run["arms"]:
+        assert arm["budget"] == run["arms"][0]["budget"]
+        assert len(arm["metrics"]["accuracy"]["best"]) == len(run["seeds"])
+    assert run["tables"][0]["title"] == "Leaderboard"
 
 
 def test_the_table_of_the_readme_tells_the_computed_states(tool: ModuleType) -> None:

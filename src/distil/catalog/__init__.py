@@ -24,7 +24,7 @@ from distil.catalog.names import (
     rivals,
     systems,
 )
-from distil.catalog.proof import State, code_behind, evidence, evidence_hash, state
+from distil.catalog.proof import State, code_behind, evidence, evidence_hash, maths_hash, state
 
 __all__ = [
     "Card",
@@ -43,6 +43,7 @@ __all__ = [
     "export",
     "export_names",
     "import_code",
+    "maths_hash",
     "read_card",
     "resolve",
     "rival_text",

@@ -22,7 +22,7 @@ from distil.catalog import names
 from distil.catalog.cards import Card
 from distil.errors import DistilError
 
-__all__ = ["State", "code_behind", "evidence", "evidence_hash", "state"]
+__all__ = ["State", "code_behind", "evidence", "evidence_hash", "maths_hash", "state"]
 
 WATCHED = ("functional", "methods", "systems")
 
@@ -137,9 +137,18 @@ def evidence_hash(slug: str) -> str:
     hold no maths. Bytes are hashed as they are, so a changed comment counts too.
     """
     made = names.card(slug)
+    return _hash_of(code_behind(made.folder.rglob("*.py")), made.folder)
+
+
+def maths_hash(files: Iterable[Path]) -> str:
+    """Return the hash of files and of the maths behind them, as :func:`evidence_hash` has it for a system's folder."""
+    return _hash_of(code_behind(files), names.PACKAGE)
+
+
+def _hash_of(files: Iterable[Path], folder: Path) -> str:
     lines = []
-    for file in code_behind(made.folder.rglob("*.py")):
-        home = made.folder if file.is_relative_to(made.folder) else names.PACKAGE
+    for file in files:
+        home = folder if file.is_relative_to(folder) else names.PACKAGE
         content = file.read_bytes().replace(b"\r\n", b"\n")
         lines.append(f"{file.relative_to(home).as_posix()} {hashlib.sha256(content).hexdigest()}")
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

@@ -30,7 +30,8 @@ from distil.engine.window import world_size
 from distil.errors import DistilError
 from distil.methods.expression import parse
 
-__all__ = ["Arm", "Lab", "Outcome", "Progress", "Role", "Stage", "code_for", "code_of", "replay"]
+__all__ = ["Arm", "Lab", "Outcome", "Progress", "Role", "Stage", "code_for", "code_of"]
+__all__ += ["methods_of", "replay"]
 
 Role = Literal["reference", "rival", "method", "ablation", "bound"]
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -325,9 +326,15 @@ def code_for(expression: str, *models: nn.Module) -> str:
     ``systems`` that counts which the engine and this expression's methods import, of ``models`` the files of these
     models' classes. Docstrings and comments are left out.
     """
-    homes = {_source_of(type(part)) for model in models for part in model.modules()}
-    homes |= {inspect.getsourcefile(type(component.method)) or "" for component in parse(expression)}
-    return _hash_of(sorted(catalog.code_behind([*_sources(RUN), *(Path(home) for home in homes if home)])))
+    homes = {_source_of(type(part)) for model in models for part in model.modules()} - {""}
+    own = [Path(home) for home in homes] + methods_of(expression)
+    return _hash_of(sorted(catalog.code_behind([*_sources(RUN), *own])))
+
+
+def methods_of(expression: str) -> list[Path]:
+    """Return the files in which the methods of an expression are written."""
+    homes = {inspect.getsourcefile(type(component.method)) for component in parse(expression)}
+    return sorted(Path(home) for home in homes if home)
 
 
 @lru_cache(maxsize=1)
