@@ -128,7 +128,7 @@ def test_heavy_libraries_are_imported_inside_functions() -> None:
 
 def test_verbs_load_torch_only_when_they_run() -> None:
     light = {"typer", "rich", "yaml", *sys.stdlib_module_names}
-    own = ("distil.cli", "distil.errors", "distil.catalog")
+    own = ("distil.cli", "distil.errors", "distil.catalog", "distil.boards")
     for name, file in modules().items():
         if name.startswith("distil.cli"):
             for line, module in at_import(file):

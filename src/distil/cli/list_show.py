@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distil import catalog
+from distil.boards import BOARDS
 from distil.catalog import Card, State
 from distil.errors import DistilError, nearest
 
@@ -52,6 +53,7 @@ def list_systems(
     console.print(_systems(rows))
     if field is None and state is None and catalog.rivals():
         console.print(_rivals(catalog.rivals()))
+        console.print(Text(f"\nLeaderboards, for distil run: {', '.join(BOARDS)}"))
 
 
 def show(

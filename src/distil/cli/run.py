@@ -13,6 +13,7 @@ from rich.console import Console
 from distil.cli.options import AsJson, Device
 from distil.cli.session import RUNS, SETTINGS, Display, Tracker, command_line, open_out, resumable
 from distil.cli.together import speaks
+from distil.errors import nearest
 
 __all__ = ["register"]
 
@@ -48,13 +49,12 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run the demo, a system's experiment on real data, or a leaderboard, and say whether distillation helped."""
-    from distil import demo
-    from distil.boards import BOARDS, board
+    from distil.boards import BOARDS
     from distil.loops.lab import Lab
-    from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
+    from distil.loops.recipe import prepare_setup, run_recipe
     from distil.loops.settings import to_yaml
 
-    recipe: Any = demo if slug is None else board(slug) if slug in BOARDS else load_recipe(slug)
+    recipe = _recipe(slug)
     name = "demo" if slug is None else slug
     begun = (out or RUNS / name) / SETTINGS
     if resume and config is None and begun.is_file():
@@ -72,6 +72,23 @@ def run(
             recipe, setup, folder, lab, command=command_line(), system=None if slug in BOARDS else slug, adjust=adjust
         )
     show_report(report, folder, as_json=as_json)
+
+
+def _recipe(name: str | None) -> Any:
+    """Return what a name runs: nothing for the demo, a board's, or a system's."""
+    from distil import catalog, demo
+    from distil.boards import BOARDS, board
+    from distil.loops.recipe import load_recipe
+
+    if name is None:
+        return demo
+    if name in BOARDS:
+        return board(name)
+    try:
+        return load_recipe(name)
+    except catalog.UnknownName:
+        hint = nearest(name, [*catalog.systems(), *BOARDS])
+        raise catalog.UnknownName(f"There is no system '{name}'; {hint}") from None
 
 
 def show_report(report: dict[str, Any], folder: Path, *, as_json: bool) -> None:

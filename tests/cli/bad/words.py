@@ -181,6 +181,12 @@ SETTINGS = [
 
 NAMES = [
     Row("unknown system", ["run", "pdl"], "There is no system 'pdl'; did you mean 'pld'"),
+    Row("unknown leaderboard", ["run", "clasification"], "did you mean 'classification'"),
+    Row(
+        "leaderboard with an unknown method",
+        ["run", "classification", "--set", "methods=[kd, dkt]", "--set", "pair.data=digits", "--set", "pair.size=8"],
+        "methods: 'dkt' is neither a method of the board",
+    ),
     Row("planned system", ["run", "dense2moe"], "'dense2moe' is planned and has no experiment to run"),
     Row("a rival is no system", ["run", "kd"], "'kd' is a standard method and has no experiment of its own"),
     method("dense2moe", "'dense2moe' (Dense2MoE) is planned", "planned method"),
