@@ -77,6 +77,9 @@ def test_the_report_is_whole(small: tuple[dict[str, Any], Path]) -> None:
     roles = {arm["name"]: arm["role"] for arm in report["arms"]}
     assert roles == {"alone": "reference", "kd": "rival", "dkd": "method", "mine": "method"}
     assert {(v["arm"], v["against"]) for v in report["verdicts"]} >= {("dkd", "alone"), ("dkd", "kd"), ("kd", "alone")}
+    gaps = [v["difference"]["mean"] for v in report["verdicts"] if v["against"] == "alone"]
+    assert gaps == sorted(gaps, reverse=True)
+    assert report["adjustment"] == {"kind": "blocks", "comparisons": 3, "level": 0.95}
     assert all(arm["budget"]["trials"] == 2 for arm in report["arms"])
     standing = table(report, "Leaderboard")
     assert len(standing["rows"]) == 4

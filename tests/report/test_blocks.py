@@ -41,6 +41,16 @@ def test_of_two_arms_it_is_the_paired_interval() -> None:
     assert (gap.low, gap.high) == (pytest.approx(paired.low), pytest.approx(paired.high))
 
 
+def test_verdicts_follow_the_interval_and_need_three_seeds() -> None:
+    clear = Blocks({"a": [70.0, 71.0, 70.5], "b": [75.0, 76.1, 75.4], "c": [70.1, 71.1, 70.3]})
+    assert [clear.verdict(name, "a", comparisons=2).outcome for name in "bc"] == ["helped", "no difference seen"]
+    assert clear.verdict("a", "b", comparisons=2).outcome == "hurt"
+    assert clear.verdict("b", "a", higher_is_better=False).outcome == "hurt"
+    assert clear.verdict("b", "a").per_seed == pytest.approx((5.0, 5.1, 4.9))
+    two = Blocks({name: row[:2] for name, row in clear.values.items()})
+    assert two.verdict("b", "a").outcome == "no difference seen"
+
+
 def test_one_seed_has_no_bounds() -> None:
     gap = Blocks({"a": [1.0], "b": [3.0]}).difference("b", "a")
     assert (gap.mean, gap.low, gap.high) == (2.0, None, None)

@@ -18,6 +18,7 @@ from distil.loops.training import Training, build_model
 from distil.loops.tuning import Tuned, tune_arms, tuning_seed
 from distil.methods.expression import parse
 from distil.report.blocks import Blocks
+from distil.report.document import entry_of
 from distil.report.verdict import Interval
 from distil.tasks import get_task
 
@@ -111,7 +112,23 @@ def leaderboard(
         why = {**refused, **(left_out or {})}
         return tables + ([_absent(why)] if why else [])
 
-    return Experiment(title, pair.bundle, arms, pair.teacher, facts, closing=close, apart=("methods",))
+    return Experiment(
+        title, pair.bundle, arms, pair.teacher, facts, closing=close, judging=_judged, apart=("methods",)
+    )  # fmt: skip
+
+
+def _judged(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return every arm's verdict against the student alone and against KD, the best first, and how they hold."""
+    scores = {arm["name"]: arm["metrics"]["accuracy"]["best"] for arm in report["arms"]}
+    blocks, count = Blocks(scores), len(scores) - 1
+    order = sorted(scores, key=lambda name: -statistics.fmean(scores[name]))
+    verdicts = [
+        entry_of(report, name, against, blocks.verdict(name, against, comparisons=count))
+        for against in (ALONE, KD)
+        for name in order
+        if name not in (ALONE, against)
+    ]
+    return verdicts, {"kind": "blocks", "comparisons": count, "level": 0.95}
 
 
 def _doubled(lab: Lab, pair: Pair, training: Training, seeds: Sequence[int], code: str) -> str:

@@ -35,6 +35,7 @@ class Experiment:
         setting: what a reader must know, label → text.
         tables: further tables of the report, each with ``title``, ``head``, ``rows`` and perhaps a ``note``.
         closing: makes tables from the finished report.
+        judging: gives verdicts, and how their number was allowed for, in place of the report's own.
         apart: names of settings that no single arm depends on; the seeds never count.
     """
 
@@ -45,6 +46,7 @@ class Experiment:
     setting: Mapping[str, str]
     tables: Sequence[Mapping[str, Any]] = ()
     closing: Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]] | None = None
+    judging: Callable[[Mapping[str, Any]], tuple[list[dict[str, Any]], dict[str, Any]]] | None = None
     apart: tuple[str, ...] = ()
 
 
@@ -139,6 +141,8 @@ def run_recipe(
         data_fingerprint=made.bundle.fingerprint,
         teacher_fingerprint=made.teacher.fingerprint if made.teacher is not None else None,
     )
+    if made.judging:
+        report["verdicts"], report["adjustment"] = made.judging(report)
     tables = [*made.tables, *(made.closing(report) if made.closing else ())]
     if tables:
         report["tables"] = tables

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distil.errors import DistilError
-from distil.report.verdict import Interval, bonferroni
+from distil.report.verdict import HELPED, HURT, LEAST_SEEDS, NONE, Interval, Verdict, bonferroni
 
 __all__ = ["Blocks"]
 
@@ -75,4 +75,16 @@ class Blocks:
 
         each = bonferroni(level, comparisons)
         half = float(stdtrit(self.freedom, (1 + each) / 2)) * self.deviation * math.sqrt(2 / self.seeds)
-        return Interval(mean, mean - half, mean + half, self.seeds, level)
+        return Interval(mean, mean - half, mean + half, self.seeds, each)
+
+    def verdict(
+        self, arm: str, against: str, *, comparisons: int = 1, level: float = 0.95, higher_is_better: bool = True
+    ) -> Verdict:
+        """Return what :meth:`difference` says, as a verdict; "no difference seen" below three seeds."""
+        gap = self.difference(arm, against, comparisons=comparisons, level=level)
+        outcome = NONE
+        if self.seeds >= LEAST_SEEDS and gap.excludes_zero:
+            outcome = HELPED if (gap.mean > 0) == higher_is_better else HURT
+        means = [math.fsum(self.values[name]) / self.seeds for name in (arm, against)]
+        apart = tuple(a - b for a, b in zip(self.values[arm], self.values[against]))
+        return Verdict(outcome, gap, means[0], means[1], apart, higher_is_better)

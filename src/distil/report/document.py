@@ -18,9 +18,9 @@ from typing import Any
 from distil.errors import DistilError, nearest
 from distil.files import write_text
 from distil.report.check import KIND, VERSION, clean, validate
-from distil.report.verdict import bonferroni, sentence, verdict
+from distil.report.verdict import Verdict, bonferroni, sentence, verdict
 
-__all__ = ["build", "clean", "environment", "judge", "load", "rejudge", "save", "validate"]
+__all__ = ["build", "clean", "entry_of", "environment", "judge", "load", "rejudge", "save", "validate"]
 
 
 def environment() -> tuple[dict[str, str], dict[str, Any]]:
@@ -189,17 +189,22 @@ def judge(report: dict[str, Any], names: Sequence[str], *, against: str, level: 
         except DistilError as error:
             report["warnings"].append(f"No verdict for {name} against {against}: {error}")
             continue
-        gap = result.difference
-        text = sentence(
-            result,
-            metric=metric["name"],
-            unit=metric.get("unit") or "",
-            subject=_phrase(arms[name]),
-            against=_phrase(arms[against]),
-        )
-        difference = {"mean": gap.mean, "low": gap.low, "high": gap.high, "level": level, "per_seed": result.per_seed}
-        entry = {"arm": name, "against": against, "metric": metric["name"], "difference": clean(difference)}
-        report["verdicts"].append(entry | {"outcome": result.outcome, "text": text})
+        report["verdicts"].append(entry_of(report, name, against, result))
+
+
+def entry_of(report: Mapping[str, Any], name: str, against: str, result: Verdict) -> dict[str, Any]:
+    """Return a verdict as a report holds it: the difference, its outcome and the sentence that says so."""
+    arms, metric, gap = {arm["name"]: arm for arm in report["arms"]}, report["metric"], result.difference
+    text = sentence(
+        result,
+        metric=metric["name"],
+        unit=metric.get("unit") or "",
+        subject=_phrase(arms[name]),
+        against=_phrase(arms[against]),
+    )
+    difference = {"mean": gap.mean, "low": gap.low, "high": gap.high, "level": gap.level, "per_seed": result.per_seed}
+    made = {"arm": name, "against": against, "metric": metric["name"], "difference": clean(difference)}
+    return made | {"outcome": result.outcome, "text": text}
 
 
 def rejudge(report: Mapping[str, Any], *, adjust: bool, level: float = 0.95) -> dict[str, Any]:

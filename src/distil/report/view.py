@@ -129,6 +129,12 @@ class View:
         number, made = len(self.verdicts), self.report.get("adjustment") or {}
         if number < 2:
             return ""
+        if made.get("kind") == "blocks":
+            return (
+                f"Seeds are blocks: one spread of all arms serves every interval, and each is widened so that the "
+                f"{made.get('comparisons')} differences to one arm hold together with "
+                f"{100 * (made.get('level') or 0.95):.4g}\u00a0%."
+            )
         if made.get("kind") == "bonferroni":
             together = f"{100 * made['level']:.4g}\u00a0%" if is_number(made.get("level")) else "their level"
             each = self.level.replace(" ", "\u00a0")
