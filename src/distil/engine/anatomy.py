@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distil.engine.grid import TokenGrid
 from distil.errors import DistilError, nearest
 from distil.tasks.base import evaluating
 
@@ -47,11 +48,12 @@ class Location:
 
 @dataclass(frozen=True)
 class Tap:
-    """A resolved tap: its places, and whether it yields a tuple."""
+    """A resolved tap: its places, whether it yields a tuple, and how tokens lie there, or why that is not known."""
 
     name: str
     locations: tuple[Location, ...]
     many: bool
+    grid: TokenGrid | str = ""
 
 
 @dataclass(frozen=True)

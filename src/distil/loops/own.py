@@ -29,8 +29,9 @@ from distil.loops.compare import check_seeds, compare
 from distil.loops.grid import Point, plan_trials
 from distil.loops.inputs import as_teacher, for_key, image_task, in_words
 from distil.loops.lab import Arm, Lab, Outcome, Role, code_of
-from distil.loops.own_cache import in_views, teacher_of
+from distil.loops.own_cache import teacher_of
 from distil.loops.own_run import OwnRun, read_both, read_data
+from distil.loops.own_views import in_views, seen_by
 from distil.loops.recipe import data_report
 from distil.loops.training import (
     Teacher,
@@ -122,9 +123,8 @@ def opened(run: OwnRun, lab: Lab) -> Opened:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", "teacher", 0))
         module = teacher_of(run, taught)
-    seen = in_views(run, bundle, module)
-    if seen is not bundle:
-        bundle = taught = seen
+    plain, (bundle, taught) = bundle, in_views(run, bundle, taught, module)
+    if bundle is not plain:
         lab.progress.say(f"{bundle.name}: {bundle.notes[-1]}")
     return Opened(bundle, taught, module, task_of(run, bundle, module, lab))
 
@@ -135,7 +135,7 @@ def tried(run: OwnRun, made: Opened, lab: Lab, student: Callable[[], nn.Module],
     """
     module = made.teacher
     try_methods(tuple(texts) or ("supervised", *run.methods), run, made, lab, student)
-    task = made.task if made.taught is made.bundle else get_task(made.taught.task)
+    task = made.task if made.taught.task is made.bundle.task else get_task(made.taught.task)
     return _teacher(run, made.taught, module, lab, task)
 
 
@@ -338,6 +338,7 @@ def _training(
             bundle,
             point.training,
             seed=seed,
+            train=seen_by(point.expression, bundle),
             checkpoints=f"{name}-seed{seed}{_suffix(run, task, point)}",
             check_teacher=False,
             ship=lab.out / "students" / f"{name}-seed{seed}.safetensors" if shown else None,
