@@ -98,8 +98,8 @@ class Anatomy:
     def _by_meaning(self, spec: str, base: str, index: str, role: str) -> Tap:
         places = self.meanings.get(base, ())
         if not places and base != "logits":
-            tokens = base == "map" and "tokens" in self.meanings
-            other = ", or use a method on logits or embeddings (kd, dkd, dist, rkd, pkt)" if tokens else ""
+            maps = base in ("map", "stages")
+            other = ", or use a method on logits or embeddings (kd, dkd, dist, rkd, pkt)" if maps else ""
             raise DistilError(
                 f"The {role} ({self.model}) has no tap '{base}' ({MEANINGS[base]}) that a dry run could find; "
                 f"name one with taps={{'{base}': 'path'}}{other}. It calls: {self._sketch()}"

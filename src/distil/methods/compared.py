@@ -8,7 +8,7 @@ from distil.engine.method import Batch, Traces
 from distil.engine.trace import Spec
 from distil.errors import DistilError
 
-__all__ = ["embedding", "labelled"]
+__all__ = ["embedding", "identified", "labelled"]
 
 
 def embedding(name: str, spec: Spec, trace: Traces) -> Tensor:
@@ -32,3 +32,14 @@ def labelled(name: str, batch: Batch) -> Tensor:
         )
     kept: Tensor = batch["labels"] >= 0
     return kept
+
+
+def identified(name: str, batch: Batch) -> Tensor:
+    """Return the ids of a batch's samples, ``[N]``."""
+    ids = batch.get("id")
+    if not isinstance(ids, Tensor):
+        raise DistilError(
+            f"{name} remembers every sample by its id, and the batch has none: wrap the dataset in "
+            "distil.data.indexed(dataset) before it is batched, or yield batches with 'id'."
+        )
+    return ids

@@ -14,7 +14,7 @@ from distil.errors import DistilError, nearest
 from distil.functional.contrastive import bank_logits, noise_contrast
 from distil.functional.reduction import Term
 from distil.methods.bank import PENDING, ContrastBank
-from distil.methods.compared import embedding, labelled
+from distil.methods.compared import embedding, identified, labelled
 from distil.methods.draws import mixed
 
 __all__ = ["CRD"]
@@ -92,7 +92,7 @@ class CRD(Method):
         ids, labels = [], []
         for batch in data:
             labelled("crd", batch)
-            ids.append(_ids(batch))
+            ids.append(identified("crd", batch))
             labels.append(batch["labels"])
         self.bank.fill(torch.cat(ids), torch.cat(labels), self.student_embed.weight.dtype)
 
@@ -101,7 +101,7 @@ class CRD(Method):
         ours = self.student_embed(embedding("crd", self.tap, student(batch)))
         theirs = self.teacher_embed(embedding("crd", self.tap, teacher(batch)))
         kept = labelled("crd", batch)
-        ids = _ids(batch)
+        ids = identified("crd", batch)
         ids = torch.where(kept, ids, self.bank.ids[0])  # any sample's, for one that weighs nothing
         rows = self.bank.find(ids)
         index = self.bank.draw(rows, self.negatives, keys=self._keys(ids, ctx), relaxed=self.mode == "relax")
@@ -129,13 +129,3 @@ class CRD(Method):
     def _keys(self, ids: Tensor, ctx: Context) -> Tensor:
         """What is drawn for each sample depends on: its id, the step (none where a loss is measured), and the run."""
         return mixed(self.salt, ids, ctx.step if ctx.training else -1)
-
-
-def _ids(batch: Batch) -> Tensor:
-    ids = batch.get("id")
-    if not isinstance(ids, Tensor):
-        raise DistilError(
-            "crd remembers every sample by its id, and the batch has none: wrap the dataset in "
-            "distil.data.indexed(dataset) before it is batched, or yield batches with 'id'."
-        )
-    return ids
