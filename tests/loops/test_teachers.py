@@ -13,8 +13,9 @@ from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
 from distil.loops.training import Training, train_teacher
 
 IMAGES = (
-    "pair.data=digits", "pair.train=60", "pair.teacher_train=100", "pair.val=40", "pair.teacher='distil:mlp(hidden=24)'",
-    "pair.student='distil:mlp(hidden=4)'", "pair.teacher_training.epochs=5", "pair.teacher_training.lr=0.01",
+    "pair.data=digits", "pair.train=60", "pair.teacher_train=100", "pair.val=40",
+    "pair.teacher='distil:mlp(hidden=24)'", "pair.student='distil:mlp(hidden=4)'",
+    "pair.teacher_training.epochs=5", "pair.teacher_training.lr=0.01",
     "training.epochs=1", "seeds=[0]",
 )  # fmt: skip
 OWN = OwnRun(
