@@ -50,6 +50,15 @@ def test_what_the_strong_view_is_matters_to_mlld_alone(here: Path, capsys: Scree
     assert losses[0]["mlld"] != losses[1]["mlld"]
 
 
+def test_an_export_knows_the_data_again(here: Path, capsys: Screen) -> None:
+    given = ["--set", "views.count=2", "--set", "views.kinds=[flip]"]
+    for name, words in (("mlld", []), ("kd", given)):
+        assert run(capsys, "train", "--method", name, *words, "--out", name).code == 0
+        said = distil(capsys, "export", name, "--out", f"{name}-export", "--format", "safetensors")
+        assert said.code == 0, said.err
+        assert "random inputs" not in said.out + said.err
+
+
 def test_the_teacher_that_is_trained_first_sees_the_images_as_they_are(
     here: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:

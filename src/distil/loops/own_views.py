@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -49,6 +49,11 @@ def images_alone(bundle: Bundle) -> None:
         raise DistilError(f"views are of labelled images, and {bundle.name} holds none; leave views out.")
 
 
+def _marked(bundle: Bundle, views: Mapping[str, Any]) -> str:
+    """Name the data in views; the name of the plain data comes first, by which an export knows them again."""
+    return f"{bundle.fingerprint}-{fingerprint(views)}"
+
+
 def _asking(texts: Iterable[str]) -> str:
     """Return the name of a method that reads a strong view beside the inputs; "" where none does."""
     components = [component for text in texts for component in parse(text)]
@@ -74,8 +79,7 @@ def _in_two(run: OwnRun, bundle: Bundle, teacher: nn.Module, name: str) -> Bundl
         f"{' and mirrored' if views.flip else ''}; {name} sees a second view too, after {views.operations} operations "
         f"of RandAugment at magnitude {views.magnitude}."
     )
-    mark = fingerprint({"data": bundle.fingerprint, "strong": asdict(views)})
-    return replace(bundle, train=train, notes=(*bundle.notes, note), fingerprint=mark)
+    return replace(bundle, train=train, notes=(*bundle.notes, note), fingerprint=_marked(bundle, asdict(views)))
 
 
 def _in_recorded(run: OwnRun, bundle: Bundle, teacher: nn.Module) -> Bundle:
@@ -104,5 +108,5 @@ def _in_recorded(run: OwnRun, bundle: Bundle, teacher: nn.Module) -> Bundle:
         f"every arm sees the training images in the same {views.count} views ({', '.join(views.kinds)}; {source}), "
         f"{each} of them each time an image is read."
     )
-    name = fingerprint({"data": bundle.fingerprint, "views": views.plain(), "per_image": each})
+    name = _marked(bundle, {"views": views.plain(), "per_image": each})
     return replace(bundle, train=train, notes=(*bundle.notes, note), fingerprint=name)
