@@ -15,7 +15,7 @@ from distil.engine.grid import TokenGrid, token_grid
 from distil.engine.method import Method
 from distil.errors import DistilError
 from distil.functional import attention_transfer, class_maps, sample_gram
-from distil.methods import AT, CATKD, CWD, FSP, MSE, NST, SP, VID, FitNets, ReviewKD, SimKD
+from distil.methods import AT, CATKD, CWD, FSP, MSE, NST, RKD, SP, VID, FitNets, ReviewKD, SimKD
 from distil.models.tokens import Mixer, ViT
 from engine import toys
 
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Maps of the")
 DATA = toys.images(12)
 BATCH = toys.batch(DATA, 6)
 ON_GRIDS = [AT(), NST(), FSP(), VID(), ReviewKD(), FitNets(), SP(tap="tokens"), CWD(taps="stages"), MSE(taps="tokens")]
+ON_GRIDS += [RKD(tap="tokens")]
 NAMES = r"use a method on logits or embeddings \(kd, dkd, dist, rkd"
 
 
@@ -116,7 +117,7 @@ def test_a_note_says_once_what_was_made_of_tokens() -> None:
 
 
 def test_a_model_of_ones_own_says_how_many_tokens_are_no_patches() -> None:
-    for method in (AT(), NST(), FSP(), VID(), ReviewKD(), FitNets(), SP(tap="tokens")):
+    for method in (AT(), NST(), FSP(), VID(), ReviewKD(), FitNets(), SP(tap="tokens"), RKD(tap="tokens")):
         with pytest.raises(DistilError, match=rf"17 are not 4x4 patches.*num_prefix_tokens.*{NAMES}"):
             made(method, Own(), vit(12))
     assert made(AT(), Own(told=1), vit(12))(BATCH).loss.isfinite()
