@@ -64,7 +64,7 @@ def test_cwds_options_are_checked(options: dict[str, Any], says: str) -> None:
 
 
 def test_maps_are_asked_for() -> None:
-    with pytest.raises(DistilError, match=r"a tap of the student gives \[4, 3\].*Name score maps"):
+    with pytest.raises(DistilError, match=r"tap 'logits' of the student gives \[4, 3\].*score maps"):
         Distiller(*toys.pair(), MSE(), example=toys.batch(toys.vectors(), 4))
     with pytest.raises(DistilError, match="name each by itself"):
         made(MasKD(taps="two*"))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from distil.engine import Distiller, Method, Sum, during
 from distil.engine.method import as_sum
 from distil.errors import DistilError
-from distil.functional import class_attention, class_maps, flow_matrix, fsp, mse
-from distil.methods import CATKD, FSP, VID, ReviewKD, SimKD, Supervised
+from distil.functional import attention_transfer, class_attention, class_maps, flow_matrix, fsp, mse
+from distil.methods import AT, CATKD, FSP, VID, ReviewKD, SimKD, Supervised
 from distil.methods.simkd import Projector
 from distil.models import with_class_maps
 from engine import toys
@@ -160,6 +160,22 @@ def test_fsp_sums_over_consecutive_stages_and_asks_for_two() -> None:
         made(FSP(taps="two"))
     with pytest.raises(DistilError, match="did you mean 'paper'"):
         FSP(variant="papr")
+
+
+@pytest.mark.parametrize("variant", ["code", "paper", "torchdistill"])
+def test_fsps_variants_are_those_of_its_formula(variant: str) -> None:
+    ours, theirs, values, method = parts(made(FSP(taps=["one", "two"], variant=variant), nets(6)))
+    flows = (flow_matrix(trace["one"], trace["two"], pool=method.pool) for trace in (ours, theirs))
+    torch.testing.assert_close(values["fsp"], fsp(*flows, variant=variant, reduction="none"))
+
+
+@pytest.mark.parametrize("variant", ["code", "paper"])
+def test_ats_variants_are_those_of_its_formula(variant: str) -> None:
+    ours, theirs, values, _ = parts(made(AT(variant=variant, p=3)))
+    pairs = zip(ours["stages"], theirs["stages"], strict=True)
+    each = [attention_transfer(s, t, p=3, variant=variant, reduction="none") for s, t in pairs]
+    torch.testing.assert_close(values["at"], sum(each))
+    assert values["at"].shape == (8,)
 
 
 def test_fsp_can_be_a_stage_before_the_task() -> None:

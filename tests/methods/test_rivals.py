@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import distil.functional as D
 from distil.data import Batches, DictDataset, TwoViews, indexed
@@ -17,6 +18,7 @@ from distil.engine.method import Method
 from distil.engine.trace import Trace
 from distil.errors import DistilError
 from distil.methods import AT, CC, CRD, LSKD, MLLD, NST, PKT, SP, Supervised
+from distil.methods.draws import distinct, mixed
 from engine import toys
 
 DATA = toys.images(24)
@@ -204,9 +206,12 @@ def test_what_reads_embeddings_or_logits_fits_a_transformer(method: Method) -> N
     ("method", "says"),
     [
         (SP(), "use a method on logits or embeddings"),
-        (SP(tap="tokens"), r"gives \[8, 5, 4\]. Name one map, or sp\(tap='emb'\), which fits transformers"),
-        (NST(), "a method that fits tokens and vectors: kd"),
-        (NST(taps=["tokens"]), "a method that fits tokens and vectors: kd"),
+        (
+            SP(tap="tokens"),
+            r"gives \[8, 5, 4\] \(where they lie is not certain: 5 are not 2x2 patches.* sp\(tap='emb'\)",
+        ),
+        (NST(), r"use a method on logits or embeddings \(kd, dkd, dist, rkd"),
+        (NST(taps=["tokens"]), "num_prefix_tokens on a model of your own"),
         (PKT(tap="tokens"), r"pkt compares embeddings \[N, D\]; tap 'tokens' of the student gives \[8, 5, 4\]"),
         (CC(tap="tokens"), r"cc\(tap='emb'\)"),
         (CRD(tap="tokens"), r"crd\(tap='emb'\)"),
@@ -269,15 +274,15 @@ def test_negatives_are_others_of_other_classes_and_the_positive_is_the_sample() 
     ids_of_rows = {int(place): int(i) for i, place in zip(bank.ids, bank.places)}
     assert {i: int(bank.labels[row]) for row, i in ids_of_rows.items()} == labels
     rows = bank.find(BATCH["id"])
-    index = bank.draw(rows, 6, seeds=list(range(8)))
+    index = bank.draw(rows, 6, keys=torch.arange(8))
     assert torch.equal(index[:, 0], rows)
     for row in index.tolist():
         found = [labels[ids_of_rows[r]] for r in row]
         assert found[0] not in found[1:]
         assert len(set(row)) == 7  # there are enough, so none comes twice
-    reached = bank.draw(rows[:1], 5000, seeds=[0])[0, 1:].unique()
+    reached = bank.draw(rows[:1], 5000, keys=torch.tensor([0]))[0, 1:].unique()
     assert len(reached) == sum(label != labels[int(BATCH["id"][0])] for label in labels.values())
-    relaxed = bank.draw(rows, 6, seeds=list(range(8)), relaxed=True)[:, 0]
+    relaxed = bank.draw(rows, 6, keys=torch.arange(8), relaxed=True)[:, 0]
     assert torch.equal(bank.labels[relaxed], bank.labels[rows])
     assert not torch.equal(relaxed, rows)
 
@@ -316,7 +321,7 @@ def test_a_measured_loss_moves_nothing_and_repeats() -> None:
 def test_the_term_is_the_published_formula() -> None:
     distiller, method = crd(temperature=0.2)
     s, t, found = terms(distiller)
-    index = method.bank.draw(method.bank.find(BATCH["id"]), 6, seeds=method._seeds(BATCH["id"], distiller.ctx))
+    index = method.bank.draw(method.bank.find(BATCH["id"]), 6, keys=method._keys(BATCH["id"], distiller.ctx))
     embedded = method.student_embed(s["emb"]), method.teacher_embed(t["emb"])
     expected = D.crd(*embedded, method.bank.student, method.bank.teacher, index, temperature=0.2, reduction="none")
     torch.testing.assert_close(found["crd"], expected)
@@ -390,3 +395,86 @@ def test_plain_pairs_get_ids_from_the_loader() -> None:
     distiller = Distiller(*toys.pair(toys.CNN), CRD(negatives=6), example=BATCH)
     result = fit(distiller, pairs, epochs=1, batch_size=12, check_teacher=False, device="cpu")
     assert result.history
+
+
+class HostWaits(TorchDispatchMode):
+    """Counts what would wait for a device: a number or a shape that is read from a tensor's values."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_consecutive", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masks = name in ("index", "index_put_") and any(
+            isinstance(i, Tensor) and i.dtype == torch.bool for i in args[1] or ()
+        )
+        if name in self.WAITS or masks:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_drawing_and_remembering_wait_for_no_device() -> None:
+    distiller, method = crd()
+    toys.step(distiller_with_sgd(distiller), BATCH)  # the first step reads that there are no constants yet
+    bank, ids = method.bank, BATCH["id"]
+    with HostWaits() as waits:
+        rows = bank.places[torch.searchsorted(bank.ids, ids)]  # `find` looks for strangers on a CPU alone
+        index = bank.draw(rows, 6, keys=method._keys(ids, distiller.ctx), relaxed=True)
+        bank.constants([], index, temperature=0.1, keep=True)
+        embedded = torch.randn(8, 5)
+        bank.remember([(rows, torch.ones(8).long(), embedded, embedded)], 0.5)
+    assert waits.seen == []
+    with HostWaits() as waits:
+        torch.arange(3)[torch.tensor([True, False, True])].max().item()
+    assert waits.seen == ["index", "_local_scalar_dense"]
+
+
+def distiller_with_sgd(distiller: Distiller) -> Distiller:
+    object.__setattr__(distiller, "sgd", distiller.watch(torch.optim.SGD(distiller.parameters(), lr=0.0)))
+    return distiller
+
+
+def test_a_sample_seen_twice_in_a_step_moves_once_and_unlabelled_ones_never() -> None:
+    _, method = crd()
+    bank = method.bank
+    before, emb = bank.student.clone(), torch.randn(5, 5)
+    rows, kept = torch.tensor([3, 7, 3, 0, 7]), torch.tensor([1, 1, 1, 0, 0])
+    bank.remember([(rows[:2], kept[:2], emb[:2], emb[:2]), (rows[2:], kept[2:], emb[2:], emb[2:])], 0.5)
+    expected = before.clone()
+    expected[3] = D.bank_rows(before[3:4], emb[2:3])[0]
+    expected[7] = D.bank_rows(before[7:8], emb[1:2])[0]
+    torch.testing.assert_close(bank.student, expected, rtol=0, atol=0)
+
+
+def test_what_is_drawn_is_a_samples_own() -> None:
+    """Neither those who share the batch nor their order matter; steps and samples do."""
+    distiller, method = crd()
+    ids = BATCH["id"]
+    whole = method.bank.draw(method.bank.find(ids), 6, keys=method._keys(ids, distiller.ctx))
+    some = ids[[5, 2]]
+    part = method.bank.draw(method.bank.find(some), 6, keys=method._keys(some, distiller.ctx))
+    assert torch.equal(whole[[5, 2]], part)
+    distiller.ctx.step += 1
+    later = method.bank.draw(method.bank.find(ids), 6, keys=method._keys(ids, distiller.ctx))
+    assert not torch.equal(whole, later)
+    assert len(whole[:, 1:].unique(dim=0)) > len(whole) // 2
+
+
+def test_every_other_sample_is_as_likely_as_every_other() -> None:
+    """Frequencies of single draws and of pairs, against what drawing without replacement gives (chi-square)."""
+    size, count, keys = 17, 5, mixed(torch.arange(40000), 3)
+    drawn = distinct(keys, torch.tensor(size).expand(len(keys)), count)
+    assert drawn.sort(1).values.diff(dim=1).min() > 0
+    for place in range(count):
+        seen = drawn[:, place].bincount(minlength=size).double()
+        expected = len(keys) / size
+        assert ((seen - expected).square() / expected).sum() < 45  # 16 degrees of freedom: p < 1e-4 above
+    gaps = (drawn[:, 3] - drawn[:, 1]) % size
+    seen, expected = gaps.bincount(minlength=size)[1:].double(), len(keys) / (size - 1)
+    assert ((seen - expected).square() / expected).sum() < 45
+    many = distinct(keys[:9], torch.tensor(size).expand(9), 3 * size + 2)
+    for row in many:
+        assert set(row.bincount(minlength=size).tolist()) == {3, 4}

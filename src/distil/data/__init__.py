@@ -22,6 +22,7 @@ from distil.data.loading import (
 _LATER = {
     "GraphData": "graphs",
     "TextDataset": "text",
+    "ImageViews": "twin",
     "TwoViews": "twin",
     "Viewed": "views",
     "Views": "views",
@@ -45,6 +46,7 @@ __all__ = [
     "DictDataset",
     "FullBatch",
     "GraphData",
+    "ImageViews",
     "Mirrored",
     "PlainBatches",
     "Streams",

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distil.engine.grid import TokenGrid
 from distil.errors import DistilError, nearest
 from distil.tasks.base import evaluating
 
@@ -47,11 +48,12 @@ class Location:
 
 @dataclass(frozen=True)
 class Tap:
-    """A resolved tap: its places, and whether it yields a tuple."""
+    """A resolved tap: its places, whether it yields a tuple, and how tokens lie there, or why that is not known."""
 
     name: str
     locations: tuple[Location, ...]
     many: bool
+    grid: TokenGrid | str = ""
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ class Anatomy:
     def _by_meaning(self, spec: str, base: str, index: str, role: str) -> Tap:
         places = self.meanings.get(base, ())
         if not places and base != "logits":
-            tokens = base == "map" and "tokens" in self.meanings
-            other = ", or use a method on logits or embeddings (kd, dkd, dist, rkd, pkt)" if tokens else ""
+            maps = base in ("map", "stages")
+            other = ", or use a method on logits or embeddings (kd, dkd, dist, rkd, pkt)" if maps else ""
             raise DistilError(
                 f"The {role} ({self.model}) has no tap '{base}' ({MEANINGS[base]}) that a dry run could find; "
                 f"name one with taps={{'{base}': 'path'}}{other}. It calls: {self._sketch()}"

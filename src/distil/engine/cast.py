@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from distil.engine.anatomy import Location, Tap, anatomy, unwrapped
 from distil.engine.frozen import DEFAULT, Settled, TeacherForward
+from distil.engine.grid import token_grid
 from distil.engine.method import Batch, Handles, is_streams
 from distil.engine.shortcut import Shortcut
 from distil.engine.trace import ModelHandle, Spec, Trace, side_of
@@ -120,7 +122,9 @@ class Cast:
         if isinstance(model, BatchReader):  # it has what was stored, by the names it was stored by, and no layers
             return plain | {name: _stored(model, name, own) for name in hooked if name != "logits"}
         found = anatomy(model, lambda m: self.task.call(m, batch, role=role), logits=self.task.logits)
-        return plain | {name: found.resolve(name, role=role, overrides=own) for name in hooked}
+        grid = token_grid(model, found.records)
+        taps = {name: found.resolve(name, role=role, overrides=own) for name in hooked}
+        return plain | {name: replace(tap, grid=grid) for name, tap in taps.items()}
 
     def dry_run(self, batch: Batch) -> tuple[Any, Any]:
         """Return the traces of one pass of every student and every teacher, in eval mode and without gradient."""
@@ -327,7 +331,8 @@ def same_classes(student: Any, teacher: Any) -> None:
 def _stored(model: BatchReader, name: str, own: Mapping[str, str]) -> Tap:
     wanted = own.get(name, name)
     locations = tuple(Location(path) for path in model.places(wanted))
-    return Tap(name, locations, many=wanted == "stages" or "*" in wanted)
+    many = wanted == "stages" or "*" in wanted
+    return Tap(name, locations, many=many, grid="a cache does not hold how its teacher's tokens lie")
 
 
 def _sharded(model: nn.Module) -> bool:

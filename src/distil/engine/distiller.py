@@ -15,6 +15,7 @@ from distil.engine.anatomy import first_tensor
 from distil.engine.cast import Cast, Models
 from distil.engine.context import Context
 from distil.engine.frozen import DEFAULT, TeacherForward
+from distil.engine.grid import told
 from distil.engine.guards import NanSentinel, check_first, check_logits, check_ready, check_sum, is_alone, lone_sample
 from distil.engine.intake import Intake, ReadThrough
 from distil.engine.method import Batch, Component, Method, Sum, as_sum, is_streams, own_optimizers
@@ -122,6 +123,7 @@ class Distiller(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mix_seed(self.seed, "setup", component.name))
                 component.method.setup(student, teacher)
+        self.notes = told(student, teacher)
         self.method.to(self.cast.device)
         norms = nn.modules.batchnorm._BatchNorm
         self._norms: list[nn.Module] = [m for m in self.modules() if isinstance(m, norms) and m.track_running_stats]
@@ -152,7 +154,9 @@ class Distiller(nn.Module):
             ready = self._transformed(inputs if batch is None else batch)
         try:
             if self.training and self._norms and is_alone(ready) and any(m.training for m in self._norms):
-                self._tell_alone()
+                if not self._told_alone:
+                    self._told_alone = True
+                    warnings.warn("A batch of one sample: BatchNorm uses its running statistics for it.", stacklevel=4)
                 with lone_sample(self._norms):
                     return self._step(ready, totals, divides)
             return self._step(ready, totals, divides)
@@ -246,11 +250,6 @@ class Distiller(nn.Module):
             for trace in handle.passes:
                 seen |= {f"tap '{place}' of the {handle.role}": value for place, value in trace.values.items()}
         return seen | {f"term '{name}'": value for name, value in unreduced.items()}
-
-    def _tell_alone(self) -> None:
-        if not self._told_alone:
-            self._told_alone = True
-            warnings.warn("A batch of one sample: BatchNorm uses its running statistics for it.", stacklevel=5)
 
     # --- the window -------------------------------------------------------------------------------------------------
 

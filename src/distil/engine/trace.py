@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distil.engine.anatomy import Location, Tap, first_tensor
 from distil.engine.aside import TaskCall, kept_buffers
+from distil.engine.grid import laid
 from distil.engine.hooks import ChangedInPlace, Cut, Enough, Recorder, hook_for, version_of
 from distil.errors import DistilError, nearest
 from distil.functional.targets import SparseTargets
@@ -53,6 +54,7 @@ class Trace:
         self.values = values
         self._taps, self._task, self._home = taps, task, home
         self._logits: Tensor | None = None
+        self.notes: list[str] = []  # what the user should know of how a tap was read
 
     @property
     def output(self) -> Any:
@@ -95,6 +97,11 @@ class Trace:
             )
         found = tuple(self._read(tap, i) for i in range(len(tap.locations)))
         return found if tap.many else found[0]
+
+    def patches(self, spec: Spec, tokens: Tensor) -> Tensor:
+        """Return tokens ``[N, L, D]`` read at ``spec`` as the map of their patches (``engine/grid.py``)."""
+        tap = self._taps.get(side_of(spec, self.role) or "")
+        return laid(tap.grid if tap else "", tokens, self.role, self.notes)
 
     def _read(self, tap: Tap, i: int) -> Tensor:
         location = tap.locations[i]

@@ -98,6 +98,7 @@ def compare(
         setting=dict(setting or {}),
         data=data,
         teacher=teacher,
+        warnings=_notes(arms, outcomes),
     )
     _track_verdicts(report, lab)
     return report
@@ -114,6 +115,12 @@ def _track_verdicts(report: Mapping[str, Any], lab: Lab) -> None:
             bounds = {f"{name}/{key}": entry["difference"][key] for key in ("mean", "low", "high")}
             tracks.log({f"{name}/verdict": entry["text"]}, 0)
             tracks.log({key: value for key, value in bounds.items() if value is not None}, 0)
+
+
+def _notes(arms: Mapping[str, Arm], outcomes: Mapping[str, Sequence[Outcome]]) -> list[str]:
+    """What the runs of each arm say of how models were read, each once."""
+    said = {name: dict.fromkeys(note for one in outcomes[name] for note in one.notes) for name in arms}
+    return [f"{arms[name].label or name}: {note}" for name, notes in said.items() for note in notes]
 
 
 def _described(name: str, arm: Arm, outcomes: Sequence[Outcome]) -> dict[str, Any]:

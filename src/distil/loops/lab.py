@@ -77,6 +77,7 @@ class Outcome:
         reliability: confidence, accuracy and count by bin.
         diagnostics: further numbers that the recipe wants shown.
         teacher_forward: by teacher, how its passes were made cheap.
+        notes: what a reader must know of how the models were read.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -88,6 +89,7 @@ class Outcome:
     reliability: dict[str, list[float]] | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
     teacher_forward: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,10 @@ from distil.loops.compare import check_seeds, compare
 from distil.loops.grid import Point, plan_trials
 from distil.loops.inputs import as_teacher, for_key, image_task, in_words
 from distil.loops.lab import Arm, Lab, Outcome, Role, code_of
-from distil.loops.own_cache import in_views, teacher_of
+from distil.loops.own_cache import teacher_of
+from distil.loops.own_check import check_call, first_line
 from distil.loops.own_run import OwnRun, read_both, read_data
+from distil.loops.own_views import in_views, seen_by
 from distil.loops.recipe import data_report
 from distil.loops.training import (
     Teacher,
@@ -45,7 +47,6 @@ from distil.loops.tuning import tune_arms, tuning_report, tuning_seed, tuning_wo
 from distil.methods.expression import parse
 from distil.models.load import load_weights
 from distil.tasks import Task, get_task
-from distil.tasks.base import evaluating
 
 __all__ = [
     "Opened",
@@ -108,7 +109,8 @@ def fitted(run: OwnRun, lab: Lab) -> tuple[OwnRun, Opened, tuple[str, ...]]:
         ("teacher", run.teacher, made.teacher),
         ("student", run.student, student_of(run, made.bundle)),
     ):
-        _check_call(role, spec, model, made.bundle, made.task)
+        for remark in check_call(role, spec, model, made.bundle, made.task):
+            lab.progress.say(f"{made.bundle.name}: {remark}")
     _check_taps(run, student_of(run, made.bundle), made.teacher)
     return run, made, tuple(texts)
 
@@ -122,9 +124,8 @@ def opened(run: OwnRun, lab: Lab) -> Opened:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", "teacher", 0))
         module = teacher_of(run, taught)
-    seen = in_views(run, bundle, module)
-    if seen is not bundle:
-        bundle = taught = seen
+    plain, (bundle, taught) = bundle, in_views(run, bundle, taught, module)
+    if bundle is not plain:
         lab.progress.say(f"{bundle.name}: {bundle.notes[-1]}")
     return Opened(bundle, taught, module, task_of(run, bundle, module, lab))
 
@@ -135,7 +136,7 @@ def tried(run: OwnRun, made: Opened, lab: Lab, student: Callable[[], nn.Module],
     """
     module = made.teacher
     try_methods(tuple(texts) or ("supervised", *run.methods), run, made, lab, student)
-    task = made.task if made.taught is made.bundle else get_task(made.taught.task)
+    task = made.task if made.taught.task is made.bundle.task else get_task(made.taught.task)
     return _teacher(run, made.taught, module, lab, task)
 
 
@@ -160,30 +161,6 @@ def task_of(run: OwnRun, bundle: Bundle, teacher: nn.Module, lab: Lab | None = N
     return task
 
 
-def _check_call(role: str, spec: str, model: nn.Module, bundle: Bundle, task: Task) -> None:
-    """Call a model on a few samples, and say what it cannot take."""
-    batch = task.unpack(example_of(bundle))
-    try:
-        with evaluating(model), torch.no_grad():
-            answer = task.logits(task.call(model, batch, role))
-    except DistilError:
-        raise
-    except (Exception, SystemExit) as error:  # whatever is wrong in there, it is the model's own code
-        shape = tuple(bundle.input_shape)
-        fix = f"--set input_size.{role}=SIDE resizes images for it"
-        if len(shape) == 3 and shape[0] == 1:
-            fix = f"--set channels=3 reads grey images as RGB, {fix}"
-        raise DistilError(
-            f"The {role} {spec} cannot take the samples of {bundle.name}, whose shape is {shape} "
-            f"({_first_line(error)}){f'; {fix}' if len(shape) == 3 else ''}."
-        ) from error
-    if not answer.isfinite().all():
-        raise DistilError(
-            f"The {role} {spec} answers samples of {bundle.name} with numbers that are not finite; check its weights "
-            "and its forward."
-        )
-
-
 def _try(text: str, run: OwnRun, made: Opened, lab: Lab, student: nn.Module) -> None:
     """Make one step on a few samples."""
     example, options = example_of(made.bundle), run.training.options()
@@ -206,14 +183,8 @@ def _try(text: str, run: OwnRun, made: Opened, lab: Lab, student: nn.Module) -> 
         raise error if text == "supervised" else DistilError(f"The method '{text}' does not fit: {error}") from None
     except (Exception, SystemExit) as error:  # in code of the user's, or on what a method never expected
         raise DistilError(
-            f"The method '{text}' fails on its first step ({_first_line(error)}); check its arguments, and the models."
+            f"The method '{text}' fails on its first step ({first_line(error)}); check its arguments, and the models."
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    """What kind of error it is, and how its message begins."""
-    line = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {line[:300]}" if line else type(error).__name__
 
 
 def _check_taps(run: OwnRun, student: nn.Module, teacher: nn.Module) -> None:
@@ -338,6 +309,7 @@ def _training(
             bundle,
             point.training,
             seed=seed,
+            train=seen_by(point.expression, bundle),
             checkpoints=f"{name}-seed{seed}{_suffix(run, task, point)}",
             check_teacher=False,
             ship=lab.out / "students" / f"{name}-seed{seed}.safetensors" if shown else None,

@@ -14,18 +14,18 @@ from torch import nn
 
 from distil.cache import CachedTeacher, Meta, TeacherCache, plan_cache
 from distil.data.bundle import Bundle, View
-from distil.data.fingerprint import fingerprint
 from distil.data.loading import FullBatch, mix_seed
 from distil.data.views import Viewed, Views
 from distil.engine.anatomy import anatomy
 from distil.errors import DistilError
 from distil.loops.own_run import OwnRun, read_both
+from distil.loops.own_views import images_alone
 from distil.loops.training import example_of, fitting
 from distil.models.load import load_model
 from distil.tasks import Task, teacher_above_chance
 from distil.tasks.base import to_device
 
-__all__ = ["Plan", "Wanted", "in_views", "plan_own", "room_for", "teacher_of", "write_own"]
+__all__ = ["Plan", "Wanted", "plan_own", "room_for", "teacher_of", "write_own"]
 
 PREFIX = "cache:"
 PARTS = ("train", "val", "test")
@@ -112,48 +112,6 @@ def teacher_of(run: OwnRun, bundle: Bundle) -> nn.Module:
     return cached
 
 
-def in_views(run: OwnRun, bundle: Bundle, teacher: nn.Module) -> Bundle:
-    """Return the data with their training part seen in views: those that a cached teacher saw, or those of the run.
-
-    Every arm trains on it, so that budgets and inputs stay equal.
-
-    Raises:
-        DistilError: other views than the cache's, data that are no images, a batch that does not hold whole images.
-    """
-    cache = teacher.cache if isinstance(teacher, CachedTeacher) else None
-    views = run.views if run.views.count else cache.views if cache is not None else None
-    if cache is not None and views != cache.views:
-        stored = "no views" if cache.views is None else f"the views {cache.views.plain()}"
-        raise DistilError(
-            f"the run asks for the views {run.views.plain()}, and the cache {cache.folder} holds {stored}: leave views "
-            "out, which takes those of the cache, or write it with these."
-        )
-    if views is None:
-        if run.views_per_image != 1:
-            raise DistilError(f"views_per_image={run.views_per_image} needs views; set views.count, or cache --views.")
-        return bundle
-    if run.training.batch_size % max(1, run.views_per_image):
-        raise DistilError(
-            f"views_per_image={run.views_per_image} does not divide the batch size {run.training.batch_size}; choose "
-            "one that does."
-        )
-    _images_alone(bundle)
-    each = run.views_per_image
-    train = Viewed(bundle.train, views, per_image=each) if cache is None else cache.viewed(bundle.train, per_image=each)
-    source = "replayed from the cache" if cache is not None else "drawn by seed"
-    note = (
-        f"every arm sees the training images in the same {views.count} views ({', '.join(views.kinds)}; {source}), "
-        f"{each} of them each time an image is read."
-    )
-    name = fingerprint({"data": bundle.fingerprint, "views": views.plain(), "per_image": each})
-    return replace(bundle, train=train, notes=(*bundle.notes, note), fingerprint=name)
-
-
-def _images_alone(bundle: Bundle) -> None:
-    if len(bundle.input_shape) != 3 or bundle.task != "classification":
-        raise DistilError(f"views are of labelled images, and {bundle.name} holds none; leave views out.")
-
-
 def plan_own(
     run: OwnRun, folder: Path, task_of: Callable[..., Task], wanted: Wanted, *, device: str | None
 ) -> Plan:  # fmt: skip
@@ -177,7 +135,7 @@ def plan_own(
     teacher.to(where).eval()
     task = task_of(run, bundle, teacher)
     if run.views.count:
-        _images_alone(bundle)
+        images_alone(bundle)
         bundle = replace(bundle, train=Viewed(bundle.train, run.views))
     taps = _taps(wanted.features, teacher, task, bundle, where)
     meta = plan_cache(

@@ -11,6 +11,7 @@ from distil.data.bundle import Bundle
 from distil.data.splits import SPLITS_FILE
 from distil.data.text import TEXT_TASK
 from distil.data.tokens import tokenised
+from distil.data.twin import ImageViews
 from distil.data.views import Views
 from distil.engine.frozen import DEFAULT
 from distil.errors import DistilError
@@ -64,6 +65,7 @@ class OwnRun:
         views: views of the training images, ``{count: 8, kinds: [crop, flip]}``, which every arm sees alike; none
         where ``count`` is 0, and those of the cache where the teacher is one. views_per_image: how many of them one
         reading of an image gives.
+        strong: how the weak and the strong view of an image are made where a method compares two (mlld).
         training: how students are trained.
         grid: values to try, by ``component.argument`` or ``training.setting``; chosen on validation, every arm with the
             same number of trials (see :func:`distil.loops.grid.plan_trials`).
@@ -97,6 +99,7 @@ class OwnRun:
     teacher_forward: str = DEFAULT
     views: Views = field(default_factory=Views)
     views_per_image: int = 1
+    strong: ImageViews = field(default_factory=ImageViews)
     training: Training = field(default_factory=Training)
     grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     trials: int | None = None

@@ -129,7 +129,7 @@ def train_teacher(
     """
     task = task or get_task(bundle.task)
     model = build_model(spec, bundle, seed=seed, role="teacher") if start is None else start
-    origin = None if start is None else fingerprint(start)
+    origin = fingerprint(model)  # by its weights, however they came about: recipes and runs of one's own share it
 
     def make() -> dict[str, torch.Tensor]:
         lab.progress.begin(f"{name}: {spec}", training.epochs)
@@ -146,7 +146,7 @@ def train_teacher(
         return {key: value.cpu() for key, value in result.model.state_dict().items()}
 
     stage = lab.stage(
-        name,
+        "teacher",
         make,
         shared=True,
         code=code_for(method, model),
@@ -300,6 +300,7 @@ def measured(
         reliability=reliability(said),
         diagnostics=dict(diagnostics(distiller)) if diagnostics else {},
         teacher_forward=result.teacher_forward,
+        notes=distiller.notes,
     )
 
 

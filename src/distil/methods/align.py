@@ -1,4 +1,7 @@
-"""What brings a student's map to the shape of the teacher's: a 1x1 convolution and bilinear resizing, where needed."""
+"""Feature maps as methods read them, and what brings a student's to the shape of the teacher's.
+
+Every method on maps reads its taps here: maps as they are, tokens on the grid of their patches where that is certain.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from distil.engine.method import Traces
-from distil.engine.trace import Spec
+from distil.engine.trace import Spec, side_of
 from distil.errors import DistilError
 from distil.functional.dense import resize_match
 
-__all__ = ["Align", "as_specs", "maps_of"]
+__all__ = ["Align", "as_specs", "map_or_embedding", "map_pairs", "maps_of"]
 
 
 @final
@@ -46,14 +49,73 @@ def as_specs(taps: Spec | Sequence[Any]) -> tuple[Spec, ...]:
     return tuple(member if isinstance(member, str) else (member[0], member[1]) for member in members)
 
 
-def maps_of(name: str, specs: Iterable[Spec], trace: Traces) -> list[Tensor]:
-    """Return the feature maps at ``specs`` in order; a tap such as "stages" gives several."""
-    found = [trace[spec] for spec in specs]
-    maps = [m for value in found for m in (value if isinstance(value, tuple) else (value,))]
-    flat = [m for m in maps if m.ndim != 4]
-    if flat:
+def maps_of(name: str, specs: Iterable[Spec], trace: Traces, *, tokens: bool = False) -> list[Tensor]:
+    """Return the feature maps ``[N, C, H, W]`` at ``specs`` in order; a tap such as "stages" gives several.
+
+    Args:
+        name: the method, for an error.
+        specs: the taps.
+        trace: of one model.
+        tokens: read token sequences ``[N, L, D]`` as maps of their patches where it is certain how these lie (see
+            :func:`distil.engine.grid.token_grid`); else they are refused.
+
+    Raises:
+        DistilError: a tap gives no map; names the methods that fit.
+    """
+    found = []
+    for spec in specs:
+        value = trace[spec]
+        found += [_map(name, spec, trace, v, tokens) for v in (value if isinstance(value, tuple) else (value,))]
+    return found
+
+
+def map_pairs(
+    name: str, specs: Iterable[Spec], student: Traces, teacher: Traces, *, least: int = 1, tokens: bool = True
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the maps at ``specs`` as (student, teacher) pairs, in order; tokens on their grid.
+
+    Raises:
+        DistilError: a tap gives no map, the two sides have different numbers of maps, or fewer than ``least``.
+    """
+    specs = tuple(specs)
+    ours, theirs = (maps_of(name, specs, trace, tokens=tokens) for trace in (student, teacher))
+    if len(ours) != len(theirs):
         raise DistilError(
-            f"{name} compares maps [N, C, H, W]; a tap of the {trace.role} gives {list(flat[0].shape)}. Name score "
-            "maps or convolutional stages with taps=, or use a method on logits or embeddings (kd, dkd, dist, rkd)."
+            f"{name}(taps={list(specs)}): the student has {len(ours)} maps and the teacher {len(theirs)}; pair them by "
+            "hand, e.g. taps=[('layer1', 'layer2'), …]."
         )
-    return maps
+    if len(ours) < least:
+        raise DistilError(
+            f"{name}(taps={list(specs)}) finds {len(ours)} map, and it compares what happens between {least}; name "
+            "more with taps=[…]."
+        )
+    return list(zip(ours, theirs, strict=True))
+
+
+def map_or_embedding(name: str, spec: Spec, trace: Traces) -> Tensor:
+    """Return the one map ``[N, C, H, W]`` or embedding ``[N, D]`` at ``spec``; tokens on their grid."""
+    found = trace[spec]
+    if isinstance(found, tuple):
+        raise DistilError(
+            f"{name} compares one feature map [N, C, H, W] or embedding [N, D]; tap '{spec}' of the {trace.role} gives "
+            f"{len(found)} outputs. Name one of them, e.g. {name}(tap='stages.1') or {name}(tap='emb')."
+        )
+    return found if found.ndim == 2 else _map(name, spec, trace, found, True)
+
+
+def _map(name: str, spec: Spec, trace: Traces, value: Tensor, tokens: bool) -> Tensor:
+    why = ""
+    if value.ndim == 4:
+        return value
+    if value.ndim == 3 and tokens:
+        try:
+            found: Tensor = trace.patches(spec, value)
+        except DistilError as error:
+            why = f" ({error})"
+        else:
+            return found
+    raise DistilError(
+        f"{name} compares feature maps [N, C, H, W]; tap '{side_of(spec, trace.role)}' of the {trace.role} gives "
+        f"{list(value.shape)}{why}. Name convolutional stages or score maps, or use a method on logits or embeddings "
+        "(kd, dkd, dist, rkd, pkt, cc, crd, sp(tap='emb'))."
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Sequence
+from typing import Any, final
 
 import torch
 
@@ -12,6 +13,7 @@ from distil.engine.trace import Spec
 from distil.errors import DistilError
 from distil.functional.features import attention_transfer
 from distil.functional.reduction import Term
+from distil.methods.align import as_specs, map_pairs
 
 __all__ = ["AT"]
 
@@ -40,36 +42,20 @@ class AT(Method):
     at_equality = {"at": "zero"}  # noqa: RUF012
 
     def __init__(
-        self, *, taps: Spec | list[Spec] = "stages", p: float = 2, variant: str = "code", name: str | None = None
+        self, *, taps: Spec | Sequence[Any] = "stages", p: float = 2, variant: str = "code", name: str | None = None
     ) -> None:
         super().__init__(name=name)
         if variant not in ("code", "paper"):
             raise DistilError(f"at(variant='{variant}') is unknown; use 'code' or 'paper'.")
-        self.taps = tuple(taps) if isinstance(taps, list) else (taps,)
+        self.taps = as_specs(taps)
         self.p, self.variant = p, variant
 
     def setup(self, student: Traces, teacher: Traces) -> None:
-        """Check that both sides give the same number of maps."""
-        ours, theirs = self._maps(student), self._maps(teacher)
-        if len(ours) != len(theirs):
-            raise DistilError(
-                f"at(taps={list(self.taps)}): the student has {len(ours)} maps and the teacher {len(theirs)}; pair "
-                "them by hand, e.g. AT(taps=[('layer1', 'layer2'), …])."
-            )
+        """Check that both sides give maps, and as many."""
+        map_pairs("at", self.taps, student, teacher)
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``at``, one value per sample."""
-        pairs = zip(self._maps(student(batch)), self._maps(teacher(batch)), strict=True)
+        pairs = map_pairs("at", self.taps, student(batch), teacher(batch))
         values = [attention_transfer(s, t, p=self.p, variant=self.variant, reduction="none") for s, t in pairs]
         return {"at": Term(torch.stack(values).sum(0))}
-
-    def _maps(self, trace: Traces) -> list[torch.Tensor]:
-        found = [trace[spec] for spec in self.taps]
-        maps = [m for value in found for m in (value if isinstance(value, tuple) else (value,))]
-        flat = [m for m in maps if m.ndim != 4]
-        if flat:
-            raise DistilError(
-                f"at() compares feature maps [N, C, H, W]; a tap of the {trace.role} gives {list(flat[0].shape)}. "
-                "Name convolutional stages, or use a method on logits or embeddings (kd, dkd, dist, rkd)."
-            )
-        return maps

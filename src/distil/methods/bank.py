@@ -12,10 +12,11 @@ from distil.data.bundle import NO_LABEL
 from distil.engine.window import world_size
 from distil.errors import DistilError
 from distil.functional.contrastive import bank_logits, bank_rows, log_normaliser
+from distil.methods.draws import STEPS, below, distinct, mixed
 
 __all__ = ["ContrastBank"]
 
-PENDING = tuple[Tensor, Tensor, Tensor]
+PENDING = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @final
@@ -29,7 +30,7 @@ class ContrastBank(nn.Module):
 
     >>> bank = ContrastBank(4)
     >>> bank.fill(torch.tensor([7, 3, 9]), torch.tensor([1, 0, 1]), torch.float32)
-    >>> bank.find(torch.tensor([3, 9])), bank.draw(torch.tensor([0]), 2, seeds=[1]).sort().values
+    >>> bank.find(torch.tensor([3, 9])), bank.draw(torch.tensor([0]), 2, keys=torch.tensor([1])).sort().values
     (tensor([0, 2]), tensor([[0, 1, 2]]))
     """
 
@@ -49,7 +50,6 @@ class ContrastBank(nn.Module):
             self.register_buffer(name, torch.zeros(0, dtype=torch.long))
         self.register_buffer("log_z", torch.full((2,), torch.nan))  # of the student's and of the teacher's scores
         self._known = False  # whether log_z is; asking the buffer would wait for its device in every step
-        self._runs: dict[int, tuple[int, int]] = {}
 
     def fill(self, ids: Tensor, labels: Tensor, dtype: torch.dtype) -> None:
         """Begin with random rows for the samples ``ids``; those without a label are left out."""
@@ -63,12 +63,14 @@ class ContrastBank(nn.Module):
                 f"crd: the {len(self.ids)} labelled samples are of {classes} class, and negatives are of others; "
                 "give data with two classes at least."
             )
+        if len(self.ids) > STEPS:
+            raise DistilError(f"crd remembers at most {STEPS} samples, and there are {len(self.ids)}; give fewer.")
         spread = (3 / self.dim) ** 0.5  # rows of length 1 on average
         self.student, self.teacher = (
             (2 * torch.rand(len(self.ids), self.dim, dtype=dtype) - 1) * spread for _ in range(2)
         )
         self.log_z = torch.full((2,), torch.nan, dtype=dtype)
-        self._known, self._runs = False, {}
+        self._known = False
 
     def find(self, ids: Tensor) -> Tensor:
         """Return the rows of the samples ``ids``; refuses one that was not there when the bank was made."""
@@ -81,35 +83,25 @@ class ContrastBank(nn.Module):
             )
         return self.places[found]
 
-    def draw(self, rows: Tensor, count: int, *, seeds: list[int], relaxed: bool = False) -> Tensor:
-        """Return ``[B, 1 + count]`` rows: the sample itself, then others of other classes.
+    def draw(self, rows: Tensor, count: int, *, keys: Tensor, relaxed: bool = False) -> Tensor:
+        """Return ``[B, 1 + count]`` rows: the sample itself, then others of other classes, none twice.
 
-        Negatives are drawn without replacement where there are enough. What is drawn depends on a sample's seed alone,
-        so that it does not matter who shares its batch.
+        Where there are fewer others, each comes as often as every other, give or take one. What is drawn depends on a
+        sample's key alone, so that it does not matter who shares its batch; nothing waits for the device.
 
         Args:
             rows: (B,), of labelled samples.
             count: negatives of each.
-            seeds: one for each sample.
+            keys: (B,), one for each sample; see ``methods/draws.py``.
             relaxed: draw the positive from the sample's class instead.
         """
-        total, found = len(self.ids), []
-        for row, label, seed in zip(rows.tolist(), self.labels[rows].tolist(), seeds):
-            rng = torch.Generator().manual_seed(seed)
-            start, stop = self._run(label)
-            others = total - (stop - start)
-            few = count > others
-            drawn = torch.randint(others, (count,), generator=rng) if few else torch.randperm(others, generator=rng)
-            negatives = drawn[:count]
-            own = int(torch.randint(start, stop, (1,), generator=rng)) if relaxed else row
-            found.append(torch.cat([torch.tensor([own]), negatives + (stop - start) * (negatives >= start)]))
-        return torch.stack(found).to(rows.device)
-
-    def _run(self, label: int) -> tuple[int, int]:
-        """Return the first row of a class and the one behind its last."""
-        if label not in self._runs:
-            self._runs[label] = (int((self.labels < label).sum()), int((self.labels <= label).sum()))
-        return self._runs[label]
+        labels = self.labels[rows]
+        start, stop = (torch.searchsorted(self.labels, labels, right=right) for right in (False, True))
+        own = stop - start
+        # The others follow on the last row of the class, round in a circle.
+        negatives = distinct(keys, len(self.ids) - own, count).add_(stop[:, None]).remainder_(len(self.ids))
+        positive = start + below(mixed(keys, 3), own) if relaxed else rows
+        return torch.cat([positive[:, None], negatives], 1)
 
     def constants(self, logits: list[Tensor], index: Tensor, *, temperature: float, keep: bool) -> Tensor:
         """Return the two constants: those kept; else those of ``logits`` over all ranks, kept from now on if ``keep``.
@@ -138,24 +130,27 @@ class ContrastBank(nn.Module):
     def remember(self, pending: list[PENDING], momentum: float) -> None:
         """Move the rows of samples towards their new embeddings; on every rank those of all ranks, in one order.
 
+        A sample seen twice in a step is moved once, by the last it was seen as.
+
         Args:
-            pending: (rows, student's embeddings, teacher's) of each micro-batch.
+            pending: (rows, which of them count, student's embeddings, teacher's) of each micro-batch.
             momentum: see ``functional.bank_rows``.
         """
-        rows, ours, theirs = (_of_all_ranks(torch.cat(parts)) for parts in zip(*pending, strict=True))
-        # A sample seen twice in a step is moved once, by the last it was seen as.
-        last = {row: k for k, row in enumerate(rows.tolist())}
-        kept = torch.tensor(sorted(last.values()), dtype=torch.long, device=rows.device)
-        rows = rows[kept]
+        rows, kept, ours, theirs = (_of_all_ranks(torch.cat(parts)) for parts in zip(*pending, strict=True))
+        # Every entry writes what the last one of its row gives, so that the order of writing does not matter.
+        order = torch.where(kept.bool(), torch.arange(len(rows), device=rows.device), -1)
+        last = order.new_full((len(self.ids),), -1).scatter_reduce(0, rows, order, "amax")[rows]
+        seen = (last >= 0)[:, None]
         for bank, emb in ((self.student, ours), (self.teacher, theirs)):
-            bank[rows] = bank_rows(bank[rows], emb[kept].to(bank), momentum=momentum)
+            moved = bank_rows(bank[rows], emb[last.clamp(min=0)].to(bank), momentum=momentum)
+            bank[rows] = torch.where(seen, moved, bank[rows])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("student", "teacher", "ids", "places", "labels"):
             stored = state_dict.get(prefix + name)
             if isinstance(stored, Tensor):  # how many samples there are is known only once the data were read
                 setattr(self, name, getattr(self, name).new_empty(stored.shape))
-        self._known, self._runs = False, {}
+        self._known = False
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -88,7 +88,7 @@ class CATKD(Method):
         return {"catkd": Term(class_attention(ours, theirs, **self.options, reduction="none"))}
 
     def _maps(self, handle: Handles, batch: Batch) -> Tensor:
-        (found,) = maps_of("catkd", [self.tap], handle(batch))
+        (found,) = maps_of("catkd", [self.tap], handle(batch), tokens=True)
         if side_of(self.head, handle.role) is None:
             return found
         return class_maps(found, handle.part(self.head).weight)

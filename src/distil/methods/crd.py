@@ -7,7 +7,6 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from distil.data.loading import mix_seed
 from distil.engine.context import Context
 from distil.engine.method import Batch, Handles, Method, Traces
 from distil.engine.trace import Spec
@@ -15,7 +14,8 @@ from distil.errors import DistilError, nearest
 from distil.functional.contrastive import bank_logits, noise_contrast
 from distil.functional.reduction import Term
 from distil.methods.bank import PENDING, ContrastBank
-from distil.methods.compared import embedding, labelled
+from distil.methods.compared import embedding, identified, labelled
+from distil.methods.draws import mixed
 
 __all__ = ["CRD"]
 
@@ -34,7 +34,7 @@ class CRD(Method):
 
     Args:
         dim: width of the embeddings.
-        negatives: K for each sample, drawn without replacement where there are enough.
+        negatives: K for each sample; none comes twice where there are enough, else each about equally often.
         temperature: above 0.
         momentum: how much of a row stays when its sample is seen.
         mode: "exact" (the positive is the sample itself) or "relax" (any sample of its class).
@@ -50,7 +50,8 @@ class CRD(Method):
     Paper: Tian, Krishnan, Isola, Contrastive Representation Distillation, ICLR 2020, arXiv 1910.10699.
     Differs from official code: equal in value (golden), in log-space; rows move after the optimizer's step rather than
     within the forward pass, so that micro-batches and ranks see one bank; what is drawn depends on sample and step
-    alone. A loss that is only measured draws the same every time, and takes Z from the banks while there is none.
+    alone (others at equal steps from a random one, ``methods/draws.py``), and waits for no device. A loss that is only
+    measured draws the same every time, and takes Z from the banks while there is none.
     """
 
     labels = True
@@ -91,7 +92,7 @@ class CRD(Method):
         ids, labels = [], []
         for batch in data:
             labelled("crd", batch)
-            ids.append(_ids(batch))
+            ids.append(identified("crd", batch))
             labels.append(batch["labels"])
         self.bank.fill(torch.cat(ids), torch.cat(labels), self.student_embed.weight.dtype)
 
@@ -100,10 +101,10 @@ class CRD(Method):
         ours = self.student_embed(embedding("crd", self.tap, student(batch)))
         theirs = self.teacher_embed(embedding("crd", self.tap, teacher(batch)))
         kept = labelled("crd", batch)
-        ids = _ids(batch)
+        ids = identified("crd", batch)
         ids = torch.where(kept, ids, self.bank.ids[0])  # any sample's, for one that weighs nothing
         rows = self.bank.find(ids)
-        index = self.bank.draw(rows, self.negatives, seeds=self._seeds(ids, ctx), relaxed=self.mode == "relax")
+        index = self.bank.draw(rows, self.negatives, keys=self._keys(ids, ctx), relaxed=self.mode == "relax")
         sides = ((ours, self.bank.teacher), (theirs, self.bank.student))
         logits = [bank_logits(emb, bank, index, temperature=self.temperature) for emb, bank in sides]
         log_z = self.bank.constants(logits, index, temperature=self.temperature, keep=ctx.training)
@@ -112,7 +113,7 @@ class CRD(Method):
         ]
         if ctx.training:
             self._pending = self._pending if ctx.micro else []  # a skipped step leaves its own behind
-            self._pending.append((rows[kept], ours.detach()[kept], theirs.detach()[kept]))
+            self._pending.append((rows, kept.long(), ours.detach(), theirs.detach()))
         return {"crd": Term(torch.stack(values).sum(0), kept.to(ours.dtype))}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -125,16 +126,6 @@ class CRD(Method):
             self.bank.remember(self._pending, self.momentum)
             self._pending = []
 
-    def _seeds(self, ids: Tensor, ctx: Context) -> list[int]:
-        when = ctx.step if ctx.training else "measured"
-        return [mix_seed(int(self.salt), when, sample) for sample in ids.tolist()]
-
-
-def _ids(batch: Batch) -> Tensor:
-    ids = batch.get("id")
-    if not isinstance(ids, Tensor):
-        raise DistilError(
-            "crd remembers every sample by its id, and the batch has none: wrap the dataset in "
-            "distil.data.indexed(dataset) before it is batched, or yield batches with 'id'."
-        )
-    return ids
+    def _keys(self, ids: Tensor, ctx: Context) -> Tensor:
+        """What is drawn for each sample depends on: its id, the step (none where a loss is measured), and the run."""
+        return mixed(self.salt, ids, ctx.step if ctx.training else -1)

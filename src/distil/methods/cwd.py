@@ -14,7 +14,7 @@ from distil.engine.trace import Spec
 from distil.errors import DistilError, nearest
 from distil.functional.dense import DIVERGENCES, NORMS, cwd
 from distil.functional.reduction import Term
-from distil.methods.align import Align, as_specs, maps_of
+from distil.methods.align import Align, as_specs, map_pairs
 
 __all__ = ["CWD"]
 
@@ -62,14 +62,14 @@ class CWD(Method):
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Make an alignment for each pair of maps."""
-        pairs = zip(maps_of("cwd", self.taps, student), maps_of("cwd", self.taps, teacher), strict=True)
+        pairs = map_pairs("cwd", self.taps, student, teacher)
         self.align = nn.ModuleList(Align(s.shape[1], t.shape[1]) for s, t in pairs)
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``cwd``, one value per sample."""
-        ours, theirs = (maps_of("cwd", self.taps, handle(batch)) for handle in (student, teacher))
+        pairs = map_pairs("cwd", self.taps, student(batch), teacher(batch))
         values = [
             cwd(align(s, t), t, **self.options, reduction="none").flatten(1).mean(1)
-            for align, s, t in zip(self.align, ours, theirs, strict=True)
+            for align, (s, t) in zip(self.align, pairs, strict=True)
         ]
         return {"cwd": Term(torch.stack(values).sum(0))}

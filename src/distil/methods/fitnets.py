@@ -13,6 +13,7 @@ from distil.engine.trace import Spec
 from distil.errors import DistilError
 from distil.functional.features import mse
 from distil.functional.reduction import Term
+from distil.methods.align import map_or_embedding
 
 __all__ = ["FitNets", "Regressor"]
 
@@ -96,11 +97,14 @@ class FitNets(Method):
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Make the regressor from the shapes of the dry run."""
-        self.regressor: nn.Module = Regressor(student[self.tap].shape, teacher[self.tap].shape)
+        self.regressor: nn.Module = Regressor(
+            *(map_or_embedding("fitnets", self.tap, trace).shape for trace in (student, teacher))
+        )
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``hint``, one value per sample."""
-        regressed = self.regressor(student(batch)[self.tap])
+        ours, theirs = (map_or_embedding("fitnets", self.tap, handle(batch)) for handle in (student, teacher))
+        regressed = self.regressor(ours)
         # In training the BatchNorm of the regressor makes each value depend on the batch.
         coupled = self.training and regressed.ndim == 4
-        return {"hint": Term(mse(regressed, teacher(batch)[self.tap], reduction="none"), coupled=coupled)}
+        return {"hint": Term(mse(regressed, theirs, reduction="none"), coupled=coupled)}

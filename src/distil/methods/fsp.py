@@ -15,8 +15,8 @@ from distil.engine.trace import Spec
 from distil.errors import DistilError, nearest
 from distil.functional.maps import FSP_VARIANTS, flow_matrix, fsp
 from distil.functional.reduction import Term
-from distil.methods.align import as_specs
-from distil.methods.maps import Each, paired_maps
+from distil.methods.align import as_specs, map_pairs
+from distil.methods.maps import Each
 
 __all__ = ["FSP"]
 
@@ -62,13 +62,13 @@ class FSP(Method):
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Make a 1x1 convolution for each stage whose widths differ."""
-        pairs = paired_maps("fsp", self.taps, student, teacher, least=2)
+        pairs = map_pairs("fsp", self.taps, student, teacher, least=2)
         widths = [(s.shape[1], t.shape[1]) for s, t in pairs]
         self.adapter: nn.Module = Each(nn.Identity() if s == t else nn.Conv2d(s, t, 1, bias=False) for s, t in widths)
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``fsp``, one value per sample."""
-        ours, theirs = zip(*paired_maps("fsp", self.taps, student(batch), teacher(batch), least=2), strict=True)
+        ours, theirs = zip(*map_pairs("fsp", self.taps, student(batch), teacher(batch), least=2), strict=True)
         flows = zip(self._flows(self.adapter(list(ours))), self._flows(theirs), strict=True)
         values = [fsp(s, t, variant=self.variant, reduction="none") for s, t in flows]
         return {"fsp": Term(torch.stack(values).sum(0))}

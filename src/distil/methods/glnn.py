@@ -8,6 +8,7 @@ from distil.engine.context import Context
 from distil.engine.method import Batch, Handles
 from distil.functional.graph import node_kl
 from distil.functional.reduction import Term
+from distil.methods.compared import identified
 from distil.methods.nodes import NodeMethod
 
 __all__ = ["GLNN"]
@@ -38,4 +39,5 @@ class GLNN(NodeMethod):
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``glnn``, one value per node."""
-        return {"glnn": Term(node_kl(student(batch).logits, self.memory.read(batch["id"]), reduction="none"))}
+        known = self.memory.read(identified("glnn", batch))
+        return {"glnn": Term(node_kl(student(batch).logits, known, reduction="none"))}

@@ -59,6 +59,7 @@ class LSKD(Method):
         else:
             raise DistilError(f"lskd(over='{over}') is unknown; {nearest(over, ('kd', 'dkd', 'mlld'))}")
         self.labels, self.at_equality = self.base.labels, self.base.at_equality
+        self.two_views = over == "mlld" and views == 2
         self.__dict__["contains_task"] = self.base.contains_task
 
     def setup(self, student: Traces, teacher: Traces) -> None:

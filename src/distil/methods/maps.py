@@ -1,4 +1,4 @@
-"""What methods on feature maps share: maps in pairs, an adapter for each, whether a classifier reads their mean."""
+"""What methods on feature maps share: an adapter for each map, and whether a classifier reads the mean of one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distil.engine.trace import Spec
 from distil.errors import DistilError
 from distil.methods.align import maps_of
 
-__all__ = ["Each", "check_pooled", "paired_maps"]
+__all__ = ["Each", "check_pooled"]
 
 LOOSE = 1e-2  # half-precision models pool with about this error
 
@@ -35,37 +35,13 @@ class Each(nn.Module):
         return [adapter(found) for adapter, found in zip(self.adapters, maps, strict=True)]
 
 
-def paired_maps(
-    name: str, specs: Iterable[Spec], student: Traces, teacher: Traces, *, least: int = 1
-) -> list[tuple[Tensor, Tensor]]:
-    """Return the maps at ``specs`` as (student, teacher) pairs, in order.
-
-    Raises:
-        DistilError: a tap is no map ``[N, C, H, W]``, the two sides have different numbers of maps, or fewer than
-            ``least``.
-    """
-    specs = tuple(specs)
-    ours, theirs = maps_of(name, specs, student), maps_of(name, specs, teacher)
-    if len(ours) != len(theirs):
-        raise DistilError(
-            f"{name}(taps={list(specs)}): the student has {len(ours)} maps and the teacher {len(theirs)}; pair them by "
-            "hand, e.g. taps=[('layer1', 'layer2'), …]."
-        )
-    if len(ours) < least:
-        raise DistilError(
-            f"{name}(taps={list(specs)}) finds {len(ours)} map, and it compares what happens between {least}; name "
-            "more with taps=[…]."
-        )
-    return list(zip(ours, theirs, strict=True))
-
-
 def check_pooled(name: str, trace: Traces, map_tap: Spec, read: Tensor, what: str) -> None:
     """Refuse a model in which ``read`` is not the average of its map over positions.
 
     Raises:
         DistilError: with both shapes; ``what`` says what ``read`` is.
     """
-    found = maps_of(name, [map_tap], trace)[0]
+    found = maps_of(name, [map_tap], trace, tokens=True)[0]
     average = found.float().mean((2, 3))
     same = average.shape == read.shape
     if same:

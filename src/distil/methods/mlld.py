@@ -32,8 +32,8 @@ class MLLD(Method):
         temperature: T, the first of the five.
         task: weight of the cross-entropy on both views; 0 leaves the task to ``Supervised``.
         weight: weight of the three distillation parts.
-        views: 2 reads the strong view from ``batch["strong"]`` (`distil.data.TwoViews` makes it); 1 does without, and
-            leaves the strong parts out.
+        views: 2 reads the strong view from ``batch["strong"]``, which `distil.data.TwoViews` makes and ``distil train``
+            makes by itself; 1 does without, and leaves the strong parts out.
         standardised: logit standardisation of the first part (LSKD).
 
     Requirements: labels (a sample without one weighs 0 in the task loss); two views of each image.
@@ -58,6 +58,7 @@ class MLLD(Method):
             raise DistilError(f"mlld(views={views}) must be 2 (weak and strong) or 1 (weak alone).")
         self.temperature, self.task, self.weight = temperature, task, weight
         self.views, self.standardised = views, standardised
+        self.two_views = views == 2
         self.labels = task != 0
         self.at_equality = {"instance": "zero", "batch": "zero", "class": "zero", **({"task": None} if task else {})}
         self.__dict__["contains_task"] = task != 0
@@ -87,7 +88,8 @@ class MLLD(Method):
         if STRONG not in batch:
             raise DistilError(
                 f"mlld reads two views of each image, and the batch has no '{STRONG}' (it has {', '.join(batch)}): "
-                "wrap the training data in distil.data.TwoViews(data, strong=…), or use mlld(views=1)."
+                "wrap the training data in distil.data.TwoViews(data, strong=ImageViews().strong), or use "
+                "mlld(views=1)."
             )
         strong, weak = batch[STRONG], batch["inputs"]
         if strong.shape != weak.shape:

@@ -13,7 +13,7 @@ from distil.engine.method import Batch, Handles, Method, Traces
 from distil.engine.trace import Spec
 from distil.functional.features import mse
 from distil.functional.reduction import Term
-from distil.methods.align import Align, as_specs, maps_of
+from distil.methods.align import Align, as_specs, map_pairs
 
 __all__ = ["MSE"]
 
@@ -44,11 +44,11 @@ class MSE(Method):
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Make an alignment for each pair of maps."""
-        pairs = zip(maps_of("mse", self.taps, student), maps_of("mse", self.taps, teacher), strict=True)
+        pairs = map_pairs("mse", self.taps, student, teacher)
         self.align = nn.ModuleList(Align(s.shape[1], t.shape[1]) for s, t in pairs)
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``mse``, one value per sample."""
-        ours, theirs = (maps_of("mse", self.taps, handle(batch)) for handle in (student, teacher))
-        values = [mse(align(s, t), t, reduction="none") for align, s, t in zip(self.align, ours, theirs, strict=True)]
+        pairs = map_pairs("mse", self.taps, student(batch), teacher(batch))
+        values = [mse(align(s, t), t, reduction="none") for align, (s, t) in zip(self.align, pairs, strict=True)]
         return {"mse": Term(torch.stack(values).sum(0))}

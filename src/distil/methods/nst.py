@@ -12,8 +12,7 @@ from distil.engine.method import Batch, Handles, Method, Traces
 from distil.engine.trace import Spec
 from distil.functional.reduction import Term
 from distil.functional.selectivity import nst
-from distil.methods.align import as_specs
-from distil.methods.compared import map_pairs
+from distil.methods.align import as_specs, map_pairs
 
 __all__ = ["NST"]
 

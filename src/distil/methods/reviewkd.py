@@ -15,8 +15,7 @@ from distil.engine.trace import Spec
 from distil.errors import DistilError
 from distil.functional.maps import hierarchical_context
 from distil.functional.reduction import Term
-from distil.methods.align import as_specs
-from distil.methods.maps import paired_maps
+from distil.methods.align import as_specs, map_pairs
 
 __all__ = ["Fusion", "Review", "ReviewKD"]
 
@@ -137,7 +136,7 @@ class ReviewKD(Method):
 
     def _pairs(self, student: Traces, teacher: Traces) -> list[tuple[Tensor, Tensor]]:
         """The maps of both sides, shallow first, the embedding as a last map of one position."""
-        pairs = paired_maps("reviewkd", self.stages, student, teacher)
+        pairs = map_pairs("reviewkd", self.stages, student, teacher)
         if self.pooled is not None:
             ours, theirs = (self._position(trace) for trace in (student, teacher))
             pairs.append((ours, theirs))

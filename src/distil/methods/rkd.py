@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import final
 
 from distil.engine.context import Context
-from distil.engine.method import Batch, Handles, Method
+from distil.engine.method import Batch, Handles, Method, Traces
 from distil.engine.trace import Spec
 from distil.errors import DistilError
 from distil.functional.reduction import Term
 from distil.functional.relation import rkd_angle, rkd_distance
+from distil.methods.align import map_or_embedding
 
 __all__ = ["RKD"]
 
@@ -24,7 +25,7 @@ class RKD(Method):
     Args:
         distance: weight of the distance part.
         angle: weight of the angle part; it costs memory of order B² · D.
-        tap: what is compared, the embedding by default; ``[N, D]``.
+        tap: what is compared, the embedding by default; ``[N, D]``. Maps are flattened, and of tokens their patches.
 
     Example:
         >>> from distil.methods import RKD
@@ -47,9 +48,14 @@ class RKD(Method):
         self.tap: Spec = tap if isinstance(tap, str) else (tap[0], tap[1])
         self.taps = (self.tap,)
 
+    def setup(self, student: Traces, teacher: Traces) -> None:
+        """Refuse taps that give neither embeddings nor maps."""
+        for trace in (student, teacher):
+            map_or_embedding("rkd", self.tap, trace)
+
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the terms ``distance`` and ``angle`` that have a weight, both coupled."""
-        s, t = student(batch)[self.tap].flatten(1), teacher(batch)[self.tap].flatten(1)
+        s, t = (map_or_embedding("rkd", self.tap, handle(batch)).flatten(1) for handle in (student, teacher))
         terms = {}
         if self.distance:
             terms["distance"] = Term(self.distance * rkd_distance(s, t, reduction="none"), coupled=True)

@@ -15,7 +15,8 @@ from distil.engine.trace import Spec
 from distil.errors import DistilError
 from distil.functional.features import mse, pool_match
 from distil.functional.reduction import Term
-from distil.methods.maps import check_pooled, paired_maps
+from distil.methods.align import map_pairs
+from distil.methods.maps import check_pooled
 from distil.models.graft import grafted
 
 __all__ = ["Projector", "SimKD"]
@@ -100,7 +101,7 @@ class SimKD(Method):
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Check that both classifiers read the average of the map, and make the projector."""
-        ((ours, theirs),) = paired_maps("simkd", [self.tap], student, teacher)
+        ((ours, theirs),) = map_pairs("simkd", [self.tap], student, teacher, tokens=False)
         for trace in (student, teacher):
             check_pooled("simkd", trace, self.tap, trace["emb"], "what the classifier reads")
         self.projector: nn.Module = Projector(ours.shape, theirs.shape, factor=self.factor)

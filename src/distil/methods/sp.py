@@ -10,9 +10,9 @@ from torch import Tensor
 from distil.engine.context import Context
 from distil.engine.method import Batch, Handles, Method, Traces
 from distil.engine.trace import Spec
-from distil.errors import DistilError
 from distil.functional.gram import sample_gram
 from distil.functional.reduction import Term
+from distil.methods.align import map_or_embedding
 
 __all__ = ["SP"]
 
@@ -25,7 +25,8 @@ class SP(Method):
     the value depends on who shares the batch; a batch of one gives 0. Published weight 3000.
 
     Args:
-        tap: the last feature map by default; also an embedding ("emb"), the choice for transformers.
+        tap: the last feature map by default; also an embedding ("emb"), the choice for transformers, or tokens
+            (their patches alone).
 
     Relations:
         RKD compares distances and angles, PKT probabilities of being neighbours, CC the errors of neighbours.
@@ -59,13 +60,6 @@ class SP(Method):
 
 
 def _rows(spec: Spec, trace: Traces) -> Tensor:
-    found = trace[spec]
-    if not isinstance(found, Tensor) or found.ndim not in (2, 4):
-        seen = f"{len(found)} outputs" if isinstance(found, tuple) else str(list(found.shape))
-        raise DistilError(
-            f"sp compares one feature map [N, C, H, W] or embedding [N, D]; tap '{spec}' of the {trace.role} gives "
-            f"{seen}. Name one map, or sp(tap='emb'), which fits transformers."
-        )
-    rows = found.flatten(1)
+    rows = map_or_embedding("sp", spec, trace).flatten(1)
     # Normalising the products of a dead map would multiply its gradient by 1e12.
     return torch.where(rows.ne(0).any(1, keepdim=True), rows, rows.detach())

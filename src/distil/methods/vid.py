@@ -14,8 +14,8 @@ from distil.engine.trace import Spec
 from distil.functional.features import pool_match
 from distil.functional.maps import initial_log_scale, vid
 from distil.functional.reduction import Term
-from distil.methods.align import as_specs
-from distil.methods.maps import Each, paired_maps
+from distil.methods.align import as_specs, map_pairs
+from distil.methods.maps import Each
 
 __all__ = ["VID", "Regressor"]
 
@@ -87,14 +87,14 @@ class VID(Method):
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Make a regressor and a variance for each pair of maps."""
-        pairs = paired_maps("vid", self.taps, student, teacher)
+        pairs = map_pairs("vid", self.taps, student, teacher)
         self.regressor: nn.Module = Each(Regressor(s.shape[1], t.shape[1]) for s, t in pairs)
         self.widths = [t.shape[1] for _, t in pairs]
         self.log_scale = nn.Parameter(torch.full((sum(self.widths),), self.start))
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``vid``, one value per sample."""
-        found = paired_maps("vid", self.taps, student(batch), teacher(batch))
+        found = map_pairs("vid", self.taps, student(batch), teacher(batch))
         ours, theirs = zip(*(pool_match(s, t) for s, t in found), strict=True)
         scales = self.log_scale.split(self.widths)
         means = self.regressor(list(ours))

@@ -131,9 +131,24 @@ def _timm(name: str, options: dict[str, Any], classes: int | None, channels: int
         raise DistilError(f"timm has no model {name!r}; {nearest(name, timm.list_models())}")
     if classes is not None:
         options = {"num_classes": classes, **options}
-    return _make(
+    made = _make(
         f"timm:{name}", pretrained, timm.create_model, name, pretrained=pretrained, in_chans=channels, **options
     )
+    _whole_patches(f"timm:{name}", made)
+    return made
+
+
+def _whole_patches(what: str, model: nn.Module) -> None:
+    """Refuse patches that do not divide the images, of which timm would leave out a border without a word."""
+    for part in model.modules():
+        size, patch = getattr(part, "img_size", None), getattr(part, "patch_size", None)
+        if not (isinstance(size, tuple) and isinstance(patch, tuple)) or getattr(part, "dynamic_img_pad", False):
+            continue
+        if any(side % each for side, each in zip(size, patch)):
+            raise DistilError(
+                f"{what} cuts images of {size[0]}x{size[1]} into patches of {patch[0]}x{patch[1]}, which do not divide "
+                "them; give patch_size= a divisor of the side, or img_size= a multiple of the patch."
+            )
 
 
 def _torchvision(name: str, options: dict[str, Any], classes: int | None, channels: int, pretrained: bool) -> nn.Module:

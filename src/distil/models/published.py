@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,7 +12,10 @@ from torch import nn
 
 from distil.models.load import split_spec
 
-__all__ = ["Published", "is_pretrained", "published_inputs"]
+__all__ = ["Published", "is_pretrained", "published_inputs", "sized"]
+
+SMALL = 112
+"""Pixels; below it patches of 16 leave few of them."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,30 @@ def is_pretrained(spec: str, pretrained: bool) -> bool:
     """
     kind, _, options = split_spec(spec)
     return kind in ("timm", "torchvision") and bool(options.get("pretrained", pretrained))
+
+
+def sized(spec: str, shape: tuple[int, ...]) -> str:
+    """Return a library's net of one size by a name that makes it for images ``(C, H, W)``; "" where there is none.
+
+    >>> sized("timm:vit_tiny_patch16_224", (3, 32, 32)), sized("torchvision:resnet18", (3, 32, 32))
+    ('timm:vit_tiny_patch16_224(img_size=32, patch_size=4)', '')
+    """
+    kind, name, options = split_spec(spec)
+    side = shape[-1]
+    if shape[-2] != side:
+        return ""
+    if kind == "torchvision" and name.startswith("vit_") and side % int(name.rsplit("_", 1)[1]) == 0:
+        more: dict[str, Any] = {"image_size": side}
+    elif kind == "timm" and (found := import_module("timm").get_pretrained_cfg(name)) and found.fixed_input_size:
+        more = {"img_size": side}
+        patch = re.search(r"(?:patch|_[a-z])([0-9]+)", name)
+        if name.startswith(("vit_", "deit_")) and "patch_size" not in options and side < SMALL:
+            more["patch_size"] = next(cut for cut in (4, 2, 1) if side % cut == 0)
+        elif patch is None or side % int(patch[1]):
+            return ""
+    else:
+        return ""
+    return f"{kind}:{name}({', '.join(f'{key}={value}' for key, value in {**options, **more}.items())})"
 
 
 def _of_timm(name: str, options: Mapping[str, Any], model: nn.Module | None) -> Published | None:
