@@ -88,8 +88,10 @@ class MealV2(Method):
                 raise DistilError("mealv2: shares= are those of ensemble='random'; leave them out otherwise.")
             draw_teacher(len(shares), shares=shares)
         if recover == "full" and top is not None:
-            raise DistilError(f"mealv2: top={top} cuts a label, and recover='full' does not say how to fill it in; use "
-                              f"{', '.join(KINDS[1:])}.")  # fmt: skip
+            raise DistilError(
+                f"mealv2: top={top} cuts a label, and recover='full' does not say how to fill it in; give one of "
+                f"{', '.join(KINDS[1:])}."
+            )
         self.ensemble, self.shares, self.cutmix, self.beta = ensemble, shares, cutmix, beta
         self.how = "mean-logit" if ensemble == "mean-logit" else "mean-prob"
         self.label: dict[str, Any] = {"kind": recover, "top": top}
@@ -196,18 +198,10 @@ class OutputDiscriminator(Method):
 
 
 def published(
-    *,
-    ensemble: str = "mean-prob",
-    discriminator: float = 1.0,
-    sign: str = "published",
-    final_relu: bool = False,
-    labels: float = 0.0,
-    cutmix: float = 0.0,
-    recover: str = "full",
-    top: int | None = None,
-    reduction: int = 8,
+    *, ensemble: str = "mean-prob", discriminator: float = 1.0, sign: str = "published", final_relu: bool = False,
+    labels: float = 0.0, cutmix: float = 0.0, recover: str = "full", top: int | None = None, reduction: int = 8,
     d_lr: float | None = 1e-4,
-) -> Sum:
+) -> Sum:  # fmt: skip
     """Return the paper's whole loss: soft labels and the discriminator, each of weight 1, and no hard labels.
 
     >>> sorted(published().methods), sorted(published(discriminator=0, labels=1).methods)

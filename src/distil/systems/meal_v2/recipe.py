@@ -25,7 +25,7 @@ EVIDENCE: tuple[Mapping[str, Any], ...] = ({},)
 
 
 def _image_pair() -> ImagePair:
-    return ImagePair(teacher="distil:mlp(hidden=512)")
+    return ImagePair(teacher="distil:mlp(hidden=256)", teacher_training=Training(epochs=15, batch_size=64, lr=1e-3))
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Setup:
     """
 
     pair: ImagePair = field(default_factory=_image_pair)
-    more_teachers: tuple[str, ...] = ("distil:mlp(hidden=256)", "distil:mlp(hidden=128)")
+    more_teachers: tuple[str, ...] = ("distil:mlp(hidden=128)", "distil:mlp(hidden=64)")
     pretraining: Training = field(
         default_factory=lambda: Training(epochs=15, optimizer="sgd", lr=0.03, weight_decay=5e-4)
     )
