@@ -202,7 +202,7 @@ def test_the_discriminators_own_rate_holds_under_schedules_in_the_same_step(sche
     assert len(seen) == 6
     for step in seen:
         assert step["discriminator"] / step["student"] == pytest.approx(1e-4 / 0.05, rel=1e-9)
-    _, seen = fitted(published(d_lr=None), schedule=schedule)
+    _, seen = fitted(published(d_lr=0.0), schedule=schedule)
     assert all(step["discriminator"] == step["student"] for step in seen)
     _, seen = fitted(published(), schedule=schedule, lr={"student": 0.05, "discriminator": 0.5})
     assert seen[0]["discriminator"] == pytest.approx(10 * seen[0]["student"])
@@ -374,7 +374,7 @@ def test_labels_that_cannot_be_recovered_stop_before_training(
         (lambda: MealV2(ensemble="random", shares=(0.5, 0.6)), "sum to 1"),
         (lambda: OutputDiscriminator(sign="reversed"), "sign='reversed'"),
         (lambda: OutputDiscriminator(reduction=0), "reduction=0"),
-        (lambda: OutputDiscriminator(lr=0.0), r"lr=0\.0"),
+        (lambda: OutputDiscriminator(lr=-1.0), r"lr=-1\.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(make: Any, says: str) -> None:

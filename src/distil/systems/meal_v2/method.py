@@ -140,7 +140,7 @@ class OutputDiscriminator(Method):
         reduction: by which the widths C, C // k, C // k // k shrink.
         least: channels that are kept at least.
         lr: the discriminator's own learning rate under ``fit``, which its schedule moves and ``lr={"discriminator":
-            …}`` overrides; ``None`` takes the student's, as the release does. In a loop of your own give
+            …}`` overrides; 0 takes the student's, as the release does. In a loop of your own give
             ``distiller.groups()`` their rates.
 
     Requirements: all logits of the teachers. Beside :class:`MealV2` it sees the teachers chosen for the batch.
@@ -164,14 +164,14 @@ class OutputDiscriminator(Method):
         final_relu: bool = False,
         reduction: int = 8,
         least: int = 2,
-        lr: float | None = 1e-4,
+        lr: float = 1e-4,
         name: str = "discriminator",
     ) -> None:
         super().__init__(name=name)
         if sign not in SIGNS:
             raise DistilError(f"outputdiscriminator(sign={sign!r}) is unknown; {nearest(sign, SIGNS)}")
-        if lr is not None and not lr > 0:
-            raise DistilError(f"outputdiscriminator(lr={lr}) must be above 0, or none for the student's rate.")
+        if not lr >= 0:
+            raise DistilError(f"outputdiscriminator(lr={lr}) must be above 0, or 0 for the student's rate.")
         self.sign, self.lr = sign, lr
         self.shape: dict[str, Any] = {"reduction": reduction, "final_relu": final_relu, "least": least}
         LogitDiscriminator(2, **self.shape)  # refuses what is out of range before any data are read
@@ -185,7 +185,7 @@ class OutputDiscriminator(Method):
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
         """Return the discriminator's parameters, with their own rate."""
         mine = super().groups()
-        return mine if self.lr is None else {key: RatedGroup(group, lr=self.lr) for key, group in mine.items()}
+        return mine if self.lr == 0 else {key: RatedGroup(group, lr=self.lr) for key, group in mine.items()}
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``discriminator``, one value per sample (a row of each source)."""
@@ -200,7 +200,7 @@ class OutputDiscriminator(Method):
 def published(
     *, ensemble: str = "mean-prob", discriminator: float = 1.0, sign: str = "published", final_relu: bool = False,
     labels: float = 0.0, cutmix: float = 0.0, recover: str = "full", top: int | None = None, reduction: int = 8,
-    d_lr: float | None = 1e-4,
+    d_lr: float = 1e-4,
 ) -> Sum:  # fmt: skip
     """Return the paper's whole loss: soft labels and the discriminator, each of weight 1, and no hard labels.
 
