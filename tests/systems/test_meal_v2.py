@@ -29,6 +29,7 @@ from distil.functional import (
 from distil.loops.lab import Lab
 from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
 from distil.methods import KD
+from distil.methods.expression import parse
 from distil.report.check import validate
 from distil.systems.meal_v2 import MealV2, OutputDiscriminator, published
 from distil.tasks import ClassificationTask
@@ -359,6 +360,16 @@ def test_labels_that_cannot_be_recovered_stop_before_training(
         Distiller(pupil(), cached, method(), example=next(iter(Batches(data, 8, seed=0, shuffle=False))), task=TASK)
 
 
+def test_a_cache_does_not_know_images_that_are_mixed_here(tmp_path: Path) -> None:
+    cached, _, data = stored(tmp_path, "topk3x8", views=False)
+    batch = next(iter(Batches(data, 20, seed=0, shuffle=False)))
+    made = Distiller(pupil(), cached, MealV2(recover="hard", cutmix=1.0), example=batch, task=TASK, steps=4)
+    made.watch()
+    made.ctx.step = 1  # whose patch is not empty
+    with pytest.raises(DistilError, match="augments, mixes or resizes"):
+        made(batch)
+
+
 # ---- what does not fit
 
 
@@ -397,6 +408,26 @@ def test_models_that_do_not_fit_are_refused_before_training() -> None:
 
 
 # ---- from the outside
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        published(d_lr=0.0, ensemble="single", labels=0.5),
+        MealV2(ensemble="random", shares=(0.2, 0.4, 0.4)) + 2 * OutputDiscriminator(lr=0.01, sign="detached"),
+        published(recover="marginal", top=5, cutmix=0.5, discriminator=0),
+    ],
+    ids=["published", "random", "cut"],
+)
+def test_what_it_is_called_is_what_it_is(method: Sum) -> None:
+    again = parse(method.expression)
+    assert again.expression == method.expression
+    for one, two in zip(method, again, strict=True):
+        settings = [
+            {key: vars(part.method)[key] for key in ("ensemble", "shares", "cutmix", "label", "sign", "lr", "shape")
+             if key in vars(part.method)} for part in (one, two)
+        ]  # fmt: skip
+        assert settings[0] == settings[1]
 
 
 def test_it_stands_in_a_leaderboard_with_one_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
