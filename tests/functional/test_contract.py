@@ -114,6 +114,10 @@ LOSSES = {
     "skew_kl": Loss(partial(D.skew_kl, alpha=0.2)),
     "skew_reverse_kl": Loss(partial(D.skew_reverse_kl, alpha=0.2)),
     "interpolated_kl": Loss(partial(D.interpolated_kl, share=1.0, temperature=2.0)),
+    "soft_label_cross_entropy": Loss(
+        lambda s, t, **kw: D.soft_label_cross_entropy(s, D.mean_labels([t]), **kw), zero=False, detached=True
+    ),
+    "source_cross_entropy": Loss(D.source_cross_entropy, (4, 2), (4, 2), zero=False),
     "mse": Loss(D.mse),
     "attention code": Loss(D.attention_transfer, **MAPS),
     "attention paper": Loss(partial(D.attention_transfer, variant="paper"), **MAPS),

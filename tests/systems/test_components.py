@@ -14,6 +14,7 @@ from distil.engine.method import Method, Sum, overrides
 from distil.methods.expression import parse
 
 from .toys import (
+    ensemble_distiller,
     graph,
     graph_distiller,
     image_distiller,
@@ -75,10 +76,23 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "teacher_input": [{"teacher_input": "clean"}],
     },
     "diswot": {"gram_losses": [{"gram_losses": True}]},
+    "meal-v2": {
+        "ensemble": [{"ensemble": name} for name in ("mean-logit", "random", "single")],
+        "discriminator": [{"discriminator": 0.0}, {"discriminator": 0.5}],
+        "sign": [{"sign": "adversarial"}, {"sign": "detached"}],
+        "final_relu": [{"final_relu": True}],
+        "reduction": [{"reduction": 1}],
+        "labels": [{"labels": 0.5}],
+        "cutmix": [{"cutmix": 1.0}],
+        "recover": [{"recover": name} for name in ("hard", "smoothing", "renormalised")],
+        "top": [],  # of a label that is recovered: tests/systems/test_meal_v2.py
+        "d_lr": [],  # under fit, which makes the groups: tests/systems/test_meal_v2.py
+    },
 }
 # Components of a procedure, which are no arguments of published(), and the test that switches them.
 ELSEWHERE = {"diswot": {"semantic", "relation", "init", "search", "proxy"}}  # tests/systems/test_diswot.py
 ON_MAPS = {"diswot"}
+OF_SEVERAL = {"meal-v2"}  # whose components tell several teachers apart
 WITH_CODE = [slug for slug, card in catalog.systems().items() if card.has_method and card.origin == "distil"]
 CASES = [(slug, key, changed) for slug, keys in FLIPS.items() for key, flips in keys.items() for changed in flips]
 
@@ -93,6 +107,8 @@ def run(slug: str, **changed: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return train(graph_distiller(published(slug, **changed)), graph())
     if catalog.card(slug).field == "dense":
         return train(scene_distiller(published(slug, **changed)), scenes())
+    if slug in OF_SEVERAL:
+        return train(ensemble_distiller(published(slug, **changed)), pictures())
     if slug in ON_MAPS:
         return train(map_distiller(published(slug, **changed)), pictures())
     return train(image_distiller(published(slug, **changed)), samples())

@@ -79,6 +79,17 @@ def map_distiller(method: Sum, *, epochs: int = 2, seed: int = 0) -> Distiller:
     return made.prepare([pictures()])
 
 
+def ensemble(count: int = 3) -> dict[str, nn.Module]:
+    """Several teachers of :func:`pictures` by name, of different widths and weights."""
+    return {f"t{k}": nn.Sequential(nn.Flatten(), mlp(6 + 2 * k, k + 1, 64)) for k in range(count)}
+
+
+def ensemble_distiller(method: Sum, *, teachers: int = 3, epochs: int = 2, seed: int = 0) -> Distiller:
+    """A student MLP and several teachers on :func:`pictures`."""
+    student = nn.Sequential(nn.Flatten(), mlp(4, 0, 64))
+    return Distiller(student, ensemble(teachers), method, example=pictures(), epochs=epochs, seed=seed)
+
+
 def graph_distiller(method: Sum, *, epochs: int = 2, seed: int = 0) -> Distiller:
     """A student MLP and a GCN on :func:`graph`, prepared."""
     options: dict[str, Any] = {"task": "node-classification", "example": graph(), "epochs": epochs, "seed": seed}

@@ -7,7 +7,9 @@ from distil.engine.fit import Result, fit
 from distil.engine.frozen import TeacherForward
 from distil.engine.gradient import gradient_shares
 from distil.engine.method import Method, Sum
+from distil.engine.optim import RatedGroup
 from distil.engine.own_optimizer import OwnOptimizer
+from distil.engine.regime import Regime
 from distil.engine.schedule import Schedule, cosine, during, ramp, step_decay
 from distil.engine.trace import ModelHandle, Trace
 from distil.engine.track import Tracking
@@ -20,6 +22,8 @@ __all__ = [
     "Method",
     "ModelHandle",
     "OwnOptimizer",
+    "RatedGroup",
+    "Regime",
     "Result",
     "Schedule",
     "Step",

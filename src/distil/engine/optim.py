@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from distil.errors import DistilError, nearest
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "lr_factor", "make_optimizers"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "RatedGroup", "lr_factor", "make_optimizers"]
 
 Factory = Callable[..., Optimizer]
 OPTIMIZERS: dict[str, Factory] = {
@@ -26,6 +26,20 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "linear": lambda done: 1.0 - done,
 }
+
+
+class RatedGroup(list[nn.Parameter]):
+    """A group of parameters, as ``groups()`` gives it, with a learning rate of its own.
+
+    It holds unless ``lr=`` names the group, and moves with the schedule and warm-up as every rate does.
+
+    >>> RatedGroup([nn.Parameter(torch.zeros(1))], lr=1e-4).lr
+    0.0001
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float) -> None:
+        super().__init__(parameters)
+        self.lr = lr
 
 
 def make_optimizers(
@@ -41,7 +55,8 @@ def make_optimizers(
         groups: named parameters, as ``distiller.groups()`` gives them.
         optimizer: a name, a class (or partial), or a mapping of group names to those; a group not named uses
             "student"'s.
-        lr: a number, or a mapping of group names; a group not named uses "student"'s.
+        lr: a number, or a mapping of group names; a group not named uses its own rate (:class:`RatedGroup`), or
+            "student"'s.
         weight_decay: likewise.
     """
     for what, value in (("optimizer", optimizer), ("lr", lr), ("weight_decay", weight_decay)):
@@ -53,7 +68,9 @@ def make_optimizers(
         if not parameters:
             continue
         factory = _factory(_of(optimizer, name, "optimizer"))
-        rate, decay = float(_of(lr, name, "lr")), float(_of(weight_decay, name, "weight_decay"))
+        named = isinstance(lr, Mapping) and name in lr
+        own = parameters.lr if isinstance(parameters, RatedGroup) and not named else _of(lr, name, "lr")
+        rate, decay = float(own), float(_of(weight_decay, name, "weight_decay"))
         if not rate > 0 or not math.isfinite(rate):
             raise DistilError(f"lr={rate} of group '{name}' must be a finite number above 0.")
         if not 0 <= decay < math.inf:

@@ -56,6 +56,7 @@ from distil.functional.mixing import (
 )
 from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
 from distil.functional.multilevel import batch_relation, class_relation, multilevel, unsure_share
+from distil.functional.patches import Patch, draw_patch, pasted, patch_at
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
 from distil.functional.ranking import plackett_luce, teacher_ranking
 from distil.functional.reduction import Term, reduce, working
@@ -70,6 +71,15 @@ from distil.functional.relation import (
     rkd_distance,
 )
 from distil.functional.selectivity import nst
+from distil.functional.soft_labels import (
+    as_soft_labels,
+    draw_teacher,
+    mean_labels,
+    mean_logits,
+    recover_labels,
+    soft_label_cross_entropy,
+)
+from distil.functional.sources import reversed_gradient, source_cross_entropy
 from distil.functional.sparse import sampled_cross_entropy, sampled_kl, topk_cross_entropy, topk_kl, topk_of
 from distil.functional.targets import SparseTargets, sparse_kd
 
@@ -78,8 +88,10 @@ __all__ = [
     "ClassMeans",
     "Convention",
     "Mix",
+    "Patch",
     "SparseTargets",
     "Term",
+    "as_soft_labels",
     "attention_map",
     "attention_transfer",
     "attention_weights",
@@ -107,6 +119,8 @@ __all__ = [
     "dist_intra",
     "dkd",
     "draw_mix",
+    "draw_patch",
+    "draw_teacher",
     "edges",
     "fc_gradient",
     "flow_matrix",
@@ -127,6 +141,8 @@ __all__ = [
     "maskd_segmentation",
     "masked_map",
     "masked_mse",
+    "mean_labels",
+    "mean_logits",
     "mixed",
     "mixed_labels",
     "mse",
@@ -137,15 +153,19 @@ __all__ = [
     "noise_contrast",
     "nst",
     "pairwise_distances",
+    "pasted",
+    "patch_at",
     "pearson",
     "pkt",
     "plackett_luce",
     "pool_match",
+    "recover_labels",
     "reduce",
     "rescaled_cross_entropy",
     "rescaled_kl",
     "resize_match",
     "reverse_kl",
+    "reversed_gradient",
     "rkd",
     "rkd_angle",
     "rkd_distance",
@@ -156,7 +176,9 @@ __all__ = [
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
+    "soft_label_cross_entropy",
     "soft_label_term",
+    "source_cross_entropy",
     "sparse_kd",
     "spatial_masks",
     "standardise",

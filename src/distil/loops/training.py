@@ -171,7 +171,7 @@ def distil(
     lab: Lab,
     method: str | Sum,
     student: str | Callable[[], nn.Module],
-    teacher: Teacher | nn.Module | None,
+    teacher: Teacher | nn.Module | Mapping[str, nn.Module] | None,
     bundle: Bundle,
     training: Training,
     *,
@@ -194,6 +194,7 @@ def distil(
     Args:
         method: an expression or a sum; it is parsed anew for every seed, so that adapters are fresh.
         student: a model by name, or a function that makes one, built from ``seed``.
+        teacher: one, several by name (agreement is then not measured), or none.
         train: what is trained on, the bundle's training part by default.
         diagnostics: further numbers to read off the trained distiller.
         watch: called with the distiller, the steps done and all steps after each step; it must change nothing.

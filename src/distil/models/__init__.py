@@ -20,6 +20,7 @@ _HOMES = {
     "text": ("BagOfWords", "TextCNN"),
     "hf": ("MeanPooled", "load_tokenizer"),
     "unet": ("UNet",),
+    "discriminator": ("LogitDiscriminator",),
     "fresh": ("redrawn",),
     "graft": ("grafted", "with_class_maps"),
     "load": ("load_model", "load_weights", "summary"),
