@@ -35,7 +35,7 @@ from distil.systems.lelp.head import unseen_by_head
 
 __all__ = ["SubclassKD", "published"]
 
-SPLITTERS = ("lelp", "pca", "projections", *CLUSTERS, "random", "true")
+SPLITTERS = ("lelp", "pca", "projections", *CLUSTERS, "random", "fine")
 TARGETS = ("live", "cached")
 SCORES = "*subclasses"  # where with_subclasses puts the student's C · S scores
 
@@ -53,7 +53,7 @@ class SubclassKD(Method):
         beta: β above 0; small ones give a class to its largest coordinate.
         null_space, rotate, standardize: the steps P, rotation and σ.
         splitter: "lelp"; "pca" (neither P nor rotation); "projections" (random directions in place of principal ones);
-            hard ones: "kmeans", "agglomerative", "tsne" clusters of each class, "random", or "true" fine labels
+            hard ones: "kmeans", "agglomerative", "tsne" clusters of each class, "random", or "fine" labels
             (``distil.data.regrouped``), a bound.
         temperature, student_temperature: of p_c and of the student's softmax.
         targets: "live" takes them of each view that is trained on (the directions stay), "cached" once for each sample.
@@ -100,7 +100,7 @@ class SubclassKD(Method):
         self.temperature, self.student_temperature = temperature, student_temperature
         self.null_space = null_space and splitter in ("lelp", "projections")
         self.rotate, self.standardize = rotate and splitter == "lelp", standardize
-        self.hard, self.cached, self.tap = splitter in (*CLUSTERS, "random", "true"), targets == "cached", tap
+        self.hard, self.cached, self.tap = splitter in (*CLUSTERS, "random", "fine"), targets == "cached", tap
         self.head = head if self.null_space else None
         self.at_equality = {"subclasskd": "stationary" if subclasses == 1 else None}
         theirs = ["logits", tap, *([self.head] if self.head else [])]
@@ -156,7 +156,7 @@ class SubclassKD(Method):
 
     def _members(self, features: Tensor, labels: Tensor, fine: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """Return the subclass of each sample within each class, and which there are."""
-        if self.splitter == "true":
+        if self.splitter == "fine":
             return members_by_labels(fine, labels, classes, self.subclasses)
         if self.splitter == "random":
             everywhere = torch.ones(classes, self.subclasses, dtype=torch.bool)
@@ -172,9 +172,9 @@ class SubclassKD(Method):
                 f"subclasskd(splitter={self.splitter}) knows samples by 'id', and the batches have none: give a "
                 "dataset (distil.data.indexed), or a splitter of directions with live targets."
             )
-        if self.splitter == "true" and FINE not in batch:
+        if self.splitter == "fine" and FINE not in batch:
             raise DistilError(
-                "subclasskd(splitter=true) reads labels finer than the task's, and the batches have none: "
+                "subclasskd(splitter=fine) reads labels finer than the task's, and the batches have none: "
                 f"distil.data.regrouped keeps them as '{FINE}'. Use another splitter where there are none."
             )
         return said[self.tap], said.logits, batch["labels"], _ids(batch), batch.get(FINE, batch["labels"])
