@@ -48,29 +48,18 @@ def test_compare_a_plan_and_a_dry_run_rebuild_too(tmp_path: Path, capsys: pytest
     assert main(words) == 0, capsys.readouterr()
     assert [arm["parameters"] for arm in load(out)["arms"]] == [610, 610, 610 + 180, 610 + 90]
     capsys.readouterr()
-    for verb in (["train", "--dry-run"], ["plan"]):
-        assert main([*verb, *OWN, *SHORT, "--method" if verb[0] == "train" else "--methods", "lelp"]) == 0
+    assert main(["train", "--dry-run", *OWN, *SHORT, "--method", "lelp"]) == 0
+    assert main(["plan", *OWN, "--train-teacher", "8", "--epochs", "2", "--methods", "lelp"]) == 0
     capsys.readouterr()
 
 
 def test_a_cache_teaches_without_the_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import torch
-
-    from distil.models import MLP
-
-    torch.manual_seed(0)
-    weights = tmp_path / "teacher.pt"
-    first = tmp_path / "first"
-    assert main(["train", *OWN, *SHORT, "--method", "kd", "--no-baseline", "--out", str(first)]) == 0
     # A teacher that is above chance: a student of a longer run.
     own = ["--student", "distil:mlp(hidden=48)", "--data", "digits", "--teacher", "distil:mlp(hidden=48)"]
     longer = tmp_path / "longer"
     assert main(["train", *own, "--train-teacher", "6", "--epochs", "6", "--lr", "0.01", "--method", "kd",
                  "--no-baseline", "--out", str(longer)]) == 0  # fmt: skip
-    from distil.models import load_weights
-
-    model = load_weights(MLP(64, 48, 10), next((longer / "students").glob("*.safetensors")))
-    torch.save(model.state_dict(), weights)
+    weights = next((longer / "students").glob("*.safetensors"))
     store = ["--teacher-weights", str(weights), "--features", "emb", "--out", str(tmp_path / "cache")]
     assert main(["cache", "--data", "digits", "--teacher", "distil:mlp(hidden=48)", *store]) == 0, capsys.readouterr()
     out = tmp_path / "run"
@@ -93,3 +82,17 @@ def test_a_class_too_many_dimensions_and_a_typo_say_what_to_do(
         assert main(["train", *OWN, *SHORT, "--method", method, "--out", str(out), "--overwrite"]) != 0
         shown = capsys.readouterr()
         assert said in " ".join((shown.out + shown.err).split()), method
+
+
+def test_texts_of_two_classes_are_taught_and_shipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (["dull", "cold", "grey", "flat"], ["fine", "warm", "bright", "rich"])
+    rows = [f"the film {k} is {words[k % 2][k % 3]} and {words[k % 2][(k // 5) % 4]},{k % 2}" for k in range(200)]
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    out = tmp_path / "run"
+    names = ["--data", str(tmp_path / "reviews.csv"), "--teacher", "distil:bow(vocab=300, dim=16, hidden=16)"]
+    student = ["--student", "distil:bow(vocab=30, dim=6, hidden=0)", "--train-teacher", "6", "--epochs", "2"]
+    taught = ["--lr", "0.02", "--batch-size", "16", "--method", "lelp", "--out", str(out)]
+    assert main(["train", *names, *student, *taught]) == 0, capsys.readouterr()
+    capsys.readouterr()
+    assert main(["export", str(out), "--out", str(tmp_path / "shipped")]) == 0, capsys.readouterr()
+    assert outputs(tmp_path / "shipped")[0][1] == 2

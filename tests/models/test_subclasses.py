@@ -28,7 +28,6 @@ def test_the_answer_is_the_log_sum_exp_of_each_classes_scores() -> None:
         torch.testing.assert_close(answer[:, c], scores[:, 4 * c : 4 * c + 4].exp().sum(1).log())
         torch.testing.assert_close(split.fc.subclasses.weight[4 * c], model.fc.weight[c])
     torch.testing.assert_close(answer.softmax(1), scores.softmax(1).unflatten(1, (3, 4)).sum(2))
-    torch.testing.assert_close(split.fc.subclasses.weight[1], split.fc.subclasses.weight[1].clone())
     assert not torch.equal(split.fc.subclasses.weight[1], split.fc.subclasses.weight[0])
 
 
@@ -56,7 +55,7 @@ def test_what_cannot_be_rebuilt_is_refused() -> None:
         with_subclasses(with_subclasses(MLP(4, 8, 3), 2), 2)
     with pytest.raises(DistilError, match=r"no nn\.Linear"):
         with_subclasses(nn.ReLU(), 2)
-    with pytest.raises(DistilError, match="'layers.1'"):
+    with pytest.raises(DistilError, match=r"'layers\.1'"):
         with_subclasses(MLP(4, 8, 3), 2, head="layers.11")
 
 

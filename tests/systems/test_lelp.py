@@ -293,7 +293,7 @@ def test_a_cache_of_embeddings_and_logits_teaches_nearly_the_same(tmp_path: Any)
     live = made(batch=batch, rotate=False)
     whole = data.batch(torch.arange(60))
     torch.testing.assert_close(stored(whole).loss, live(whole).loss, rtol=0.02, atol=0.01)
-    assert float((teacher.layers[-1].weight @ method.directions).abs().max()) < 0.02
+    assert float((teacher.layers[-1].weight.detach() @ method.directions).abs().max()) < 0.02
 
 
 # --- bad input
@@ -351,11 +351,15 @@ def test_a_class_of_few_samples_has_fewer_subclasses(splitter: str) -> None:
 
 def test_an_embedding_too_narrow_is_refused() -> None:
     method = SubclassKD()
-    distiller = Distiller(method.rebuild(mlp(4)), mlp(8, 1), method, example=samples())
-    with pytest.raises(DistilError, match=r"5 subclasses .* has 8, of which 3 are left .*null_space=False"):
-        distiller.prepare([samples()])
+    with pytest.raises(DistilError, match=r"has 8 dimensions, and 10 are needed.*and of 5 classes.*null_space=False"):
+        Distiller(method.rebuild(mlp(4)), mlp(8, 1), method, example=samples())
     wide = SubclassKD(null_space=False)
     Distiller(wide.rebuild(mlp(4)), mlp(8, 1), wide, example=samples()).prepare([samples()])
+    many = SubclassKD(null_space=False, subclasses=9)
+    with pytest.raises(DistilError, match=r"has 8 dimensions, and 9 are needed.*; give fewer subclasses\."):
+        Distiller(many.rebuild(mlp(4)), mlp(8, 1), many, example=samples())
+    clusters = SubclassKD(splitter="kmeans", subclasses=9)  # clusters need no dimensions of their own
+    Distiller(clusters.rebuild(mlp(4)), mlp(8, 1), clusters, example=samples())
 
 
 def test_two_classes_and_one() -> None:

@@ -96,7 +96,8 @@ class EncodedPair:
         """Return what a reader must know."""
         c, b, t = self.chosen, self.bundle, training
         return {
-            "Data": f"{c.data}: {len(b.train)} training texts, {len(b.val)} to choose the epoch, {len(b.test)} test texts",
+            "Data": f"{c.data}: {len(b.train)} training texts, {len(b.val)} to choose the epoch, {len(b.test)} test "
+            "texts",
             "Teacher": f"{c.encoder}, frozen, under a linear head trained on all training texts; it ran once",
             "Student": c.student,
             "Budget": f"{t.epochs} epochs of batches of {t.batch_size}, {t.optimizer}, learning rate {t.lr:g} "

@@ -126,6 +126,14 @@ class SubclassKD(Method):
                 f"expected are {self.subclasses} scores for each class of the teacher, of one student head, and "
                 "embeddings [N, D]. Rebuild the student for this method, and name the embedding with tap=."
             )
+        needed = self.subclasses + (classes if self.null_space else 0)
+        if not self.hard and emb.shape[1] < needed:
+            fix = ", or null_space=False" if self.null_space else ""
+            raise DistilError(
+                f"subclasskd: the teacher's embedding has {emb.shape[1]} dimensions, and {needed} are needed: one for "
+                f"each of {self.subclasses} subclasses{f' and of {classes} classes' if fix else ''}; give fewer "
+                f"subclasses{fix}."
+            )
         self.register_buffer("means", emb.new_zeros(classes, emb.shape[1]))
         self.register_buffer("directions", emb.new_zeros(classes, emb.shape[1], self.subclasses))
         self.register_buffer("scale", emb.new_zeros(classes, self.subclasses))
