@@ -440,9 +440,16 @@ def test_samples_without_ids_are_refused_where_they_are_looked_up() -> None:
     for options in ({"targets": "cached"}, {"splitter": "kmeans"}):
         with pytest.raises(DistilError, match="by 'id'"):
             made(batch=nameless, **options)
-    twice = {**samples(40), "id": torch.zeros(40).long()}
-    with pytest.raises(DistilError, match="id 0 came twice"):
-        made(batch=twice, targets="cached")
+
+
+def test_of_a_sample_in_several_views_the_first_is_kept() -> None:
+    batch = samples(40)
+    again = {key: torch.cat([value, value]) for key, value in batch.items()}
+    again["inputs"][40:] += 1
+    distiller = made(batch=again, targets="cached", rotate=False)
+    kept = distiller(batch).loss
+    of(distiller).cached = False
+    torch.testing.assert_close(kept, distiller(batch).loss)
 
 
 def test_a_fresh_method_takes_over_stored_targets() -> None:

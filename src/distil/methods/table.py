@@ -32,13 +32,15 @@ class SampleTable(nn.Module):
         self.register_buffer("rows", torch.zeros(0))
 
     def store(self, ids: Tensor, rows: Tensor) -> None:
-        """Keep ``rows`` [N, ...] of the samples ``ids`` [N], in place of what there was."""
-        order = ids.argsort()
+        """Keep ``rows`` [N, ...] of the samples ``ids`` [N], in place of what there was.
+
+        Of a sample that comes twice (several views of it, or ranks padded to one length) the first row is kept.
+        """
+        order = ids.argsort(stable=True)
         found = ids[order]
-        if len(found) > 1 and bool((found[1:] == found[:-1]).any()):
-            twice = int(found[1:][found[1:] == found[:-1]][0])
-            raise DistilError(f"The sample id {twice} came twice in one pass over the data; ids name samples for good.")
-        self.ids, self.rows = found, rows.detach()[order]
+        first = torch.ones_like(found, dtype=torch.bool)
+        first[1:] = found[1:] != found[:-1]
+        self.ids, self.rows = found[first], rows.detach()[order][first]
 
     def read(self, ids: Tensor) -> Tensor:
         """Return the rows of the samples ``ids``; one that was not stored is named (on a CPU)."""
