@@ -93,3 +93,8 @@ def test_layers_that_did_not_run_have_no_taps() -> None:
         teacher.places("stages")
     with pytest.raises(DistilError, match="id 7 was not in the data"):
         teacher({"id": torch.tensor([7])})
+
+
+def test_data_without_texts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DistilError, match="digits holds no raw texts"):
+        text_pair(chosen(data="digits"), Lab(tmp_path))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distil.data import load, split, tokenised
 from distil.data.bundle import Bundle
+from distil.data.text import TextDataset
 from distil.errors import DistilError
 from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.training import Teacher, Training, build_model, distil, train_teacher
@@ -108,7 +109,7 @@ class EncodedPair:
 def text_pair(chosen: TextPair, lab: Lab) -> EncodedPair:
     """Load the texts, run (or find) the encoder, train (or find) its head, and tokenise for the student."""
     raw = load(chosen.data, limit=chosen.limit)
-    texts = [raw.train.dataset.texts[k] for k in raw.train.positions.tolist()]
+    texts = _texts(raw)
     ids, rows = embeddings(lab, chosen.encoder, raw, max_length=chosen.max_length)
     words, _ = tokenizer_for(chosen.student, texts)
     whole = tokenised(raw, words, max_length=chosen.max_length)
@@ -129,7 +130,7 @@ def embeddings(lab: Lab, spec: str, raw: Bundle, *, max_length: int = 128) -> tu
 
     They are made once and stored where other runs find them.
     """
-    texts = [raw.train.dataset.texts[k] for k in raw.train.positions.tolist()]
+    texts = _texts(raw)
     tokenizer, most = tokenizer_for(spec, texts, role="teacher")
     bundle = tokenised(raw, tokenizer, max_length=min(max_length, most))
     task = TextTask(tokenizer=tokenizer, max_length=max_length)
@@ -143,3 +144,11 @@ def embeddings(lab: Lab, spec: str, raw: Bundle, *, max_length: int = 128) -> tu
 
     stage = lab.stage("embeddings", make, shared=True, spec=spec, data=bundle.fingerprint)
     return stage.value["ids"], stage.value["rows"]
+
+
+def _texts(raw: Bundle) -> list[str]:
+    """Return the training texts."""
+    held = getattr(raw.train, "dataset", None)
+    if not isinstance(held, TextDataset):
+        raise DistilError(f"{raw.name} holds no raw texts; give text.data a table of them, e.g. sst2.")
+    return [held.texts[k] for k in raw.train.positions.tolist()]
