@@ -14,7 +14,7 @@ from architecture.surface import API, OPTIONS, api, options
 
 # A new hook needs three systems that use it.
 HOOKS = {
-    *("setup", "prepare", "transform", "before_step", "forward", "counts", "after_step", "after_epoch"),
+    *("rebuild", "setup", "prepare", "transform", "before_step", "forward", "counts", "after_step", "after_epoch"),
     *("groups", "deployed"),
 }
 PROPERTIES = {"expression"}

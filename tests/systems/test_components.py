@@ -75,6 +75,19 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "temperature": [],  # of the plain loss alone: tests/systems/test_mix_kd.py
         "teacher_input": [{"teacher_input": "clean"}],
     },
+    "lelp": {
+        "null_space": [{"null_space": False}],
+        "rotate": [{"rotate": False}],
+        "standardize": [{"standardize": False}],
+        "splitter": [
+            {"splitter": name} for name in ("pca", "projections", "kmeans", "agglomerative", "tsne", "random")
+        ],  # "fine" needs finer labels: tests/systems/test_lelp.py
+        "subclasses": [{"subclasses": 1}, {"subclasses": 3}],
+        "beta": [{"beta": 0.1}, {"beta": 3.0}],
+        "temperature": [{"temperature": 4.0}],
+        "alpha": [{"alpha": 0.5}],
+        "targets": [],  # of one view both are equal, of several they differ: tests/systems/test_lelp.py
+    },
     "diswot": {"gram_losses": [{"gram_losses": True}]},
     "meal-v2": {
         "ensemble": [{"ensemble": name} for name in ("mean-logit", "random", "single")],
@@ -111,7 +124,8 @@ def run(slug: str, **changed: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return train(ensemble_distiller(published(slug, **changed)), pictures())
     if slug in ON_MAPS:
         return train(map_distiller(published(slug, **changed)), pictures())
-    return train(image_distiller(published(slug, **changed)), samples())
+    wide = {"teacher_width": 16} if slug == "lelp" else {}  # as many dimensions as subclasses and classes need
+    return train(image_distiller(published(slug, **changed), **wide), samples())
 
 
 @pytest.mark.parametrize("slug", WITH_CODE)

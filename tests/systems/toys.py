@@ -57,7 +57,10 @@ def image_distiller(
     method: Sum, *, width: int = 4, teacher_width: int = 8, epochs: int = 2, seed: int = 0
 ) -> Distiller:
     """Student and teacher MLPs on :func:`samples`, prepared."""
-    made = Distiller(mlp(width), mlp(teacher_width, 1), method, example=samples(), epochs=epochs, seed=seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        student = method.rebuild(mlp(width))
+    made = Distiller(student, mlp(teacher_width, 1), method, example=samples(), epochs=epochs, seed=seed)
     return made.prepare([samples()])
 
 

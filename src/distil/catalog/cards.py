@@ -18,8 +18,8 @@ LABELS = ("all", "some", "none")
 TEACHERS = ("live", "cache", "ensemble", "oracle", "self", "peers", "none")
 # The hooks of a Method, and fit's choice of what to train on.
 HOOKS = (
-    *("setup", "prepare", "transform", "before_step", "forward", "counts", "after_step", "after_epoch", "groups"),
-    *("deployed", "select"),
+    *("rebuild", "setup", "prepare", "transform", "before_step", "forward", "counts", "after_step", "after_epoch"),
+    *("groups", "deployed", "select"),
 )
 
 

@@ -114,8 +114,8 @@ class Distiller(nn.Module):
         """Find taps, make adapters, check that both sides score the same classes, and note how many there are."""
         batch = self._intake.opened(example, torch.Generator().manual_seed(self.seed))
         self.cast.move_teachers(self.cast.device)
-        specs = [spec for c in self.method for spec in c.method.taps]
-        self.cast.resolve(specs, batch)
+        with self.method.rebuilt_first():
+            self.cast.resolve(specs := [spec for c in self.method for spec in c.method.taps], batch)
         student, teacher = self.cast.dry_run(batch)
         if "logits" in specs:
             check_logits(self.method, student, teacher)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -67,6 +68,13 @@ class Method(nn.Module, ABC):
     def __init__(self, *, name: str | None = None) -> None:
         super().__init__()
         self.name = name or type(self).__name__.lower()
+
+    def rebuild(self, student: nn.Module) -> nn.Module:
+        """Return the student with the outputs, heads or parts that this method teaches; called before the Distiller.
+
+        A copy, where anything changes: the model that was given stays as it is.
+        """
+        return student
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Make adapters whose shapes the dry run shows; called once, under a seed that depends on the run's."""
@@ -187,6 +195,30 @@ class Sum(nn.Module):
         if hook not in self._having:
             self._having[hook] = tuple(c for c in self.components if overrides(c.method, hook))
         return self._having[hook]
+
+    def rebuild(self, student: nn.Module) -> nn.Module:
+        """Return the student as its methods teach it, rebuilt by the one that does; give that to the Distiller."""
+        builders = self.having("rebuild")
+        if len(builders) > 1:
+            raise DistilError(
+                f"Both '{builders[0].name}' and '{builders[1].name}' rebuild the student; at most one method of a sum "
+                "may."
+            )
+        return builders[0].method.rebuild(student) if builders else student
+
+    @contextmanager
+    def rebuilt_first(self) -> Iterator[None]:
+        """Where a method rebuilds the student and a tap of the student is not found, say what was left out."""
+        try:
+            yield
+        except DistilError as error:
+            builders = self.having("rebuild")
+            if not builders or "in the student" not in str(error):
+                raise
+            raise DistilError(
+                f"'{builders[0].name}' teaches a student that it has rebuilt: give the Distiller "
+                f"method.rebuild(student). {error}"
+            ) from None
 
     @property
     def expression(self) -> str:

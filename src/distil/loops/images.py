@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from distil.data import load, split
+from distil.data import load, regrouped, split
 from distil.data.bundle import Bundle
 from distil.engine.distiller import Distiller
 from distil.errors import DistilError
@@ -22,6 +22,7 @@ class ImagePair:
     Attributes:
         data: a name that ``distil.load`` reads.
         size: height and width that images are brought to; by default their own.
+        modulo: make label k of label k modulo this, the fine one kept apart (``distil.data.regrouped``).
         train, val: how many training and validation images are kept, stratified; the test set is whole.
         teacher_train: how many images the teacher is trained on; the students' are among them.
         teacher, student: models by name.
@@ -29,6 +30,7 @@ class ImagePair:
 
     data: str = "fashion-mnist"
     size: int | None = None
+    modulo: int | None = None
     train: int = 5000
     teacher_train: int = 20000
     val: int = 2000
@@ -70,7 +72,7 @@ class Pair:
     def setting(self, training: Training) -> dict[str, str]:
         """Return what a reader must know."""
         c, b = self.chosen, self.bundle
-        at = f" at {c.size} px" if c.size else ""
+        at = (f" at {c.size} px" if c.size else "") + (f", labels modulo {c.modulo}" if c.modulo else "")
         return {
             "Data": f"{c.data}{at}: {len(b.train)} training images, {len(b.val)} to choose the epoch, {len(b.test)} "
             "test images",
@@ -85,6 +87,12 @@ class Pair:
 def image_pair(chosen: ImagePair, lab: Lab) -> Pair:
     """Load the data and train (or find) the teacher."""
     whole = load(chosen.data, size=chosen.size)
+    if chosen.modulo is not None:
+        if not 1 <= chosen.modulo <= len(whole.classes):
+            raise DistilError(
+                f"pair.modulo={chosen.modulo} must lie in 1 … {len(whole.classes)}, the classes there are."
+            )
+        whole = regrouped(whole, [k % chosen.modulo for k in range(len(whole.classes))])
     if chosen.teacher_train < chosen.train:
         raise DistilError(
             f"pair.teacher_train={chosen.teacher_train} is less than pair.train={chosen.train}; the student's images "

@@ -40,6 +40,7 @@ from distil.loops.training import (
     build_model,
     distil,
     example_of,
+    rebuilt_student,
     teacher_report,
     train_teacher,
 )
@@ -165,15 +166,11 @@ def _try(text: str, run: OwnRun, made: Opened, lab: Lab, student: nn.Module) -> 
     """Make one step on a few samples."""
     example, options = example_of(made.bundle), run.training.options()
     try:
+        method = parse(text)
         distiller = Distiller(
-            student,
-            made.teacher,
-            parse(text),
-            task=made.task,
-            example=example,
-            epochs=run.training.epochs,
-            taps=run.taps,
-        )
+            rebuilt_student(student, method, seed=run.seeds[0]), made.teacher, method, task=made.task, example=example,
+            epochs=run.training.epochs, taps=run.taps,
+        )  # fmt: skip
         distiller.totals([example])
         if distiller.prepared:  # else it waits for its pass over the data
             quiet = {"epochs": None, "steps": 1, "diagnose": False, "check_teacher": False}

@@ -129,7 +129,8 @@ def export_run(
 def rebuilt(run: Path, student: Student, own: OwnRun, task: Task, batch: Any, bundle: Bundle | None) -> nn.Module:
     """Return the module that was trained, built again from its specification and recognised by its answers.
 
-    Where a method ships another module than the student, the method is set up again on a batch and asked for it.
+    A method that rebuilds its student does so again; one that ships another module is set up on a batch and asked for
+    it.
 
     Raises:
         DistilError: it cannot be built, its weights do not fit, or it answers otherwise than the trained one did.
@@ -164,11 +165,15 @@ def _fitting(run: Path, student: Student) -> dict[str, Any]:
 
 
 def _deployed(model: nn.Module, student: Student, own: OwnRun, task: Task, batch: Any) -> nn.Module:
+    methods = parse(student.method)
+    model = methods.rebuild(model)
+    if not methods.having("deployed"):
+        return model
     classes, shape = len(student.classes), student.input_shape
     teacher = load_model(own.teacher, classes=classes, input_shape=shape) if own.teacher else None
     options: dict[str, Any] = {"epochs": own.training.epochs, "taps": own.taps}
     labelled = {"labels": torch.zeros(len(next(iter(_tensors(batch)))), dtype=torch.long), **batch}
-    distiller = Distiller(model, teacher, parse(student.method), task=task, example=labelled, **options)
+    distiller = Distiller(model, teacher, methods, task=task, example=labelled, **options)
     return distiller.deployed()
 
 

@@ -17,7 +17,7 @@ from distil.data.loading import as_batches, mix_seed
 from distil.engine.distiller import Distiller
 from distil.engine.fit import fit
 from distil.engine.host import PRECISIONS
-from distil.engine.method import Sum
+from distil.engine.method import Method, Sum
 from distil.engine.processes import is_first
 from distil.engine.window import world_size
 from distil.errors import DistilError, nearest
@@ -40,6 +40,7 @@ __all__ = [
     "example_of",
     "fitting",
     "measured",
+    "rebuilt_student",
     "teacher_arm",
     "teacher_report",
     "train_teacher",
@@ -97,6 +98,13 @@ def build_model(spec: str | Callable[[], nn.Module], bundle: Bundle, *, seed: in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed("model", role, seed))
         return spec() if callable(spec) else load_model(spec, **fitting(bundle))
+
+
+def rebuilt_student(model: nn.Module, method: Method | Sum, *, seed: int) -> nn.Module:
+    """Return the student as its method teaches it: what :meth:`Method.rebuild` adds is drawn from ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix_seed("rebuild", seed))
+        return method.rebuild(model)
 
 
 def fitting(bundle: Bundle) -> dict[str, Any]:
@@ -213,7 +221,7 @@ def distil(
         load_weights(model, weights)
     sum_of_methods = parse(method) if isinstance(method, str) else method
     distiller = Distiller(
-        model,
+        rebuilt_student(model, sum_of_methods, seed=seed),
         module,
         sum_of_methods,
         task=chosen,

@@ -33,6 +33,7 @@ _HOMES = {
         "to_experts",
         "with_outputs",
         "with_second_head",
+        "with_subclasses",
     ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from distil.errors import DistilError, nearest
 
-__all__ = ["TwoHeadOutput", "TwoHeads", "find_head", "grow_classes", "replaced", "with_outputs", "with_second_head"]
+__all__ = [
+    "SubclassSum",
+    "TwoHeadOutput",
+    "TwoHeads",
+    "find_head",
+    "grow_classes",
+    "replaced",
+    "with_outputs",
+    "with_second_head",
+    "with_subclasses",
+]
 
 
 def find_head(model: nn.Module, head: str | None = None) -> str:
@@ -97,6 +107,67 @@ def grow_classes(model: nn.Module, new: int, *, head: str | None = None, init: s
     path = find_head(model, head)
     layer: Any = model.get_submodule(path)
     return with_outputs(model, layer.out_features + new, head=path, init=init)
+
+
+class SubclassSum(nn.Module):
+    """From subclass scores ``[..., C * S]``, class by class, to class scores ``[..., C]``: the log-sum-exp of each S.
+
+    The softmax over the class scores is the sum of the subclasses' probabilities.
+
+    >>> SubclassSum(2)(torch.zeros(1, 4)).exp()
+    tensor([[2., 2.]])
+    """
+
+    def __init__(self, subclasses: int) -> None:
+        super().__init__()
+        self.subclasses = subclasses
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """Return the class scores."""
+        return scores.unflatten(-1, (-1, self.subclasses)).logsumexp(-1)
+
+    def extra_repr(self) -> str:
+        """Say how many are summed."""
+        return f"subclasses={self.subclasses}"
+
+
+def with_subclasses(model: nn.Module, subclasses: int, *, head: str | None = None) -> nn.Module:
+    """Return a copy of a classifier that scores S subclasses of every class, and still answers with its classes.
+
+    The last linear layer is replaced by ``subclasses`` (Linear to C * S, class by class) and ``classes``
+    (:class:`SubclassSum`, without parameters). The tap ``*subclasses`` reads the subclass scores. The first row of each
+    class is the class's old one, the others are drawn as ``nn.Linear`` draws them.
+
+    Args:
+        model: the classifier; it is not changed.
+        subclasses: S, at least 1; with 1 it answers as before.
+        head: the path of its last linear layer; default as in :func:`find_head`.
+
+    >>> from distil.models import MLP
+    >>> model = MLP(4, 8, 3)
+    >>> split = with_subclasses(model, 5)
+    >>> split.layers[-1].subclasses.out_features, split(torch.zeros(2, 4)).shape
+    (15, torch.Size([2, 3]))
+    """
+    if subclasses < 1:
+        raise DistilError(f"with_subclasses: subclasses={subclasses}; each class has at least one.")
+    path = find_head(model, head)
+    model = deepcopy(model)
+    old = model.get_submodule(path)
+    assert isinstance(old, nn.Linear)
+    if path.rpartition(".")[2] == "subclasses":
+        raise DistilError(f"with_subclasses: {type(model).__name__} has subclasses already; give the model without.")
+    count = old.out_features * subclasses
+    new = nn.Linear(old.in_features, count, old.bias is not None, old.weight.device, old.weight.dtype)
+    with torch.no_grad():
+        for mine, theirs in ((new.weight, old.weight), (new.bias, old.bias)):
+            if theirs is not None:
+                mine[::subclasses] = theirs
+                mine.requires_grad_(theirs.requires_grad)
+    made = nn.Sequential()
+    made.add_module("subclasses", new)
+    made.add_module("classes", SubclassSum(subclasses))
+    return replaced(model, path, made.train(old.training))
 
 
 class TwoHeadOutput(NamedTuple):

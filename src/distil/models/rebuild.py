@@ -1,8 +1,8 @@
 """Changes made to a model before a Distiller is made; the Distiller itself changes nothing.
 
 Each function returns a new model and leaves the given ones as they are. Heads: :func:`with_outputs`,
-:func:`grow_classes`, :func:`with_second_head`. Updates: :func:`add_lora`, :func:`merge_lora`. Experts:
-:func:`to_experts`. Starting points: :func:`interpolate_init`, :func:`copy_layers`.
+:func:`grow_classes`, :func:`with_second_head`, :func:`with_subclasses`. Updates: :func:`add_lora`,
+:func:`merge_lora`. Experts: :func:`to_experts`. Starting points: :func:`interpolate_init`, :func:`copy_layers`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from distil.errors import DistilError, nearest
 from distil.models.experts import Experts, to_experts
-from distil.models.heads import TwoHeadOutput, grow_classes, with_outputs, with_second_head
+from distil.models.heads import TwoHeadOutput, grow_classes, with_outputs, with_second_head, with_subclasses
 from distil.models.lora import add_lora, merge_lora
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "to_experts",
     "with_outputs",
     "with_second_head",
+    "with_subclasses",
 ]
 
 

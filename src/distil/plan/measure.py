@@ -240,8 +240,9 @@ class Rehearsal:
         return fit(distiller, self.bundle.train, device=self.asked, **{**self.training, **quiet, **changed})
 
     def _distiller(self, method: str, teacher: nn.Module | None = None) -> Distiller:
+        methods = parse(method)
         return Distiller(
-            self.student(), teacher or self.teacher, parse(method), task=self.task,
+            methods.rebuild(self.student()), teacher or self.teacher, methods, task=self.task,
             example=next(iter(as_batches(self.bundle.train, 8).iterate(0))), epochs=self.training["epochs"],
             taps=self.taps,
         )  # fmt: skip

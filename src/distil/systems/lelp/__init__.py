@@ -1,1 +1,5 @@
-"""LELP (arXiv 2024): ``distil show lelp`` tells what it is and how far it is built."""
+"""LELP: split few classes into many along the teacher's embedding, and teach the student the finer labels."""
+
+from distil.systems.lelp.method import SubclassKD, published
+
+__all__ = ["SubclassKD", "published"]

@@ -1,0 +1,37 @@
+"""What the teacher's classifier reads of its embedding, from the layer itself or from stored answers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from distil.engine.method import Handles
+from distil.errors import DistilError
+from distil.functional.subspace import linear_rows, null_space
+
+__all__ = ["unseen_by_head"]
+
+_LINEAR = 1e-2  # the share of the logits' variance that a linear head may leave unsaid
+
+
+def unseen_by_head(teacher: Handles, head: str | None, features: Tensor, logits: Tensor) -> Tensor:
+    """Return a basis of the directions of the embedding that the classifier does not read.
+
+    Args:
+        head: the tap of the linear layer; ``None`` finds it by least squares from ``features`` and ``logits``.
+    """
+    if head is None:
+        weight, unsaid = linear_rows(features, logits)
+        if unsaid > _LINEAR:
+            raise DistilError(
+                f"subclasskd: {float(unsaid):.0%} of the teacher's logits are not linear in the embedding; name the "
+                "input of its last linear layer with tap=, or use null_space=False."
+            )
+        return null_space(weight)
+    layer = teacher.part(head)
+    if not isinstance(layer, nn.Linear) or layer.in_features != features.shape[1]:
+        raise DistilError(
+            f"subclasskd: the teacher's head '{head}' is a {type(layer).__name__}, and the null space is that of a "
+            f"linear layer on the embedding, {features.shape[1]} wide; name both with head= and tap=, or use "
+            "null_space=False."
+        )
+    return null_space(layer.weight.detach().cpu())
