@@ -74,11 +74,21 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "temperature": [],  # of the plain loss alone: tests/systems/test_mix_kd.py
         "teacher_input": [{"teacher_input": "clean"}],
     },
+    "ofa-kd": {
+        "branches": [{"branches": "none"}, {"branches": [2]}],
+        "gamma": [{"gamma": 1.0}, {"gamma": [1.5, 1.0, 1.5]}, {"gamma": [1.5, 1.5, 1.0]}],
+        "enhance": [{"enhance": "target_only"}, {"enhance": "off"}],
+        "temperature": [{"temperature": 4.0}],
+        "logit_weight": [{"logit_weight": 0.0}],
+        "branch_weight": [{"branch_weight": 0.0}, {"branch_weight": 2.0}],
+        "label_weight": [{"label_weight": 0.0}],
+        "project": [{"project": "features"}],
+    },
     "diswot": {"gram_losses": [{"gram_losses": True}]},
 }
 # Components of a procedure, which are no arguments of published(), and the test that switches them.
 ELSEWHERE = {"diswot": {"semantic", "relation", "init", "search", "proxy"}}  # tests/systems/test_diswot.py
-ON_MAPS = {"diswot"}
+ON_MAPS = {"diswot", "ofa-kd"}
 WITH_CODE = [slug for slug, card in catalog.systems().items() if card.has_method and card.origin == "distil"]
 CASES = [(slug, key, changed) for slug, keys in FLIPS.items() for key, flips in keys.items() for changed in flips]
 

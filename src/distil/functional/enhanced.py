@@ -28,8 +28,8 @@ def enhanced_cross_entropy(
 ) -> Tensor:
     """Return the soft cross-entropy that pushes harder towards the label where the teacher is sure of it.
 
-    −Σ_c [(p_c + m_c)^γ − m_c] · log q_c with p = softmax(teacher / T), q = softmax(student / T) and m the one-hot label,
-    without a factor T². The label's coefficient is (1 + p)^γ − 1, the others' p^γ. With γ = 1 it is the soft
+    −Σ_c [(p_c + m_c)^γ − m_c] · log q_c with p = softmax(teacher / T), q = softmax(student / T) and m the one-hot
+    label, without a factor T². The label's coefficient is (1 + p)^γ − 1, the others' p^γ. With γ = 1 it is the soft
     cross-entropy, whatever the label. No gradient reaches the teacher.
 
     Args:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from distil.errors import DistilError
 from distil.models.tokens import Block
 
-__all__ = ["MapExit", "PatchMerging", "SepConv", "TokenExit", "token_grid"]
+__all__ = ["MapExit", "PatchMerging", "SepConv", "TokenExit", "exit_for", "square_grid"]
 
 FINAL_GRID = 7  # patches a side that merging stops above
 HEADS = 4
@@ -55,7 +56,7 @@ class SepConv(nn.Module):
 
 @final
 class MapExit(nn.Sequential):
-    """From a map ``[N, C, H, W]`` to scores ``[N, K]``: one `SepConv` for each stage that follows, pooling, a linear map.
+    """From a map ``[N, C, H, W]`` to scores ``[N, K]``: a `SepConv` for each stage that follows, pooling, a linear map.
 
     Each convolution doubles the channels but the last, which gives ``width``; at the last stage a 1x1 convolution
     (with bias) stands in their place. Members are numbered as in the official code.
@@ -72,7 +73,7 @@ class MapExit(nn.Sequential):
 
     def __init__(self, channels: int, *, left: int, width: int, classes: int) -> None:
         plan = [channels * 2**k for k in range(left)] + [width]
-        body: list[nn.Module] = [SepConv(a, b) for a, b in zip(plan, plan[1:])]
+        body: list[nn.Module] = [SepConv(a, b) for a, b in pairwise(plan)]
         body = body or [nn.Conv2d(channels, width, 1)]
         super().__init__(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
         _start(self)
@@ -104,7 +105,7 @@ class PatchMerging(nn.Module):
 
 @final
 class TokenExit(nn.Module):
-    """From tokens ``[N, L, D]`` to scores ``[N, K]``: merging down to about 7x7, blocks, class token or mean, a linear map.
+    """From tokens ``[N, L, D]`` to scores ``[N, K]``: merged to about 7x7, blocks, class token or mean, a linear map.
 
     Where nothing is merged and D differs from ``width``, one linear map without bias takes the place of merging. Class
     tokens pass the merging as they are.
@@ -149,12 +150,55 @@ class TokenExit(nn.Module):
         first, patches = tokens[:, : self.class_tokens], tokens[:, self.class_tokens :]
         if len(self.merging):
             patches = self.merging(patches.unflatten(1, self.grid)).flatten(1, 2)
-        tokens = self.blocks(self.widen(torch.cat([first, patches], 1)))
+        tokens = torch.cat([first, patches], 1) if self.class_tokens else patches
+        tokens = self.blocks(self.widen(tokens))
         found: Tensor = self.head(tokens[:, 0] if self.class_tokens else tokens.mean(1))
         return found
 
 
-def token_grid(length: int, class_tokens: int | None = None) -> tuple[int, int]:
+def exit_for(
+    shape: Sequence[int],
+    *,
+    left: int,
+    classes: int,
+    width: int,
+    teacher_width: int = 0,
+    tokens: bool | None = None,
+    class_tokens: int | None = None,
+) -> MapExit | TokenExit:
+    """Return the exit that fits a stage's output.
+
+    Args:
+        shape: ``[N, C, H, W]``, or ``[N, L, D]`` of tokens; the batch size is not read.
+        left: the stages of the net after this one.
+        classes: the scores it gives.
+        width: of the student's embedding.
+        teacher_width: of the teacher's; the linear layer of a map's exit reads as many features as the wider one has.
+        tokens: whether a map is a grid of tokens (a Swin transformer's); by default it is not.
+        class_tokens: how many come first in a sequence; by default what leaves a square grid (:func:`square_grid`).
+
+    Raises:
+        DistilError: neither a map nor tokens, or tokens that do not lie on a square grid.
+
+    >>> type(exit_for((2, 16, 8, 8), left=1, classes=3, width=16)).__name__
+    'MapExit'
+    """
+    if len(shape) == 4 and not tokens:
+        return MapExit(shape[1], left=left, width=max(width, teacher_width), classes=classes)
+    if len(shape) == 4:
+        return TokenExit(shape[1], grid=shape[2:], left=left, width=width, classes=classes)
+    if len(shape) != 3:
+        raise DistilError(
+            f"an exit reads feature maps [N, C, H, W] or tokens [N, L, D]; a stage of the student gives {list(shape)}. "
+            "Name stages that are maps or tokens with taps=, or leave exits out with branches=none."
+        )
+    count, side = square_grid(shape[1], class_tokens)
+    return TokenExit(
+        shape[2], grid=(side, side), left=left, width=width, classes=classes, class_tokens=count,
+    )  # fmt: skip
+
+
+def square_grid(length: int, class_tokens: int | None = None) -> tuple[int, int]:
     """Return how many of ``length`` tokens are class tokens, and the side of the square grid of the others.
 
     Args:
@@ -164,7 +208,7 @@ def token_grid(length: int, class_tokens: int | None = None) -> tuple[int, int]:
     Raises:
         DistilError: the others are no square.
 
-    >>> token_grid(197), token_grid(784), token_grid(198), token_grid(21, 5)
+    >>> square_grid(197), square_grid(784), square_grid(198), square_grid(21, 5)
     ((1, 14), (0, 28), (2, 14), (5, 4))
     """
     for count in (0, 1, 2) if class_tokens is None else (class_tokens,):
