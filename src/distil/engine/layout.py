@@ -52,6 +52,7 @@ def _on_last_axis(module: nn.Module, before: Tensor | None) -> bool:
         return False
     if isinstance(module, nn.Linear):
         return True
+    if not isinstance(module, nn.LayerNorm) or len(module.normalized_shape) != 1:
+        return False
     # timm's LayerNorm2d is a LayerNorm that works on the second axis of a map.
-    norm = isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1
-    return norm and before.shape[-1] == module.normalized_shape[0] != before.shape[1]
+    return before.shape[-1] == module.normalized_shape[0] != before.shape[1]

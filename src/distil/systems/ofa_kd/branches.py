@@ -84,6 +84,7 @@ class OFAExits(Method):
         self.taps = (*self.stages, *theirs)
         self.exits = nn.ModuleDict()
         self.gammas: tuple[float, ...] = ()
+        self.normed = False
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Make the exits from the shapes of the dry run."""
@@ -111,23 +112,23 @@ class OFAExits(Method):
                 found[k - 1].shape, left=len(found) - k, classes=classes, width=int(student["emb"].shape[-1]),
                 teacher_width=theirs, tokens=layouts[k - 1] == CHANNELS_LAST, class_tokens=self.class_tokens,
             )  # fmt: skip
+        self.normed = any(isinstance(part, nn.BatchNorm2d) for part in self.exits.modules())
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return ``branches``, one value per sample: the sum over exits."""
         seen, labels = self._read(student(batch)), labels_of(batch) if self.labels else None
         theirs = teacher(batch)["emb" if self.project == "features" else "logits"]
+        options: dict[str, Any] = {"enhance": self.enhance, "temperature": self.temperature, "reduction": "none"}
         values = []
         for (stage, leave), gamma in zip(self.exits.items(), self.gammas, strict=True):
             ours = leave(seen[int(stage) - 1])
-            options = {"gamma": gamma, "enhance": self.enhance, "temperature": self.temperature, "reduction": "none"}
             if self.project == "features":
                 values.append(mse(ours, theirs, reduction="none"))
             else:
-                values.append(enhanced_cross_entropy(ours, theirs, labels, **options))
-        norms = any(isinstance(part, nn.BatchNorm2d) for part in self.exits.modules())
+                values.append(enhanced_cross_entropy(ours, theirs, labels, gamma=gamma, **options))
+        weights = None if labels is None else labelled_rows(labels)
         # In training the BatchNorm of exits makes each value depend on the batch.
-        coupled, weights = norms and self.training, None if labels is None else labelled_rows(labels)
-        return {"branches": Term(torch.stack(values).sum(0), weights, coupled=coupled)}
+        return {"branches": Term(torch.stack(values).sum(0), weights, coupled=self.training and self.normed)}
 
     def counts(self, batch: Batch) -> dict[str, float | Tensor]:
         """Count the samples with a label, or all where none is read."""
