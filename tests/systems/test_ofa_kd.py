@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distil.cache import CachedTeacher, TeacherCache
+from distil.data import DictDataset
 from distil.engine import fit
 from distil.engine.distiller import Distiller
 from distil.errors import DistilError
@@ -20,6 +22,7 @@ from distil.methods import Supervised
 from distil.models import load_model
 from distil.report.check import validate
 from distil.systems.ofa_kd import OFAExits, OFALogits, published
+from distil.tasks import get_task
 
 from .toys import CLASSES, Fixed, seeded
 
@@ -145,7 +148,7 @@ def test_of_a_mixed_sample_the_larger_parts_label_is_the_target() -> None:
 
 
 def test_only_the_teachers_logits_are_read() -> None:
-    """Two teachers of equal logits and other insides teach the same, and a stored one without features serves."""
+    """Two teachers of equal logits and other insides teach the same."""
     logits = torch.randn(20, CLASSES, generator=seeded(3))
 
     class Teacher(nn.Module):
@@ -158,6 +161,17 @@ def test_only_the_teachers_logits_are_read() -> None:
 
     losses = [Distiller(net("resnet8"), Teacher(w), published(), example=images())(images()).loss for w in (3, 99)]
     assert torch.equal(*losses)
+
+
+def test_a_stored_teacher_of_logits_alone_serves(tmp_path: Path) -> None:
+    task, data = get_task("classification"), DictDataset(*images().values())
+    stored = CachedTeacher(TeacherCache.write(net("mlp(hidden=8)", 1), data, task, tmp_path, codec="dense32"))
+    distillers = [
+        Distiller(net("resnet8"), who, published(), example=images()) for who in (net("mlp(hidden=8)", 1), stored)
+    ]
+    torch.testing.assert_close(*(distiller(images()).loss for distiller in distillers))
+    with pytest.raises(DistilError, match="no tap 'emb'"):
+        Distiller(net("resnet8"), stored, published(project="features"), example=images())
 
 
 def test_a_maps_exit_is_as_wide_as_the_wider_embedding() -> None:

@@ -23,6 +23,7 @@ def layouts(calls: Iterable[tuple[nn.Module, Tensor | None, Tensor | None]]) -> 
     Args:
         calls: every module called, with the first tensor of its input and of its output.
 
+    >>> import torch
     >>> x, y = torch.zeros(1, 8, 8, 3), torch.zeros(1, 8, 8, 5)
     >>> laid = layouts([(nn.Linear(3, 5), x, y)])
     >>> laid((1, 8, 8, 5)), laid((1, 5, 8, 8))

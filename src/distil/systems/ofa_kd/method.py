@@ -91,7 +91,7 @@ def published(
         branches, enhance, temperature, project, taps, class_tokens: as in :class:`OFAExits`.
 
     >>> published(branches="none", gamma=1.0).expression
-    'supervised + ofalogits(gamma=1.0)'
+    'supervised + ofalogits(gamma=1, enhance=code, temperature=1)'
 
     Paper: Hao, Guo, Han, Tang, Hu, Wang, Xu, One-for-All: Bridge the Gap Between Heterogeneous Architectures in
     Knowledge Distillation, NeurIPS 2023, arXiv 2310.19444. Differs from official code: nets of fewer than four stages,

@@ -28,9 +28,9 @@ def _pair() -> ImagePair:
     return ImagePair(
         data="cifar10",
         size=16,
-        train=2000,
-        val=1000,
-        teacher_train=12000,
+        train=1000,
+        val=500,
+        teacher_train=8000,
         teacher=VIT,
         student="distil:resnet(depth=(1, 1, 1, 1), widths=(8, 12, 16, 24))",
         teacher_training=Training(epochs=15, batch_size=64, lr=3e-3),
