@@ -29,12 +29,12 @@ class OFAExits(Method):
     """A throw-away exit at every stage of the student, whose class scores learn from the teacher's logits.
 
     The loss is `OFALogits`'s on the scores of each exit, summed over exits. Of the teacher nothing but logits is
-    read (and once, where it can be seen, the width of its embedding, as wide as which a map's exit becomes). With n
+    read; and once, where it shows, how wide its embedding is, since a map's exit takes the wider of both widths. With n
     stages, stage k is followed by n − k others: a map's exit has so many convolutions that halve it, tokens' exit so
     many blocks (at least one). For four stages that is the paper's table; three stages get its exits 2 to 4.
 
     Args:
-        branches: which stages, counted from 1; "all", or "none".
+        branches: which stages, counted from 1, or "all".
         gamma: one exponent, or one for each exit in the order of the stages.
         enhance, temperature: as in `OFALogits`.
         project: "logits"; or "features": exits give vectors as wide as the teacher's embedding, which they match by

@@ -88,7 +88,8 @@ def published(
         gamma: one exponent, or one for each exit and one more, last, for the student's own logits. 1.5 is the release's
             value for ImageNet, 1 for CIFAR-100.
         logit_weight, branch_weight, label_weight: of the three parts; 0 leaves one out.
-        branches, enhance, temperature, project, taps, class_tokens: as in :class:`OFAExits`.
+        branches: as in :class:`OFAExits`, or "none".
+        enhance, temperature, project, taps, class_tokens: as in :class:`OFAExits`.
 
     >>> published(branches="none", gamma=1.0).expression
     'supervised + ofalogits(gamma=1, enhance=code, temperature=1)'
