@@ -55,7 +55,7 @@ class Setup:
 
 
 def experiment(setup: Setup, lab: Lab) -> Experiment:
-    """Return the arms: alone, KD, DIST, FitNets on embeddings, OFA with γ = 1 and above, and without exits."""
+    """Return the arms: alone, KD (OFA with γ = 1 and no exits), DIST, FitNets on embeddings, OFA at γ and at 1."""
     pair = image_pair(setup.pair, lab)
     (test,) = split(pair.bundle.test, [min(setup.test, len(pair.bundle.test))])
     fingerprint = f"{pair.bundle.fingerprint}-test-{len(test)}"
