@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from distil.engine import Anatomy, Distiller, anatomy
 from distil.engine.layout import CHANNELS_LAST, UNCLEAR, layouts
 from distil.errors import DistilError
+from distil.loops import own_cache
 from distil.methods import AT, FitNets
+from distil.tasks import get_task
 from engine import toys
 
 
@@ -78,6 +80,14 @@ def test_methods_read_such_maps_channels_first() -> None:
     assert trace.layout("stages") == (CHANNELS_LAST, CHANNELS_LAST)
     made(data).loss.backward()
     assert made.method.methods["fitnets"].regressor.conv.in_channels == 5
+
+
+def test_such_a_map_is_not_cached_as_if_it_were_channels_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_cache, "example_of", lambda bundle: toys.batch(toys.images(), 4))
+    options: Any = (get_task("classification"), None, torch.device("cpu"))
+    with pytest.raises(DistilError, match="--features map: the teacher lays the map of two channels last"):
+        own_cache._taps(["map"], toys.seeded(Last, 1), *options)
+    assert own_cache._taps(["map"], toys.seeded(toys.CNN, 1), *options) == {"logits": "logits", "map": "two"}
 
 
 class Read(toys.Hint):
