@@ -19,6 +19,7 @@ from distil.loops.lab import Lab
 from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
 from distil.loops.settings import update
 from distil.methods import Supervised
+from distil.methods.expression import parse
 from distil.models import load_model
 from distil.report.check import validate
 from distil.systems.ofa_kd import OFAExits, OFALogits, published
@@ -272,6 +273,15 @@ def test_other_classes_and_exits_without_stages_are_refused() -> None:
     with pytest.raises(DistilError, match="no exit to teach"):
         OFAExits(branches="none")
     assert published(branches="none").expression == "supervised + ofalogits(gamma=1.5, enhance=code, temperature=1)"
+
+
+def test_gamma_for_each_exit_is_read_from_an_expression() -> None:
+    text = "ofa_kd(branches=[2, 3], gamma=[1, 1.5, 2])"
+    assert parse(text).expression == published(branches=[2, 3], gamma=[1, 1.5, 2]).expression
+    assert parse(parse(text).expression).expression == parse(text).expression
+    for wrong in ("gamma=[1, much, 2]", "gamma=much", "gamma=[1, true]", "temperature=[1, 2]"):
+        with pytest.raises(DistilError, match=r"must be (a )?finite number"):
+            parse(f"ofa_kd({wrong})")
 
 
 def test_stages_may_be_named_by_path() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -19,9 +20,10 @@ from distil.functional.reduction import Term
 from distil.methods.align import as_specs
 from distil.methods.exits import exit_for
 
-__all__ = ["OFAExits", "check", "labels_of", "stages_of"]
+__all__ = ["GAMMA", "OFAExits", "check", "labels_of", "stages_of"]
 
 SPACES = ("logits", "features")
+GAMMA = 1.5  # the release's exponent for ImageNet
 
 
 @final
@@ -35,7 +37,7 @@ class OFAExits(Method):
 
     Args:
         branches: which stages, counted from 1, or "all".
-        gamma: one exponent, or one for each exit in the order of the stages.
+        gamma: one exponent, 1.5 by default, or one for each exit in the order of the stages.
         enhance, temperature: as in `OFALogits`.
         project: "logits"; or "features": exits give vectors as wide as the teacher's embedding, which they match by
             their mean squared error (for comparison; the paper's point is that this fails between families).
@@ -61,7 +63,7 @@ class OFAExits(Method):
         self,
         *,
         branches: str | Sequence[int] = "all",
-        gamma: float | Sequence[float] = 1.5,
+        gamma: float | Sequence[float] | None = None,
         enhance: str = "code",
         temperature: float = 1.0,
         project: str = "logits",
@@ -73,8 +75,8 @@ class OFAExits(Method):
         self.branches = stages_of(branches)
         if self.branches == ():
             raise DistilError(f"{self.name}(branches={branches!r}) has no exit to teach; leave the method out.")
-        self.gamma = [float(g) for g in gamma] if isinstance(gamma, Sequence) else float(gamma)
-        check(self.name, enhance, temperature, self.gamma if isinstance(self.gamma, list) else [self.gamma])
+        self.gamma = GAMMA if gamma is None else gamma
+        check(self.name, enhance, temperature, self.gamma)
         if project not in SPACES:
             raise DistilError(f"{self.name}: project={project!r} is unknown; {nearest(str(project), SPACES)}")
         self.enhance, self.temperature, self.project, self.class_tokens = enhance, temperature, project, class_tokens
@@ -139,7 +141,7 @@ class OFAExits(Method):
         return [stage for value in values for stage in (value if isinstance(value, tuple) else (value,))]
 
     def _for_each(self, chosen: list[int]) -> tuple[float, ...]:
-        if not isinstance(self.gamma, list):
+        if not isinstance(self.gamma, Sequence):
             return (self.gamma,) * len(chosen)
         if len(self.gamma) != len(chosen):
             raise DistilError(
@@ -172,9 +174,13 @@ def stages_of(branches: str | Sequence[int]) -> tuple[int, ...] | None:
     return stages
 
 
-def check(name: str, enhance: str, temperature: float, gammas: Sequence[float]) -> None:
+def check(name: str, enhance: str, temperature: float, gamma: float | Sequence[float]) -> None:
     """Refuse settings out of range."""
     if enhance not in ENHANCEMENTS:
         raise DistilError(f"{name}: enhance={enhance!r} is unknown; {nearest(str(enhance), ENHANCEMENTS)}")
-    if not temperature > 0 or not all(g > 0 for g in gammas):
-        raise DistilError(f"{name}: temperature={temperature} and gamma={list(gammas)} must be above 0.")
+    many = list(gamma) if isinstance(gamma, Sequence) and not isinstance(gamma, str) else [gamma]
+    wrong = [g for g in many if isinstance(g, bool) or not isinstance(g, (int, float)) or not 0 < g < math.inf]
+    if wrong or not 0 < temperature < math.inf:
+        raise DistilError(
+            f"{name}: gamma={gamma} (one or a list) and temperature={temperature} must be finite numbers above 0."
+        )

@@ -14,7 +14,7 @@ from distil.errors import DistilError
 from distil.functional.enhanced import enhanced_cross_entropy, labelled_rows
 from distil.functional.reduction import Term
 from distil.methods.supervised import Supervised
-from distil.systems.ofa_kd.branches import OFAExits, check, labels_of, stages_of
+from distil.systems.ofa_kd.branches import GAMMA, OFAExits, check, labels_of, stages_of
 
 __all__ = ["OFALogits", "published"]
 
@@ -47,10 +47,10 @@ class OFALogits(Method):
     at_equality: Mapping[str, AtEquality] = {"logits": None}
 
     def __init__(
-        self, *, gamma: float = 1.5, enhance: str = "code", temperature: float = 1.0, name: str | None = None
+        self, *, gamma: float = GAMMA, enhance: str = "code", temperature: float = 1.0, name: str | None = None
     ) -> None:
         super().__init__(name=name)
-        check(self.name, enhance, temperature, [gamma])
+        check(self.name, enhance, temperature, gamma)
         self.gamma, self.enhance, self.temperature = gamma, enhance, temperature
         self.labels = enhance != "off"
         if gamma == 1 or enhance == "off":
@@ -72,7 +72,7 @@ class OFALogits(Method):
 def published(
     *,
     branches: str | Sequence[int] = "all",
-    gamma: float | Sequence[float] = 1.5,
+    gamma: float | Sequence[float] | None = None,
     enhance: str = "code",
     temperature: float = 1.0,
     logit_weight: float = 1.0,
@@ -85,8 +85,8 @@ def published(
     """Return the paper's whole loss: labels, the teacher's logits for the student's own, and for each exit's scores.
 
     Args:
-        gamma: one exponent, or one for each exit and one more, last, for the student's own logits. 1.5 is the release's
-            value for ImageNet, 1 for CIFAR-100.
+        gamma: one exponent, or one for each exit and one more, last, for the student's own logits. By default 1.5, the
+            release's value for ImageNet; it has 1 for CIFAR-100.
         logit_weight, branch_weight, label_weight: of the three parts; 0 leaves one out.
         branches: as in :class:`OFAExits`, or "none".
         enhance, temperature, project, taps, class_tokens: as in :class:`OFAExits`.
@@ -100,6 +100,8 @@ def published(
     """
     both: dict[str, Any] = {"enhance": enhance, "temperature": temperature}
     stages = stages_of(branches)
+    gamma = GAMMA if gamma is None else gamma
+    check("ofa-kd", enhance, temperature, gamma)
     own, each = gamma, gamma
     if isinstance(gamma, Sequence):
         wanted = "one for each exit and one for the logits" if stages is None else f"{len(stages)} + 1"
