@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch.nn import functional as F
 
@@ -10,7 +12,7 @@ from distil.methods.exits import exit_for
 
 from .machinery import Answer, Case, adapter
 
-NAMES = {"0.fn.": "merging.", "1.": "blocks.", "3.": "head."}  # a token exit's members in the official code and here
+NAMES = {r"^0\.(fn\.)?": "merging.", r"^1\.": "blocks.", r"^3\.": "head."}  # a token exit's members there and here
 
 
 @adapter("ofa-kd", "ofa-kd")
@@ -34,9 +36,8 @@ def distiller(case: Case) -> Answer:
         options = {"left": 4 - k, "classes": inp.student_logits.shape[1], "class_tokens": hp.num_cls_tokens}
         net = exit_for(tap.shape, **options, **widths)
         if tap.ndim == 3:
-            weights = {
-                NAMES[n] + key.removeprefix(n): v for key, v in weights.items() for n in NAMES if key.startswith(n)
-            }
+            for theirs, ours in NAMES.items():
+                weights = {re.sub(theirs, ours, key): value for key, value in weights.items()}
         net.load_state_dict(weights)
         scores[f"head_logits_stage{k}"] = net.to(tap).train()(tap)
     *gammas, last = hp.eps_per_stage_then_logit
