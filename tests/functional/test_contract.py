@@ -162,6 +162,12 @@ LOSSES = {
     "plackett_luce both": Loss(labelled(D.plackett_luce, standardise="both"), zero=False, detached=True),
     "directional_norm": Loss(to_means(), zero=False, detached=True),
     "directional_norm cosine": Loss(to_means(part="cosine"), zero=False, detached=True),
+    **{
+        f"enhanced {name}": Loss(
+            labelled(D.enhanced_cross_entropy, enhance=name, gamma=1.5, temperature=2.0), zero=False, detached=True
+        )
+        for name in ("code", "target_only", "off")
+    },
     "low_frequency": Loss(on_edges(D.low_frequency), zero=False, detached=True),
     "high_frequency": Loss(on_edges(D.high_frequency, temperature=1.5), detached=True),
 }

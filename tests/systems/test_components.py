@@ -88,6 +88,16 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "alpha": [{"alpha": 0.5}],
         "targets": [],  # of one view both are equal, of several they differ: tests/systems/test_lelp.py
     },
+    "ofa-kd": {
+        "branches": [{"branches": "none"}, {"branches": [2]}],
+        "gamma": [{"gamma": 1.0}, {"gamma": [1.5, 1.0, 1.5]}, {"gamma": [1.5, 1.5, 1.0]}],
+        "enhance": [{"enhance": "target_only"}, {"enhance": "off"}],
+        "temperature": [{"temperature": 4.0}],
+        "logit_weight": [{"logit_weight": 0.0}],
+        "branch_weight": [{"branch_weight": 0.0}, {"branch_weight": 2.0}],
+        "label_weight": [{"label_weight": 0.0}],
+        "project": [{"project": "features"}],
+    },
     "diswot": {"gram_losses": [{"gram_losses": True}]},
     "meal-v2": {
         "ensemble": [{"ensemble": name} for name in ("mean-logit", "random", "single")],
@@ -104,8 +114,8 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
 }
 # Components of a procedure, which are no arguments of published(), and the test that switches them.
 ELSEWHERE = {"diswot": {"semantic", "relation", "init", "search", "proxy"}}  # tests/systems/test_diswot.py
-ON_MAPS = {"diswot"}
 OF_SEVERAL = {"meal-v2"}  # whose components tell several teachers apart
+ON_MAPS = {"diswot", "ofa-kd"}
 WITH_CODE = [slug for slug, card in catalog.systems().items() if card.has_method and card.origin == "distil"]
 CASES = [(slug, key, changed) for slug, keys in FLIPS.items() for key, flips in keys.items() for changed in flips]
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distil.engine.grid import TokenGrid
+from distil.engine.layout import CHANNELS_LAST, layouts
 from distil.errors import DistilError, nearest
 from distil.tasks.base import evaluating
 
@@ -30,17 +31,20 @@ MEANINGS = {
     "emb": "the input of the last linear layer",
     "map": "the last feature map before pooling",
     "stages": "the last feature map at each resolution (or four depths of a transformer)",
+    "depths": "where early exits go: the last four stages, or of n >= 8 equal blocks numbers 1, 3, n-3 and n-1",
     "tokens": "the last token sequence",
     "head": "the classifier itself",
 }
+MANY = ("stages", "depths")  # the meanings that stand for several places
 
 
 @dataclass(frozen=True)
 class Location:
-    """One place in a model: a module's path and which side of it."""
+    """One place in a model: a module's path and which side of it, and how a map lies there (see `engine.layout`)."""
 
     path: str
     side: str = "out"
+    layout: str = field(default="", compare=False, repr=False)
 
     def __str__(self) -> str:
         return self.path + (":in" if self.side == "in" else "")
@@ -65,6 +69,11 @@ class ModuleRecord:
     calls: int
     input_shape: tuple[int, ...] | None
     output_shape: tuple[int, ...] | None
+    layouts: tuple[str, str] = ("", "")  # of input and output
+
+    def location(self, side: str = "out") -> Location:
+        """Return one side of the module as a place."""
+        return Location(self.path, side, self.layouts[side != "in"])
 
 
 @dataclass(frozen=True)
@@ -105,12 +114,12 @@ class Anatomy:
                 f"name one with taps={{'{base}': 'path'}}{other}. It calls: {self._sketch()}"
             )
         if not index:
-            return Tap(spec, places, many=base == "stages")
+            return Tap(spec, places, many=base in MANY)
         try:
             return Tap(spec, (places[int(index)],), many=False)
         except (ValueError, IndexError):
             raise DistilError(
-                f"The {role} ({self.model}) has {len(places)} stages ({', '.join(map(str, places))}); "
+                f"The {role} ({self.model}) has {len(places)} {base} ({', '.join(map(str, places))}); "
                 f"'{spec}' is not one of them."
             ) from None
 
@@ -124,7 +133,7 @@ class Anatomy:
                 f"Tap '{spec}' does not exist in the {role} ({self.model}), or is not called on this batch; "
                 f"{nearest(path, [*filter(None, self.records), *MEANINGS])} It calls: {self._sketch()}"
             )
-        return tuple(Location(p, side or "out") for p in paths)
+        return tuple(self.records[p].location(side or "out") for p in paths)
 
     def _sketch(self, limit: int = 10) -> str:
         shapes = [f"{r.path} {list(r.output_shape or ())}" for r in self.records.values() if r.path]
@@ -160,15 +169,26 @@ def anatomy(
     calls: dict[str, int] = {}
     for path, *_ in seen:
         calls[path] = calls.get(path, 0) + 1
-    records = {
-        path: ModuleRecord(path, type(module).__name__, calls[path], _shape(before), _shape(after))
-        for path, module, before, after in seen
-    }
+    laid = layouts(entry[1:] for entry in seen)
+    records = {}
+    for path, module, before, after in seen:
+        shapes = _shape(before), _shape(after)
+        sides = laid(shapes[0]), laid(shapes[1])
+        records[path] = ModuleRecord(path, type(module).__name__, calls[path], *shapes, sides)
     once = [entry for entry in seen if calls[entry[0]] == 1 and entry[0]]
-    return Anatomy(type(model).__name__, records, _meanings(once, scores))
+    found = _meanings(once, scores, lambda shape: shape[1:3] if laid(shape) == CHANNELS_LAST else shape[2:])
+    depths = _listed(model, [entry[0] for entry in once])
+    if depths:
+        found["depths"] = tuple(map(Location, depths))
+    meanings = {name: tuple(records[at.path].location(at.side) for at in places) for name, places in found.items()}
+    return Anatomy(type(model).__name__, records, meanings)
 
 
-def _meanings(seen: list[Seen], scores: Tensor | None) -> dict[str, tuple[Location, ...]]:
+Sides = Callable[[tuple[int, ...]], tuple[int, ...]]
+"""From the shape of a map to its height and width."""
+
+
+def _meanings(seen: list[Seen], scores: Tensor | None, sides: Sides) -> dict[str, tuple[Location, ...]]:
     found: dict[str, tuple[Location, ...]] = {}
     head = _head(seen, scores)
     if head is not None:
@@ -176,18 +196,21 @@ def _meanings(seen: list[Seen], scores: Tensor | None) -> dict[str, tuple[Locati
         found["emb"] = (Location(head, "in"),)
     tokens = [e for e in seen if e[3] is not None and e[3].ndim == 3 and e[3].shape[1] > 1 and e[0] != head]
     tokens = [e for e in tokens if not _same(e[3], scores)]
-    maps = _maps(seen, tokens, scores)
+    maps = _maps(seen, tokens, scores, sides)
     if maps:
         found["map"] = (Location(_outermost(maps, len(maps) - 1)[0]),)
-        found["stages"] = tuple(Location(path) for path in _stages(maps))
+        found["stages"] = tuple(Location(path) for path in _stages(maps, sides))
+        found["depths"] = found["stages"][-4:]
     if tokens:
         found["tokens"] = (Location(_outermost(tokens, len(tokens) - 1)[0]),)
         if not maps or len(found["stages"]) < 2:
-            found["stages"] = tuple(Location(path) for path in _depths(tokens)) or found["tokens"]
+            row = _row(tokens)
+            found["stages"] = tuple(Location(row[i]) for i in _quarters(len(row))) or found["tokens"]
+            found["depths"] = tuple(Location(row[i]) for i in _ends(len(row))) or found["tokens"]
     return found
 
 
-def _maps(seen: list[Seen], tokens: list[Seen], scores: Tensor | None) -> list[Seen]:
+def _maps(seen: list[Seen], tokens: list[Seen], scores: Tensor | None, sides: Sides) -> list[Seen]:
     """Every call that gave a feature map ``[N, C, H, W]``; not an attention's heads, nor what only cuts patches."""
     sequences = {tuple(e[3].shape[1:]) for e in tokens if e[3] is not None}
     maps = []
@@ -195,10 +218,13 @@ def _maps(seen: list[Seen], tokens: list[Seen], scores: Tensor | None) -> list[S
         after = entry[3]
         if after is None or after.ndim != 4 or _same(after, scores):
             continue
+        if scores is not None and scores.ndim and after.shape[0] != scores.shape[0]:
+            continue  # made from no sample, such as a table of positions
         _, heads, count, width = after.shape
-        if count * width > 1 and (count, heads * width) not in sequences:
+        split = (count, heads * width) in sequences and not _has_parts(entry)
+        if count * width > 1 and not split:
             maps.append(entry)
-    if maps and tokens and len(_stages(maps)) < 2 and seen.index(maps[-1]) < seen.index(tokens[0]):
+    if maps and tokens and len(_stages(maps, sides)) < 2 and seen.index(maps[-1]) < seen.index(tokens[0]):
         return []
     return maps
 
@@ -220,30 +246,55 @@ def _head(seen: list[Seen], scores: Tensor | None) -> str | None:
     return None
 
 
-def _stages(maps: list[Seen]) -> list[str]:
-    """The last map of each run of equal resolution; a stem made of single layers is left out where blocks exist."""
-    ends = []
+def _stages(maps: list[Seen], sides: Sides) -> list[str]:
+    """The last map of each run of equal resolution; single layers before and after are left out where blocks exist."""
+    ends, last = [], -1
     for i, (_, _, _, after) in enumerate(maps):
         assert after is not None
         following = maps[i + 1][3] if i + 1 < len(maps) else None
-        if following is None or following.shape[2:] != after.shape[2:]:
+        if following is None or sides(tuple(following.shape)) != sides(tuple(after.shape)):
             ends.append(_outermost(maps, i))
-    blocks = [entry for entry in ends if next(entry[1].children(), None) is not None]
-    return [entry[0] for entry in (blocks if len(blocks) >= 2 else ends)]
+            last, start = i, last + 1
+    blocks = [entry for entry in ends if _has_parts(entry)]
+    if len(blocks) < 2:
+        return [entry[0] for entry in ends]
+    if blocks[-1] is not ends[-1]:  # a norm or an activation after the last block
+        blocks += [_outermost(maps, i) for i in range(start, last) if _has_parts(maps[i])][-1:]
+    return [entry[0] for entry in blocks]
 
 
-def _depths(tokens: list[Seen]) -> list[str]:
-    """Four evenly spaced members of the longest row of sibling blocks (``blocks.0 … blocks.11``)."""
+def _has_parts(entry: Seen) -> bool:
+    return next(entry[1].children(), None) is not None
+
+
+def _row(tokens: list[Seen]) -> list[str]:
+    """The longest row of sibling blocks (``blocks.0 … blocks.11``)."""
     rows: dict[str, list[str]] = {}
-    for path, module, _, _ in tokens:
+    for entry in tokens:
+        path = entry[0]
         parent, _, last = path.rpartition(".")
-        if last.isdigit() and next(module.children(), None) is not None:
+        if last.isdigit() and _has_parts(entry):
             rows.setdefault(parent, []).append(path)
-    if not rows:
-        return []
-    row = max(rows.values(), key=len)
-    picks = sorted({max(0, round(len(row) * quarter / 4) - 1) for quarter in (1, 2, 3, 4)})
-    return [row[i] for i in picks]
+    return max(rows.values(), key=len, default=[])
+
+
+def _quarters(count: int) -> list[int]:
+    """Four evenly spaced members of a row."""
+    return sorted({max(0, round(count * quarter / 4) - 1) for quarter in (1, 2, 3, 4)}) if count else []
+
+
+def _ends(count: int) -> list[int]:
+    """Two members early and two late: where the stages of a net with blocks 2, 2, n - 6, 2 end."""
+    return [1, 3, count - 3, count - 1] if count >= 8 else _quarters(count)
+
+
+def _listed(model: nn.Module, called: list[str]) -> list[str]:
+    """The last four stages that a timm model lists itself, where it has several resolutions."""
+    listed = getattr(model, "feature_info", None)
+    stages = [s for s in listed if isinstance(s, dict) and s.get("module")] if isinstance(listed, list) else []
+    paths = [str(stage["module"]) for stage in stages]
+    several = len({stage.get("reduction") for stage in stages}) == len(stages) > 1
+    return paths[-4:] if several and set(paths[-4:]) <= set(called) else []
 
 
 def _outermost(entries: list[Seen], i: int) -> Seen:

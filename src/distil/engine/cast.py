@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -120,10 +120,11 @@ class Cast:
         if not hooked:
             return plain
         if isinstance(model, BatchReader):  # it has what was stored, by the names it was stored by, and no layers
-            return plain | {name: _stored(model, name, own) for name in hooked if name != "logits"}
+            asked = [name for name in hooked if name != "logits"]
+            return plain | {name: _found(name, lambda n: _stored(model, n, own)) for name in asked}
         found = anatomy(model, lambda m: self.task.call(m, batch, role=role), logits=self.task.logits)
         grid = token_grid(model, found.records)
-        taps = {name: found.resolve(name, role=role, overrides=own) for name in hooked}
+        taps = {name: _found(name, lambda n: found.resolve(n, role=role, overrides=own)) for name in hooked}
         return plain | {name: replace(tap, grid=grid) for name, tap in taps.items()}
 
     def dry_run(self, batch: Batch) -> tuple[Any, Any]:
@@ -326,6 +327,16 @@ def same_classes(student: Any, teacher: Any) -> None:
             "the same classes in the same order. Build both with the class count of the data, or fine-tune the "
             "teacher's head on them."
         )
+
+
+def _found(name: str, find: Callable[[str], Tap]) -> Tap:
+    """Return a tap; one that is asked for as ``name?`` may be missing and gives a tuple, empty where it is."""
+    if not name.endswith("?"):
+        return find(name)
+    try:
+        return Tap(name, find(name[:-1]).locations, many=True)
+    except DistilError:
+        return Tap(name, (), many=True)
 
 
 def _stored(model: BatchReader, name: str, own: Mapping[str, str]) -> Tap:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from distil.engine.anatomy import Location, first_tensor
+from distil.engine.layout import CHANNELS_LAST
 from distil.errors import DistilError
 
-__all__ = ["ChangedInPlace", "Cut", "Enough", "Recorder", "hook_for", "version_of"]
+__all__ = ["ChangedInPlace", "Cut", "Enough", "Recorder", "hook_for", "turned", "version_of"]
 
 
 class ChangedInPlace(DistilError):
@@ -74,13 +75,25 @@ class Recorder:
             raise Enough
 
 
+def turned(location: Location, tensor: Tensor, *, back: bool = False) -> Tensor:
+    """Return a map channels first, where the model lays it channels last; ``back`` the other way."""
+    if location.layout != CHANNELS_LAST:
+        return tensor
+    return tensor.movedim(1, -1) if back else tensor.movedim(-1, 1)
+
+
+def _through(location: Location, module: nn.Module, tensor: Tensor) -> Tensor:
+    """Return what takes a tap's place: a module sees maps channels first, as methods do."""
+    return turned(location, module(turned(location, tensor)), back=True)
+
+
 def hook_for(record: Recorder, replacement: nn.Module | None) -> Callable[..., Any]:
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         tensor = first_tensor(output)
         if tensor is None:
             return None
         if replacement is not None:
-            tensor = replacement(tensor)
+            tensor = _through(record.location, replacement, tensor)
         record(tensor)
         return _swap(output, tensor) if replacement is not None else None
 
@@ -91,7 +104,7 @@ def hook_for(record: Recorder, replacement: nn.Module | None) -> Callable[..., A
         if tensor is None:
             return None
         if replacement is not None:
-            tensor = replacement(tensor)
+            tensor = _through(record.location, replacement, tensor)
         record(tensor)
         return (_swap(args, tensor), kwargs) if replacement is not None else None
 

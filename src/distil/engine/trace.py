@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from distil.engine.anatomy import Location, Tap, first_tensor
 from distil.engine.aside import TaskCall, kept_buffers
 from distil.engine.grid import laid
-from distil.engine.hooks import ChangedInPlace, Cut, Enough, Recorder, hook_for, version_of
+from distil.engine.hooks import ChangedInPlace, Cut, Enough, Recorder, hook_for, turned, version_of
 from distil.errors import DistilError, nearest
 from distil.functional.targets import SparseTargets
 from distil.tasks.base import Task, to_device
@@ -103,6 +103,11 @@ class Trace:
         tap = self._taps.get(side_of(spec, self.role) or "")
         return laid(tap.grid if tap else "", tokens, self.role, self.notes)
 
+    def layout(self, spec: Spec) -> tuple[str, ...]:
+        """Return how the model itself lays the maps of a tap (see `engine.layout`); they are read channels first."""
+        tap = self._taps.get(side_of(spec, self.role) or "")
+        return () if tap is None else tuple(place.layout for place in tap.locations)
+
     def _read(self, tap: Tap, i: int) -> Tensor:
         location = tap.locations[i]
         if location not in self.values:
@@ -110,7 +115,7 @@ class Trace:
                 f"Tap '{tap.name}' ({location}) of the {self.role} did not fire in this pass: the module was not "
                 "called. Name another path, or check the branch that skips it."
             )
-        value = self.values[location]
+        value = turned(location, self.values[location])
         return value if self._home is None else value.to(self._home)
 
 

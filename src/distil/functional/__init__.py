@@ -21,6 +21,7 @@ from distil.functional.divergence import (
     standardise,
     tckd,
 )
+from distil.functional.enhanced import dominant_labels, enhanced_cross_entropy, labelled_rows
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
@@ -140,10 +141,12 @@ __all__ = [
     "dist_inter",
     "dist_intra",
     "dkd",
+    "dominant_labels",
     "draw_mix",
     "draw_patch",
     "draw_teacher",
     "edges",
+    "enhanced_cross_entropy",
     "fc_gradient",
     "filled_labels",
     "fixed_signs",
@@ -159,6 +162,7 @@ __all__ = [
     "kd",
     "kernel_congruence",
     "kl",
+    "labelled_rows",
     "linear_rows",
     "log_normaliser",
     "low_frequency",

@@ -17,6 +17,7 @@ from distil.data.bundle import Bundle, View
 from distil.data.loading import FullBatch, mix_seed
 from distil.data.views import Viewed, Views
 from distil.engine.anatomy import anatomy
+from distil.engine.layout import CHANNELS_LAST
 from distil.errors import DistilError
 from distil.loops.own_run import OwnRun, read_both
 from distil.loops.own_views import images_alone
@@ -162,6 +163,11 @@ def _taps(
             raise DistilError(f"--features {name} is no tap of its own: logits are stored by --codec; name a layer.")
         tap = found.resolve(name, role="teacher")
         for k, place in enumerate(tap.locations):
+            if place.layout == CHANNELS_LAST:
+                raise DistilError(
+                    f"--features {name}: the teacher lays the map of {place} channels last, and a cache would store it "
+                    "as it is, while methods read channels first; use the live teacher for it."
+                )
             taps[(f"{name}.{k}" if name == "stages" else str(place)) if tap.many else name] = str(place)
     return taps
 
