@@ -6,8 +6,17 @@ a docstring says that no gradient reaches it.
 """
 
 from distil.functional.affinity import correlation_congruence, correlation_kernel, kernel_congruence, pkt, unit_rows
+from distil.functional.averages import flat_weights, moving_average, named_weights
 from distil.functional.backends import backend
+from distil.functional.bottleneck import unit_scores
 from distil.functional.contrastive import bank_logits, bank_rows, crd, log_normaliser, noise_contrast
+from distil.functional.crops import (
+    channel_moments,
+    crop_boxes,
+    cropped,
+    noise_like,
+    standardised_channels,
+)
 from distil.functional.dense import cwd, resize_match
 from distil.functional.divergence import (
     CONVENTIONS,
@@ -24,6 +33,7 @@ from distil.functional.divergence import (
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
+from distil.functional.landscape import Plane, on_line, plane_through
 from distil.functional.maps import (
     class_attention,
     flow_matrix,
@@ -57,6 +67,7 @@ from distil.functional.mixing import (
 from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
 from distil.functional.multilevel import batch_relation, class_relation, multilevel, unsure_share
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
+from distil.functional.pruning import kept_share, magnitude_masks, masked_weights
 from distil.functional.ranking import plackett_luce, teacher_ranking
 from distil.functional.reduction import Term, reduce, working
 from distil.functional.relation import (
@@ -72,12 +83,14 @@ from distil.functional.relation import (
 from distil.functional.selectivity import nst
 from distil.functional.sparse import sampled_cross_entropy, sampled_kl, topk_cross_entropy, topk_kl, topk_of
 from distil.functional.targets import SparseTargets, sparse_kd
+from distil.functional.views import entropy, paired_views, view_pairs
 
 __all__ = [
     "CONVENTIONS",
     "ClassMeans",
     "Convention",
     "Mix",
+    "Plane",
     "SparseTargets",
     "Term",
     "attention_map",
@@ -90,6 +103,7 @@ __all__ = [
     "by_deviation",
     "channel_gram",
     "channel_masks",
+    "channel_moments",
     "class_attention",
     "class_maps",
     "class_means",
@@ -97,6 +111,8 @@ __all__ = [
     "correlation_congruence",
     "correlation_kernel",
     "crd",
+    "crop_boxes",
+    "cropped",
     "cross_attention",
     "cwd",
     "dice",
@@ -108,7 +124,9 @@ __all__ = [
     "dkd",
     "draw_mix",
     "edges",
+    "entropy",
     "fc_gradient",
+    "flat_weights",
     "flow_matrix",
     "fsp",
     "gradient_gram",
@@ -118,28 +136,37 @@ __all__ = [
     "interpolated_kl",
     "jsd",
     "kd",
+    "kept_share",
     "kernel_congruence",
     "kl",
     "log_normaliser",
     "low_frequency",
+    "magnitude_masks",
     "mask_movement",
     "maskd_detection",
     "maskd_segmentation",
     "masked_map",
     "masked_mse",
+    "masked_weights",
     "mixed",
     "mixed_labels",
+    "moving_average",
     "mse",
     "multilevel",
+    "named_weights",
     "nckd",
     "neighbour_contrast",
     "node_kl",
     "noise_contrast",
+    "noise_like",
     "nst",
+    "on_line",
+    "paired_views",
     "pairwise_distances",
     "pearson",
     "pkt",
     "plackett_luce",
+    "plane_through",
     "pool_match",
     "reduce",
     "rescaled_cross_entropy",
@@ -160,6 +187,7 @@ __all__ = [
     "sparse_kd",
     "spatial_masks",
     "standardise",
+    "standardised_channels",
     "tckd",
     "teacher_ranking",
     "topk_cross_entropy",
@@ -167,7 +195,9 @@ __all__ = [
     "topk_of",
     "total_variation",
     "unit_rows",
+    "unit_scores",
     "unsure_share",
     "vid",
+    "view_pairs",
     "working",
 ]

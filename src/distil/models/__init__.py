@@ -20,7 +20,9 @@ _HOMES = {
     "text": ("BagOfWords", "TextCNN"),
     "hf": ("MeanPooled", "load_tokenizer"),
     "unet": ("UNet",),
-    "fresh": ("redrawn",),
+    "vgg": ("VGG",),
+    "bottleneck": ("Headed", "L2Head", "UnitLinear"),
+    "fresh": ("drawn", "redrawn"),
     "graft": ("grafted", "with_class_maps"),
     "load": ("load_model", "load_weights", "summary"),
     "rebuild": (
