@@ -91,10 +91,11 @@ class RandomTeacher(Method):
         self.student_temperature = as_schedule(student_temperature)
         self.teacher_temperature = as_schedule(teacher_temperature)
         self.centring, self.averaging, self.freeze_last = centring, as_schedule(averaging), freeze_last
+        self.averages = self.averaging.constant != 0
         self.crops, self.crop_size = (int(crops[0]), int(crops[1])) if len(crops) == 2 else (-1, -1), crop_size
         self._check(sigma)
         equal = self.student_temperature.constant == self.teacher_temperature.constant is not None
-        at_rest = equal and not centring and not self._averages and not any(self.crops)
+        at_rest = equal and not centring and not self.averages and not any(self.crops)
         known: dict[str, AtEquality] = {"ce": "stationary", "kl": "zero", "mse": "zero", "entropy": None}
         self.at_equality = {"match": known[loss] if at_rest else None}
         if freeze_last:
@@ -127,10 +128,6 @@ class RandomTeacher(Method):
             raise DistilError(
                 f"randomteacher(freeze_last={self.freeze_last}, sigma={sigma}) must be at least 0, and above 0."
             )
-
-    @property
-    def _averages(self) -> bool:
-        return self.averaging.constant != 0
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Begin with a centre of 0, as wide as the teacher's outputs."""
@@ -192,7 +189,7 @@ class RandomTeacher(Method):
 
     def _teach(self, student: Handles, teacher: Handles, view: Batch, ctx: Context) -> Tensor:
         """The teacher's outputs: the given network's, or those of the student's moving average."""
-        if not self._averages:
+        if not self.averages:
             found: Tensor = teacher(view).logits
             return found
         like = dict(teacher.module.named_parameters())
