@@ -526,14 +526,14 @@ def run(out: Any, *settings: str) -> dict[str, Any]:
 
 
 def test_the_recipe_runs_on_digits(tmp_path: Any) -> None:
-    report = run(tmp_path, *SMALL)
+    report = run(tmp_path, *SMALL, "alpha=1.0")
     arms = {arm["name"]: arm for arm in report["arms"]}
-    assert list(arms) == ["teacher", "raw", "student", "noise", "fresh"]
+    assert list(arms) == ["teacher", "raw", "student", "noise"]
     assert all(arm["budget"] == arms["teacher"]["budget"] for arm in arms.values())
     assert all(set(arm["metrics"]) == {"accuracy", "linear"} for arm in arms.values())
     assert arms["student"]["parameters"] == arms["teacher"]["parameters"]  # the encoder's alone
     assert arms["noise"]["expression"] == "random-teachers(inputs=noise)"
-    first, last = (arms["fresh"]["diagnostics"][f"KL × 1e6, {when} epoch"][0] for when in ("first", "last"))
+    first, last = (arms["student"]["diagnostics"][f"KL × 1e6, {when} epoch"][0] for when in ("first", "last"))
     assert 0 < last < first
     assert report["verdicts"][0]["against"] == "teacher"
 
@@ -543,7 +543,7 @@ def test_the_controls_are_tables_and_the_plane_is_drawn(tmp_path: Any) -> None:
     titles = [table["title"] for table in report["tables"]]
     assert titles[:3] == ["What the gain depends on", "Lottery tickets", "Paths between two trainings"]
     taught = [row[0] for row in report["tables"][0]["rows"]]
-    assert taught[1:3] == ["50 images", "50 samples of noise"]
+    assert taught[1:5] == ["α = 0.3", "α = 1", "50 images", "50 samples of noise"]
     assert {"second round", "DINO's options on", "m = 16 outputs", "taught from digits"} <= set(taught)
     assert [len(table["rows"]) for table in report["tables"][3:]] == [3, 3]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

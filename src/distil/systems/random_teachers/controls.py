@@ -30,7 +30,7 @@ DINO = (
 
 
 def _supervision() -> Supervision:
-    return Supervision(epochs=3, batch_size=64, lr=0.03, augment=False)
+    return Supervision(epochs=2, batch_size=64, lr=0.03, augment=False)
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Controls:
     Attributes:
         on: whether any is.
         updates: of every student of the first table.
+        alphas: starts farther from the teacher.
         samples: numbers of images, and of noise samples, to teach from.
         outputs: widths m of the head.
         other: another data set to teach from, read in colour.
@@ -51,14 +52,15 @@ class Controls:
 
     on: bool = False
     updates: int = 400
+    alphas: tuple[float, ...] = (0.3, 1.0)
     samples: tuple[int, ...] = (1000,)
     outputs: tuple[int, ...] = (16,)
     other: str = "fashion-mnist"
     supervision: Supervision = field(
-        default_factory=lambda: Supervision(epochs=3, batch_size=64, lr=0.03, augment=False)
+        default_factory=lambda: Supervision(epochs=2, batch_size=64, lr=0.03, augment=False)
     )
     labelled: int = 2000
-    rounds: int = 5
+    rounds: int = 4
     share: float = 0.4
     grid: int = 7
 
@@ -111,6 +113,8 @@ def _every_gain(bench: Bench, how: Controls, seed: int, alpha: float) -> tuple[d
         return made
 
     plain = run(f"as it is, {count} images")
+    for share in how.alphas:
+        run(f"α = {share:g}", alpha=share)
     for n in how.samples:
         run(f"{n} images", samples=n, data=bench.fewer(n))
         run(f"{n} samples of noise", samples=n, data=bench.noise(n, seed))
@@ -170,7 +174,7 @@ def _around(bench: Bench, made: Taught, at: Sequence[float]) -> dict[str, list[l
     # A start near the teacher is the teacher but for rounding, so a far one takes its place.
     fresh, _ = bench.pair(0, alpha=1.0)
     few = replace(bench, bundle=replace(bench.bundle, train=bench.fewer(PROBED), test=bench.bundle.val))
-    images = next(iter(as_batches(few.bundle.train, PROBED).iterate(0)))["inputs"]
+    images = next(iter(as_batches(few.bundle.train, len(few.bundle.train)).iterate(0)))["inputs"]
     with torch.no_grad():
         theirs = made.teacher(images)
 
@@ -192,7 +196,7 @@ def _gains(seen: Sequence[Mapping[str, Sequence[float]]], how: Controls) -> dict
         rows.append([name, statistics.fmean(before), statistics.fmean(after), gain.mean, half])
     note = (
         f"k-NN accuracy in %, before and after about {how.updates} updates, over {len(seen)} seeds; the last column is "
-        "half of the 95 % interval of the gain. Where heads differ, encoders begin equal. A second round has the first "
+        "half of the 95 % interval of the gain. Where heads differ, encoders begin equal; at α = 1 the student begins afresh. A second round has the first "
         "one's student as its teacher."
     )
     head = ["taught", "teacher", "student", "gain", "±"]
