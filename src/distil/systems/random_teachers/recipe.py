@@ -141,6 +141,6 @@ def _setting(setup: Setup, bench: Bench) -> dict[str, str]:
         "raw input take no updates",
         "Accuracy": "k-NN on the features (k = 20, L2) with the training images' labels; `linear` is a linear layer on "
         "standardised features, 10 epochs of AdamW 1e-3. Only the probes read labels",
-        "Chosen": "networks, epochs and batches by what two cores can do, after runs with seeds 1000 and 1001 on validation "
-        "images; learning rate and start are the paper's. Nothing was tuned for an arm",
+        "Chosen": "networks, epochs and batches by what two cores can do, after runs with seeds 1000 and 1001 on "
+        "validation images; learning rate and start are the paper's. Nothing was tuned for an arm",
     }
