@@ -15,6 +15,7 @@ from torch import nn
 from distil.data.loading import as_batches
 from distil.functional.divergence import kl
 from distil.loops.lab import Lab
+from distil.report.pieces import count_of
 from distil.report.verdict import paired_interval
 from distil.systems.random_teachers.bench import Bench, Taught
 from distil.systems.random_teachers.tickets import Supervision, along_path, lottery_tickets, on_plane, supervise
@@ -30,7 +31,7 @@ DINO = (
 
 
 def _supervision() -> Supervision:
-    return Supervision(epochs=2, batch_size=64, lr=0.03, augment=False)
+    return Supervision(epochs=4, batch_size=32, lr=0.03, augment=False)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Controls:
     outputs: tuple[int, ...] = (16,)
     other: str = "fashion-mnist"
     supervision: Supervision = field(
-        default_factory=lambda: Supervision(epochs=2, batch_size=64, lr=0.03, augment=False)
+        default_factory=lambda: Supervision(epochs=4, batch_size=32, lr=0.03, augment=False)
     )
     labelled: int = 2000
     rounds: int = 4
@@ -195,7 +196,7 @@ def _gains(seen: Sequence[Mapping[str, Sequence[float]]], how: Controls) -> dict
         half = None if gain.high is None else gain.high - gain.mean
         rows.append([name, statistics.fmean(before), statistics.fmean(after), gain.mean, half])
     note = (
-        f"k-NN accuracy in %, before and after about {how.updates} updates, over {len(seen)} seeds; the last column is "
+        f"k-NN accuracy in %, before and after about {how.updates} updates, over {count_of(len(seen), 'seed')}; the last column is "
         "half of the 95 % interval of the gain. Where heads differ, encoders begin equal; at α = 1 the student begins "
         "afresh. A second round has the first one's student as its teacher."
     )
@@ -208,8 +209,8 @@ def _tickets(seen: Sequence[Mapping[str, Any]], how: Controls) -> dict[str, Any]
     rows = [[name, *(statistics.fmean(one[name][k][1] for one in seen) for k in range(len(kept)))] for name in seen[0]]
     note = (
         f"Test accuracy of a classifier trained {how.supervision.epochs} epochs on {how.labelled} labelled images, by "
-        f"the weights kept: pruned by magnitude by {100 * how.share:.0f} % a round and rewound; means over {len(seen)} "
-        "seeds. The encoder begins as the student or as its teacher."
+        f"the weights kept: pruned by magnitude by {100 * how.share:.0f} % a round and rewound; means over "
+        f"{count_of(len(seen), 'seed')}. The encoder begins as the student or as its teacher."
     )
     return {"title": "Lottery tickets", "note": note, "head": ["begins as, rewound to", *kept], "rows": rows}
 
@@ -221,7 +222,7 @@ def _paths(seen: Sequence[Mapping[str, Sequence[float]]], how: Controls) -> dict
         rows.append([name, *places, statistics.fmean((places[0], places[-1])) - min(places)])
     note = (
         "Test accuracy on the straight line between two trainings from one start that differ in the order of batches; "
-        f"means over {len(seen)} seeds. The barrier is the mean of the ends minus the least on the line."
+        f"means over {count_of(len(seen), 'seed')}. The barrier is the mean of the ends minus the least on the line."
     )
     head = ["begins as", "one end", "1/4", "middle", "3/4", "other end", "barrier"]
     return {"title": "Paths between two trainings", "note": note, "head": head, "rows": rows}
