@@ -196,9 +196,9 @@ def _gains(seen: Sequence[Mapping[str, Sequence[float]]], how: Controls) -> dict
         half = None if gain.high is None else gain.high - gain.mean
         rows.append([name, statistics.fmean(before), statistics.fmean(after), gain.mean, half])
     note = (
-        f"k-NN accuracy in %, before and after about {how.updates} updates, over {count_of(len(seen), 'seed')}; the last column is "
-        "half of the 95 % interval of the gain. Where heads differ, encoders begin equal; at α = 1 the student begins "
-        "afresh. A second round has the first one's student as its teacher."
+        f"k-NN accuracy in %, before and after about {how.updates} updates, over {count_of(len(seen), 'seed')}; the "
+        "last column is half of the 95 % interval of the gain. Where heads differ, encoders begin equal; at α = 1 "
+        "the student begins afresh. A second round has the first one's student as its teacher."
     )
     head = ["taught", "teacher", "student", "gain", "±"]
     return {"title": "What the gain depends on", "note": note, "head": head, "rows": rows}
