@@ -111,9 +111,21 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "top": [],  # of a label that is recovered: tests/systems/test_meal_v2.py
         "d_lr": [],  # under fit, which makes the groups: tests/systems/test_meal_v2.py
     },
+    "random-teachers": {
+        "loss": [{"loss": name} for name in ("kl", "mse", "entropy")],
+        "centring": [{"centring": 0.9}],
+        "student_temperature": [{"student_temperature": 0.1}],
+        "teacher_temperature": [{"teacher_temperature": 0.04}],
+        "inputs": [{"inputs": "noise"}],
+        # of images, crops, or equal networks alone: tests/systems/test_random_teachers.py
+        **{key: [] for key in ("averaging", "freeze_last", "crops", "crop_size", "views")},
+    },
 }
 # Components of a procedure, which are no arguments of published(), and the test that switches them.
-ELSEWHERE = {"diswot": {"semantic", "relation", "init", "search", "proxy"}}  # tests/systems/test_diswot.py
+ELSEWHERE = {
+    "diswot": {"semantic", "relation", "init", "search", "proxy"},  # tests/systems/test_diswot.py
+    "random-teachers": {"alpha", "start", "bottleneck", "clip", "rewind"},  # tests/systems/test_random_teachers.py
+}
 OF_SEVERAL = {"meal-v2"}  # whose components tell several teachers apart
 ON_MAPS = {"diswot", "ofa-kd"}
 WITH_CODE = [slug for slug, card in catalog.systems().items() if card.has_method and card.origin == "distil"]

@@ -15,7 +15,18 @@ from distil.engine.method import Batch, Component, Sum
 from distil.errors import DistilError
 from distil.functional.reduction import Term
 
-__all__ = ["Count", "Counted", "Totals", "Window", "counts_of", "rank", "reduced", "summed", "world_size"]
+__all__ = [
+    "Count",
+    "Counted",
+    "Totals",
+    "Window",
+    "counts_of",
+    "mean_of_ranks",
+    "rank",
+    "reduced",
+    "summed",
+    "world_size",
+]
 
 Count = float | Tensor
 TINY = torch.finfo(torch.float32).tiny
@@ -151,6 +162,19 @@ class Counted:
                     f"'{component.name}' found nothing to learn from in a whole epoch: its terms count 0 elements. "
                     "Give it what it reads (labels where it needs them, a mask that leaves something), or take it out."
                 )
+
+
+def mean_of_ranks(rows: Tensor) -> Tensor:
+    """Return the mean of the rows of all ranks, ``[D]`` from ``[N, D]``; ranks may hold unequal numbers of them.
+
+    >>> mean_of_ranks(torch.tensor([[1.0, 0.0], [3.0, 2.0]]))
+    tensor([2., 1.])
+    """
+    if world_size() < 2:
+        return rows.mean(0)
+    packed = torch.cat([rows.sum(0), rows.new_tensor([float(len(rows))])])
+    dist.all_reduce(packed)
+    return packed[:-1] / packed[-1]
 
 
 def world_size() -> int:

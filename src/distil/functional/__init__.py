@@ -6,8 +6,17 @@ a docstring says that no gradient reaches it.
 """
 
 from distil.functional.affinity import correlation_congruence, correlation_kernel, kernel_congruence, pkt, unit_rows
+from distil.functional.averages import flat_weights, moving_average, named_weights
 from distil.functional.backends import backend
+from distil.functional.bottleneck import unit_scores
 from distil.functional.contrastive import bank_logits, bank_rows, crd, log_normaliser, noise_contrast
+from distil.functional.crops import (
+    channel_moments,
+    crop_boxes,
+    cropped,
+    noise_like,
+    standardised_channels,
+)
 from distil.functional.dense import cwd, resize_match
 from distil.functional.divergence import (
     CONVENTIONS,
@@ -25,6 +34,7 @@ from distil.functional.enhanced import dominant_labels, enhanced_cross_entropy, 
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
+from distil.functional.landscape import Plane, on_line, plane_through
 from distil.functional.maps import (
     class_attention,
     flow_matrix,
@@ -67,6 +77,7 @@ from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_rever
 from distil.functional.multilevel import batch_relation, class_relation, multilevel, unsure_share
 from distil.functional.patches import Patch, draw_patch, pasted, patch_at
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
+from distil.functional.pruning import kept_share, magnitude_masks, masked_weights
 from distil.functional.ranking import plackett_luce, teacher_ranking
 from distil.functional.reduction import Term, reduce, working
 from distil.functional.relation import (
@@ -103,6 +114,7 @@ from distil.functional.subspace import (
     subclass_log_probs,
 )
 from distil.functional.targets import SparseTargets, sparse_kd
+from distil.functional.views import entropy, paired_views, view_pairs
 
 __all__ = [
     "CONVENTIONS",
@@ -110,6 +122,7 @@ __all__ = [
     "Convention",
     "Mix",
     "Patch",
+    "Plane",
     "SparseTargets",
     "Subspaces",
     "Term",
@@ -124,6 +137,7 @@ __all__ = [
     "by_deviation",
     "channel_gram",
     "channel_masks",
+    "channel_moments",
     "class_attention",
     "class_maps",
     "class_means",
@@ -132,6 +146,8 @@ __all__ = [
     "correlation_congruence",
     "correlation_kernel",
     "crd",
+    "crop_boxes",
+    "cropped",
     "cross_attention",
     "cwd",
     "dice",
@@ -147,9 +163,11 @@ __all__ = [
     "draw_teacher",
     "edges",
     "enhanced_cross_entropy",
+    "entropy",
     "fc_gradient",
     "filled_labels",
     "fixed_signs",
+    "flat_weights",
     "flow_matrix",
     "fsp",
     "gradient_gram",
@@ -160,17 +178,20 @@ __all__ = [
     "interpolated_kl",
     "jsd",
     "kd",
+    "kept_share",
     "kernel_congruence",
     "kl",
     "labelled_rows",
     "linear_rows",
     "log_normaliser",
     "low_frequency",
+    "magnitude_masks",
     "mask_movement",
     "maskd_detection",
     "maskd_segmentation",
     "masked_map",
     "masked_mse",
+    "masked_weights",
     "mean_labels",
     "mean_logits",
     "members_by_chance",
@@ -178,21 +199,27 @@ __all__ = [
     "members_by_labels",
     "mixed",
     "mixed_labels",
+    "moving_average",
     "mse",
     "multilevel",
+    "named_weights",
     "nckd",
     "nearest_mean",
     "neighbour_contrast",
     "node_kl",
     "noise_contrast",
+    "noise_like",
     "nst",
     "null_space",
+    "on_line",
+    "paired_views",
     "pairwise_distances",
     "pasted",
     "patch_at",
     "pearson",
     "pkt",
     "plackett_luce",
+    "plane_through",
     "pool_match",
     "principal_directions",
     "random_rotation",
@@ -219,6 +246,7 @@ __all__ = [
     "sparse_kd",
     "spatial_masks",
     "standardise",
+    "standardised_channels",
     "subclass_coordinates",
     "subclass_cross_entropy",
     "subclass_log_probs",
@@ -229,7 +257,9 @@ __all__ = [
     "topk_of",
     "total_variation",
     "unit_rows",
+    "unit_scores",
     "unsure_share",
     "vid",
+    "view_pairs",
     "working",
 ]

@@ -36,7 +36,6 @@ from distil.loops.own_views import in_views, seen_by
 from distil.loops.recipe import data_report
 from distil.loops.training import (
     Teacher,
-    above_chance,
     build_model,
     distil,
     example_of,
@@ -45,6 +44,7 @@ from distil.loops.training import (
     train_teacher,
 )
 from distil.loops.tuning import tune_arms, tuning_report, tuning_seed, tuning_words
+from distil.loops.unlabelled import check_labels_read, check_teacher
 from distil.methods.expression import parse
 from distil.models.load import load_weights
 from distil.tasks import Task, get_task
@@ -100,7 +100,7 @@ def fitted(run: OwnRun, lab: Lab) -> tuple[OwnRun, Opened, tuple[str, ...]]:
     TeacherForward.of(run.teacher_forward)
     run = _adopted(run)
     for text in run.methods:
-        parse(text)
+        check_labels_read(text)
     points = points_of(run)
     texts = dict.fromkeys(["supervised", *run.methods, *(p.expression for tried in points.values() for p in tried)])
     for text in texts:
@@ -211,7 +211,7 @@ def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab, task: Tas
         module.eval()
         scores = task.evaluate(module, bundle.test, role="teacher")
         teacher = Teacher(module, scores, fingerprint(module), 0.0, name=run.teacher)
-    above_chance(teacher.module, bundle, task)
+    check_teacher(run.methods, teacher.module, bundle, task)
     return teacher
 
 

@@ -21,7 +21,9 @@ _HOMES = {
     "hf": ("MeanPooled", "load_tokenizer"),
     "unet": ("UNet",),
     "discriminator": ("LogitDiscriminator",),
-    "fresh": ("redrawn",),
+    "vgg": ("VGG",),
+    "bottleneck": ("Headed", "L2Head", "UnitLinear"),
+    "fresh": ("drawn", "redrawn"),
     "graft": ("grafted", "with_class_maps"),
     "load": ("load_model", "load_weights", "summary"),
     "rebuild": (

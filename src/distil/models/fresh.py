@@ -1,7 +1,8 @@
-"""Copies of a model with weights drawn anew, for methods that look at untrained networks."""
+"""Models with weights drawn anew, for methods that look at untrained networks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -10,10 +11,22 @@ from torch import nn
 
 from distil.errors import DistilError, nearest
 
-__all__ = ["INITS", "redrawn"]
+__all__ = ["INITS", "drawn", "redrawn"]
 
 INITS = ("normal", "kaiming", "keep")
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+def drawn(make: Callable[[], nn.Module], *, seed: int) -> nn.Module:
+    """Return what ``make`` makes where torch's generator begins at ``seed``; the caller's is left as it was.
+
+    >>> first, again = (drawn(lambda: nn.Linear(2, 1), seed=3) for _ in range(2))
+    >>> torch.equal(first.weight, again.weight)
+    True
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
 
 
 def redrawn(model: nn.Module, *, init: str = "normal", seed: int = 0) -> nn.Module:

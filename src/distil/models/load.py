@@ -37,6 +37,7 @@ _NETS: dict[str, tuple[str, str]] = {
     "bow": ("text", "BagOfWords"),
     "textcnn": ("text", "TextCNN"),
     "unet": ("unet", "UNet"),
+    "vgg": ("vgg", "VGG"),
 }
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 _WIDE = re.compile(r"wrn([0-9]{1,3})_([0-9]{1,3})")
@@ -68,8 +69,8 @@ def load_model(
 
     Args:
         spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER`` (transformers; see :mod:`distil.models.hf`),
-            ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, wrn16_2, …, mobilenet, vit, mixer, unet, gcn, gat, sage;
-            for texts bow, textcnn), or your own factory as ``package.module:function`` or
+            ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, wrn16_2, …, mobilenet, vit, mixer, unet, vgg, gcn, gat,
+            sage; for texts bow, textcnn), or your own factory as ``package.module:function`` or
             ``path/to/file.py:function``; each optionally with ``(key=value, …)``. A factory gets ``classes``,
             ``channels``, ``input_shape``, and for texts ``vocab`` and ``tokenizer``, if it names them.
         classes: the number of outputs; default the library's own.

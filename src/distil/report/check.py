@@ -154,6 +154,8 @@ def _validate_table(table: Any, where: str) -> None:
     _expect(table, "note", str, where, optional=True)
     for key in ("head", "rows"):
         _expect(table, key, list, where)
+    if table.get("drawing") not in (None, "heat"):
+        raise DistilError(f"{where} has the drawing {table['drawing']!r}, expected 'heat' or none.")
     for i, row in enumerate(table["rows"]):
         if not isinstance(row, list) or len(row) != len(table["head"]):
             raise DistilError(f"{where} rows[{i}] is no list of {len(table['head'])} cells, one for each column.")

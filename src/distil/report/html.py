@@ -14,6 +14,7 @@ from distil.files import write_text
 from distil.report import panels, tables
 from distil.report.check import clean, validate
 from distil.report.document import save
+from distil.report.heat import drawn
 from distil.report.passes import passes
 from distil.report.pieces import WORDS, count_of, date_of, page, pairs
 from distil.report.svg import MARKED, style
@@ -81,6 +82,7 @@ def _context(view: View) -> dict[str, Any]:
             "calibration": panels.calibration(view),
             "reliability": (reliable := panels.reliability(view)),
             "cost": panels.cost(view),
+            "further": drawn(further(view.report)),
         }
     return drawings | {
         "view": view,
@@ -97,7 +99,6 @@ def _context(view: View) -> dict[str, Any]:
         "rows": view.rows(),
         "details": _details(view, groups, reliable) if view.many else [],
         "pairs": view.pairs(),
-        "further": further(view.report),
         "reference": view.label(view.reference) if view.reference else "",
         "teacher": tables.teacher(view),
         "other": tables.other_metrics(view),

@@ -44,7 +44,15 @@ def further(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         left = [not table["rows"] or isinstance(table["rows"][0][i], str) for i in range(len(table["head"]))]
         head = [cell(name) for name in table["head"]]
         found.append(
-            {"title": table["title"], "note": table.get("note") or "", "head": head, "rows": rows, "left": left}
+            {
+                "title": table["title"],
+                "note": table.get("note") or "",
+                "head": head,
+                "rows": rows,
+                "left": left,
+                "values": table["rows"] if table.get("drawing") == "heat" else None,
+                "figure": None,
+            }
         )
     return found
 
