@@ -18,6 +18,7 @@ from .toys import (
     graph_distiller,
     image_distiller,
     map_distiller,
+    masked_distiller,
     pictures,
     samples,
     scene_distiller,
@@ -74,11 +75,22 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "temperature": [],  # of the plain loss alone: tests/systems/test_mix_kd.py
         "teacher_input": [{"teacher_input": "clean"}],
     },
+    "dmae": {
+        "reconstruction": [{"reconstruction": False}],
+        "weight": [{"weight": 0.0}, {"weight": 5.0}],
+        "pairs": [{"pairs": ((3, 5),)}, {"pairs": ((8, 17), (3, 5))}],
+        "mask_ratio": [{"mask_ratio": 0.5}, {"mask_ratio": 0.9}],
+        "head": [{"head": "mlp-1layer"}, {"head": "mlp-2layer"}, {"head": "none"}],
+        "distance": [{"distance": "l2"}],
+        "normalise": [{"normalise": False}],
+        "norm_pix": [{"norm_pix": True}],
+    },
     "diswot": {"gram_losses": [{"gram_losses": True}]},
 }
 # Components of a procedure, which are no arguments of published(), and the test that switches them.
 ELSEWHERE = {"diswot": {"semantic", "relation", "init", "search", "proxy"}}  # tests/systems/test_diswot.py
 ON_MAPS = {"diswot"}
+ON_PATCHES = {"dmae"}
 WITH_CODE = [slug for slug, card in catalog.systems().items() if card.has_method and card.origin == "distil"]
 CASES = [(slug, key, changed) for slug, keys in FLIPS.items() for key, flips in keys.items() for changed in flips]
 
@@ -93,6 +105,8 @@ def run(slug: str, **changed: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return train(graph_distiller(published(slug, **changed)), graph())
     if catalog.card(slug).field == "dense":
         return train(scene_distiller(published(slug, **changed)), scenes())
+    if slug in ON_PATCHES:
+        return train(masked_distiller(published(slug, **changed)), pictures())
     if slug in ON_MAPS:
         return train(map_distiller(published(slug, **changed)), pictures())
     return train(image_distiller(published(slug, **changed)), samples())

@@ -56,6 +56,17 @@ from distil.functional.mixing import (
 )
 from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
 from distil.functional.multilevel import batch_relation, class_relation, multilevel, unsure_share
+from distil.functional.patches import (
+    PatchMask,
+    masked_reconstruction,
+    patch_mask,
+    patch_noise,
+    patch_targets,
+    patchify,
+    restore_patches,
+    take_patches,
+    token_distance,
+)
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
 from distil.functional.ranking import plackett_luce, teacher_ranking
 from distil.functional.reduction import Term, reduce, working
@@ -78,6 +89,7 @@ __all__ = [
     "ClassMeans",
     "Convention",
     "Mix",
+    "PatchMask",
     "SparseTargets",
     "Term",
     "attention_map",
@@ -127,6 +139,7 @@ __all__ = [
     "maskd_segmentation",
     "masked_map",
     "masked_mse",
+    "masked_reconstruction",
     "mixed",
     "mixed_labels",
     "mse",
@@ -137,6 +150,10 @@ __all__ = [
     "noise_contrast",
     "nst",
     "pairwise_distances",
+    "patch_mask",
+    "patch_noise",
+    "patch_targets",
+    "patchify",
     "pearson",
     "pkt",
     "plackett_luce",
@@ -145,6 +162,7 @@ __all__ = [
     "rescaled_cross_entropy",
     "rescaled_kl",
     "resize_match",
+    "restore_patches",
     "reverse_kl",
     "rkd",
     "rkd_angle",
@@ -160,8 +178,10 @@ __all__ = [
     "sparse_kd",
     "spatial_masks",
     "standardise",
+    "take_patches",
     "tckd",
     "teacher_ranking",
+    "token_distance",
     "topk_cross_entropy",
     "topk_kl",
     "topk_of",
