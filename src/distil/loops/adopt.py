@@ -9,12 +9,14 @@ from importlib import import_module
 from pathlib import Path
 
 from distil import catalog
-from distil.engine.method import Method
+from distil.engine.method import Method, Sum
 from distil.errors import DistilError, nearest
+from distil.methods.expression import parse
 from distil.models.load import import_own
 
-__all__ = ["adopted", "code_of_methods"]
+__all__ = ["adopted", "code_of_methods", "scored_by_labels"]
 
+ENCODER = "the encoder"  # what the card of a system says that ships no classifier
 # Where a component may stand: first, or after a factor, a plus, a parenthesis. ``fc:in`` is a tap, not a method.
 _OWN = re.compile(r"(?:^|(?<=[*+(\s]))(?P<home>[\w./~-]+\.py|[A-Za-z_]\w*(?:\.\w+)*):(?!in\b)(?P<name>[A-Za-z_]\w*)")
 
@@ -29,6 +31,23 @@ def adopted(text: str) -> str:
         DistilError: there is no such file, module or name, it is no method, or a method of that name exists.
     """
     return _OWN.sub(lambda found: _adopt(found["home"], found["name"]), text)
+
+
+def scored_by_labels(text: str) -> Sum:
+    """Parse an expression whose student is to be scored by its labels.
+
+    Raises:
+        DistilError: the expression cannot be read, or a system in it ships an encoder, which has no classes.
+    """
+    made = parse(text)
+    homes = {type(component.method).__module__ for component in made}
+    for slug, card in catalog.systems().items():
+        if card.ships == ENCODER and any(home.startswith(f"{card.package}.") for home in homes):
+            raise DistilError(
+                f"'{slug}' trains an encoder without labels, and an encoder has no classes to be scored by here; use "
+                f"`distil run {slug}` for its experiment, or distil.Distiller(…, task='features') on your own models."
+            )
+    return made
 
 
 def code_of_methods(texts: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from distil.engine.fit import fit
 from distil.engine.frozen import TeacherForward
 from distil.engine.processes import is_first, wait
 from distil.errors import DistilError, nearest
-from distil.loops.adopt import adopted, code_of_methods
+from distil.loops.adopt import adopted, code_of_methods, scored_by_labels
 from distil.loops.compare import check_seeds, compare
 from distil.loops.grid import Point, plan_trials
 from distil.loops.inputs import as_teacher, for_key, image_task, in_words
@@ -98,7 +98,7 @@ def fitted(run: OwnRun, lab: Lab) -> tuple[OwnRun, Opened, tuple[str, ...]]:
     TeacherForward.of(run.teacher_forward)
     run = _adopted(run)
     for text in run.methods:
-        parse(text)
+        scored_by_labels(text)
     points = points_of(run)
     texts = dict.fromkeys(["supervised", *run.methods, *(p.expression for tried in points.values() for p in tried)])
     for text in texts:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from distil.errors import DistilError, nearest
 from distil.functional.patches import restore_patches, take_patches
+from distil.models.heads import find_head
 from distil.models.tokens import EPS, Block, Patches
 
-__all__ = ["MaskedAutoencoder", "MaskedViT", "sincos_positions", "token_head"]
+__all__ = ["MaskedAutoencoder", "MaskedViT", "load_encoder", "sincos_positions", "token_head"]
 
 POOLS = ("mean", "cls")
 HEADS = ("fc-1layer", "mlp-1layer", "mlp-2layer", "none")
@@ -188,11 +189,42 @@ class MaskedAutoencoder(nn.Module):
 
     def forward(self, inputs: Tensor, keep: Tensor | None = None, restore: Tensor | None = None) -> Tensor:
         """Return the predicted pixels ``[B, L, patch² · channels]``; without ``restore`` the encoder's features."""
-        tokens = self.encoder.tokens(inputs, keep)
         if restore is None:
-            return self.encoder.pooled(tokens)
-        pixels: Tensor = self.decoder(tokens, restore)
+            features: Tensor = self.encoder(inputs, keep)
+            return features
+        pixels: Tensor = self.decoder(self.encoder.tokens(inputs, keep), restore)
         return pixels
+
+
+def load_encoder(classifier: nn.Module, encoder: MaskedViT) -> nn.Module:
+    """Copy a pre-trained encoder into a classifier of the same sizes, all but its head, and return the classifier.
+
+    Args:
+        classifier: ``distil:vit(ratio=4, …)``, timm's ``VisionTransformer``, or whatever else has the names of its
+            state dict; its last linear layer stays as it is.
+        encoder: what was pre-trained.
+
+    Raises:
+        DistilError: if anything but the head is missing, left over, or of another shape.
+
+    >>> from distil.models import ViT
+    >>> encoder = MaskedViT(8, patch=4, dim=16, depth=1, heads=2)
+    >>> net = load_encoder(ViT(8, patch=4, dim=16, depth=1, heads=2, ratio=4, classes=3), encoder)
+    >>> bool((net.pos_embed == encoder.pos_embed).all())
+    True
+    """
+    head, own, given = find_head(classifier), classifier.state_dict(), encoder.state_dict()
+    missing = [key for key in own if key not in given and not key.startswith(f"{head}.")]
+    extra = [key for key in given if key not in own]
+    wrong = [key for key in given if key in own and given[key].shape != own[key].shape]
+    if missing or extra or wrong:
+        what, names = next((w, k) for w, k in (("missing", missing), ("too many", extra), ("misshapen", wrong)) if k)
+        raise DistilError(
+            f"the encoder does not fit {type(classifier).__name__}: {len(names)} tensors are {what} ({names[0]}, …); "
+            "make the classifier with the encoder's size, patch, dim, depth and ratio (4 by default)."
+        )
+    classifier.load_state_dict(given, strict=False)
+    return classifier
 
 
 def token_head(kind: str, student_dim: int, teacher_dim: int) -> nn.Module:

@@ -32,8 +32,8 @@ PAIRS = ((8, 17),)
 class DMAE(Method):
     """Masked autoencoding that also meets a teacher's tokens of the same visible patches.
 
-    ``L = mean over removed patches (pred − pixels)² + weight · Σ_k mean |n(σ_k(z_S)) − n(z_T)|``, with z the output of a
-    block (class token included, before the final norm), σ a head for each token, n the scaling to length 1 over
+    ``L = mean over removed patches (pred − pixels)² + weight · Σ_k mean |n(σ_k(z_S)) − n(z_T)|``, with z the output of
+    a block (class token included, before the final norm), σ a head for each token, n the scaling to length 1 over
     channels. The mask is drawn once for each sample and step and shown to both; the teacher's pass stops at its last
     aligned block.
 
@@ -59,10 +59,10 @@ class DMAE(Method):
         >>> DMAE(pairs=((2, 2),)).taps
         (('encoder.blocks.2', 'encoder.blocks.2'),)
 
-    Paper: Bai, Wang, Xiao, Wei, Xie, Yuille, Zhou, Masked Autoencoders Enable Efficient Knowledge Distillers, CVPR 2023,
-    arXiv 2208.12256.
+    Paper: Bai, Wang, Xiao, Wei, Xie, Yuille, Zhou, Masked Autoencoders Enable Efficient Knowledge Distillers, CVPR
+    2023, arXiv 2208.12256.
     Differs from official code: the teacher's pass stops at its last aligned block (same numbers); ``weight`` is free;
-    "mlp-2layer" runs; a mask that removes nothing gives 0, not NaN; in evaluation a sample's mask depends on its id alone.
+    "mlp-2layer" runs; a mask that removes nothing gives 0, not NaN; in evaluation a sample's mask depends on its id.
     """
 
     labels = False
