@@ -43,6 +43,8 @@ def test_a_dict_of_inputs_becomes_keywords_and_features_are_flattened() -> None:
     batch = task.unpack({"inputs": torch.arange(6.0).reshape(2, 3)})
     seen = {**batch, "inputs": {"inputs": batch["inputs"], "keep": torch.tensor([[2], [0]])}}
     assert task.call(Part(), seen).tolist() == [[2.0], [3.0]]
+    seen["inputs"]["restore"] = torch.zeros(2, 3)
+    assert task.call(Part(), seen, role="teacher").tolist() == [[2.0], [3.0]]
     assert task.call(Part(), batch) is batch["inputs"]
     maps = torch.arange(4.0).reshape(4, 1, 1).expand(4, 2, 3)
     assert FeatureTask(k=1).evaluate(nn.Identity(), DictDataset(maps, torch.tensor([0, 0, 0, 0])))["neighbours"] == 100

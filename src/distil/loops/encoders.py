@@ -62,7 +62,7 @@ class Judged:
     """
 
     score: str = "probe"
-    classifier: str = "distil:vit(patch=4, dim=32, depth=4, heads=4, ratio=4)"
+    classifier: str = "distil:vit(patch=7, dim=32, depth=4, heads=4, ratio=4)"
     training: Training = field(default_factory=lambda: Training(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.05))
     probe_epochs: int = 50
     probe_lr: float = 1e-2

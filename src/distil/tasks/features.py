@@ -47,9 +47,14 @@ class FeatureTask(Task):
         self.k = k
 
     def call(self, module: Any, batch: Mapping[str, Any], role: str = "student") -> Any:
-        """Run ``module`` on the inputs; a dict of them (images and which patches are seen) becomes keywords."""
+        """Run ``module`` on the inputs; a dict of them (images and which patches are seen) becomes keywords.
+
+        ``restore``, which asks a masked autoencoder for pixels, is the student's alone: no teacher's decoder runs.
+        """
         inputs = batch["inputs"]
-        return module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+        if not isinstance(inputs, Mapping):
+            return module(inputs)
+        return module(**{key: value for key, value in inputs.items() if key != "restore" or role == "student"})
 
     def loss(self, output: Any, batch: Mapping[str, Any]) -> Term:
         """Refuse: an encoder gives no classes."""

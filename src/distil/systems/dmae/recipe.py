@@ -33,8 +33,8 @@ class Setup:
     """
 
     images: Images = field(default_factory=Images)
-    teacher: str = "distil:mae(patch=4, dim=64, depth=4, heads=4, decoder_dim=32, decoder_depth=2, decoder_heads=4)"
-    student: str = "distil:mae(patch=4, dim=32, depth=4, heads=4, decoder_dim=32, decoder_depth=2, decoder_heads=4)"
+    teacher: str = "distil:mae(patch=7, dim=64, depth=4, heads=4, decoder_dim=32, decoder_depth=1, decoder_heads=4)"
+    student: str = "distil:mae(patch=7, dim=32, depth=4, heads=4, decoder_dim=32, decoder_depth=1, decoder_heads=4)"
     pairs: tuple[tuple[int, int], ...] = ((2, 2),)
     weights: tuple[float, ...] = (1.0, 5.0, 20.0)
     mask_ratio: float = 0.75
@@ -50,7 +50,7 @@ class Setup:
 
 
 def experiment(setup: Setup, lab: Lab) -> Experiment:
-    """Return the arms: the autoencoder alone, FitNets, DMAE at several α, without pixels, more hidden, L2, no training."""
+    """Return the arms: autoencoder alone, FitNets, DMAE at several α, without pixels, more hidden, L2, untrained."""
     unlabelled, labelled = images(setup.images)
     alone = f"dmae(weight=0, mask_ratio={setup.mask_ratio:g})"
     longer, name = setup.teacher_training, "masked-teacher"
@@ -127,7 +127,7 @@ def _setting(setup: Setup, labelled: Bundle) -> dict[str, str]:
     )
     return {
         "Data": f"{chosen.data}{f' at {chosen.size} px' if chosen.size else ''}: {chosen.unlabelled} images without "
-        f"labels for pre-training, {len(labelled.train)} of them with labels to judge, {len(labelled.test)} test images",
+        f"labels for pre-training, {len(labelled.train)} of them labelled to judge, {len(labelled.test)} test images",
         "Judged by": by,
         "Teacher": f"{setup.teacher}, an autoencoder trained for {setup.teacher_training.epochs} epochs on the same "
         "images, without labels",
