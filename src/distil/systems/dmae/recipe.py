@@ -26,7 +26,7 @@ class Setup:
         images: what is seen without labels and with.
         teacher, student: masked autoencoders by name.
         pairs: aligned blocks; (2, 2) is ¾ of four blocks on both sides.
-        weights: the values of α that are shown, the first under DMAE's own name.
+        weights: further values of α that are shown beside the paper's 1.
         more_hidden: the larger mask ratio of one arm.
         training: of every student's pre-training. ``teacher_training``: of the teacher's, on the same images.
         judged: how encoders are judged.
@@ -36,7 +36,7 @@ class Setup:
     teacher: str = "distil:mae(patch=7, dim=64, depth=4, heads=4, decoder_dim=32, decoder_depth=1, decoder_heads=4)"
     student: str = "distil:mae(patch=7, dim=32, depth=4, heads=4, decoder_dim=32, decoder_depth=1, decoder_heads=4)"
     pairs: tuple[tuple[int, int], ...] = ((2, 2),)
-    weights: tuple[float, ...] = (1.0, 5.0, 20.0)
+    weights: tuple[float, ...] = (5.0, 20.0)
     mask_ratio: float = 0.75
     more_hidden: float = 0.9
     teacher_training: Training = field(
@@ -50,7 +50,7 @@ class Setup:
 
 
 def experiment(setup: Setup, lab: Lab) -> Experiment:
-    """Return the arms: autoencoder alone, FitNets, DMAE at several α, without pixels, more hidden, L2, untrained."""
+    """Return the arms: autoencoder alone, FitNets, DMAE, at larger α, without pixels, with more hidden, untrained."""
     unlabelled, labelled = images(setup.images)
     alone = f"dmae(weight=0, mask_ratio={setup.mask_ratio:g})"
     longer, name = setup.teacher_training, "masked-teacher"
@@ -58,23 +58,16 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
     teacher = taught_by(first, labelled, setup.judged, name=setup.teacher)
     arms: dict[str, Arm] = {}
 
-    def add(name: str, role: Role, label: str, method: str, *, phrase: str = "") -> None:
-        arms[name] = _arm(setup, lab, teacher, unlabelled, labelled, role, label, method, phrase)
+    def add(name: str, role: Role, label: str, method: str, by: Teacher | None = teacher, *, phrase: str = "") -> None:
+        arms[name] = _arm(setup, lab, by, unlabelled, labelled, role, label, method, phrase)
 
-    add("mae", "reference", "Autoencoder alone", alone, phrase="the autoencoder alone")
+    add("mae", "reference", "Autoencoder alone", alone, None, phrase="the autoencoder alone")
     add("fitnets", "rival", "FitNets on whole images", "fitnets(tap=encoder)")
+    add("dmae", "method", "DMAE", _dmae(setup))
     for weight in setup.weights:
-        main = weight == setup.weights[0]
-        label = "DMAE" if main else f"DMAE, α = {weight:g}"
-        add(
-            "dmae" if main else f"alpha-{weight:g}",
-            "method" if main else "ablation",
-            label,
-            _dmae(setup, weight=weight),
-        )
+        add(f"alpha-{weight:g}", "ablation", f"DMAE, α = {weight:g}", _dmae(setup, weight=weight))
     add("distil", "ablation", "Distillation alone", _dmae(setup, reconstruction=False))
     add("hidden", "ablation", f"DMAE, {setup.more_hidden:.0%} hidden", _dmae(setup, mask_ratio=setup.more_hidden))
-    add("l2", "ablation", "DMAE, L2", _dmae(setup, distance="l2"))
     scratch = setup.judged.score == "fine-tuned"
     arms["untrained"] = Arm(
         "bound",
@@ -90,18 +83,17 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
 def _dmae(setup: Setup, **changed: Any) -> str:
     """Write DMAE with the setup's blocks and mask as an expression."""
     pairs = ", ".join(f"({s}, {t})" for s, t in setup.pairs)
-    given = {"mask_ratio": setup.mask_ratio, "weight": setup.weights[0], **changed}
+    given = {"mask_ratio": setup.mask_ratio, "weight": 1.0, **changed}
     rest = ", ".join(f"{k}={str(v).lower() if isinstance(v, (bool, str)) else f'{v:g}'}" for k, v in given.items())
     return f"dmae(pairs=[{pairs}], {rest})"
 
 
 def _arm(
-    setup: Setup, lab: Lab, teacher: Teacher, unlabelled: Bundle, labelled: Bundle, role: Role, label: str, method: str,
-    phrase: str,
+    setup: Setup, lab: Lab, teacher: Teacher | None, unlabelled: Bundle, labelled: Bundle, role: Role, label: str,
+    method: str, phrase: str,
 ) -> Arm:  # fmt: skip
     def run(seed: int) -> Outcome:
-        taught = None if "weight=0," in method else teacher
-        found = pretrained(lab, method, setup.student, taught, unlabelled, setup.training, seed=seed)
+        found = pretrained(lab, method, setup.student, teacher, unlabelled, setup.training, seed=seed)
         return judged(lab, found, labelled, setup.judged, seed=seed)
 
     return Arm(role, run, label=label, phrase=phrase or label, expression=method)
@@ -133,7 +125,7 @@ def _setting(setup: Setup, labelled: Bundle) -> dict[str, str]:
         "images, without labels",
         "Student": setup.student,
         "Budget": f"{training.epochs} epochs of batches of {training.batch_size}, {training.optimizer}, learning rate "
-        f"{training.lr:g} ({training.schedule}, warm-up {training.warmup:.0%}), for every arm; the last epoch counts; "
-        "no augmentation",
+        f"{training.lr:g} ({training.schedule}, warm-up {training.warmup:.0%}), weight decay {training.weight_decay:g}, "
+        "for every arm; the last epoch counts; no augmentation",
         "Blocks": ", ".join(f"student {s} to teacher {t}" for s, t in setup.pairs) + ", counted from 0",
     }
