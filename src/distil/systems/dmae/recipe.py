@@ -124,8 +124,8 @@ def _setting(setup: Setup, labelled: Bundle) -> dict[str, str]:
         "Teacher": f"{setup.teacher}, an autoencoder trained for {setup.teacher_training.epochs} epochs on the same "
         "images, without labels",
         "Student": setup.student,
-        "Budget": f"{training.epochs} epochs of batches of {training.batch_size}, {training.optimizer}, learning rate "
-        f"{training.lr:g} ({training.schedule}, warm-up {training.warmup:.0%}), weight decay {training.weight_decay:g}, "
+        "Budget": f"{training.epochs} epochs of batches of {training.batch_size}, {training.optimizer}, rate "
+        f"{training.lr:g} ({training.schedule}, {training.warmup:.0%} warm-up), decay {training.weight_decay:g}, "
         "for every arm; the last epoch counts; no augmentation",
         "Blocks": ", ".join(f"student {s} to teacher {t}" for s, t in setup.pairs) + ", counted from 0",
     }
