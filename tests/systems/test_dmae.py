@@ -24,6 +24,7 @@ from distil.methods.expression import parse
 from distil.models import MaskedAutoencoder, MaskedViT, ViT, load_encoder
 from distil.report.check import validate
 from distil.systems.dmae import DMAE, published
+from distil.tasks.base import BatchReader
 
 from .toys import pictures, seeded
 
@@ -290,6 +291,23 @@ def test_a_bare_encoder_may_teach_by_its_own_path() -> None:
     assert torch.equal(
         other(pictures()).terms["dmae.distil"], made(DMAE(**method)).eval()(pictures()).terms["dmae.distil"]
     )
+
+
+def test_a_teacher_that_only_remembers_whole_images_is_refused() -> None:
+    class Remembered(BatchReader):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stored = nn.Identity()
+
+        def places(self, tap: str) -> tuple[str, ...]:
+            return ("stored",)
+
+        def forward(self, batch: Any) -> Tensor:
+            found: Tensor = self.stored(torch.zeros(len(batch["inputs"]), 17, 12))
+            return found
+
+    with pytest.raises(DistilError, match="a cache of whole images does not know"):
+        made(DMAE(pairs=((1, 2),)), teacher=Remembered())(pictures())
 
 
 def test_the_official_positions_are_those_made_here() -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from distil.data.bundle import NO_LABEL
 from distil.errors import DistilError
 from distil.functional.reduction import Term
-from distil.tasks.base import Prediction, Task
+from distil.tasks.base import BatchReader, Prediction, Task
 from distil.tasks.scores import labels_in, majority_share
 
 __all__ = ["FeatureTask", "neighbour_answers"]
@@ -52,8 +52,8 @@ class FeatureTask(Task):
         ``restore``, which asks a masked autoencoder for pixels, is the student's alone: no teacher's decoder runs.
         """
         inputs = batch["inputs"]
-        if not isinstance(inputs, Mapping):
-            return module(inputs)
+        if isinstance(module, BatchReader) or not isinstance(inputs, Mapping):
+            return module(batch if isinstance(module, BatchReader) else inputs)
         return module(**{key: value for key, value in inputs.items() if key != "restore" or role == "student"})
 
     def loss(self, output: Any, batch: Mapping[str, Any]) -> Term:

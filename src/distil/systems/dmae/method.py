@@ -21,6 +21,7 @@ from distil.functional.patches import (
 )
 from distil.functional.reduction import Term
 from distil.models.masked import HEADS, MaskedAutoencoder, token_head
+from distil.tasks.base import BatchReader
 
 __all__ = ["DMAE", "published"]
 
@@ -115,6 +116,11 @@ class DMAE(Method):
         images = batch["inputs"]
         if not isinstance(images, Tensor) or images.ndim != 4:
             raise DistilError("dmae masks images, a tensor (N, C, H, W); these inputs are none.")
+        if self.pairs and isinstance(teacher.module, BatchReader):
+            raise DistilError(
+                "dmae shows a teacher the visible patches of every step, which a cache of whole images does not know; "
+                "give the live model."
+            )
         patches = _autoencoder(student).encoder.patch_embed.count
         ids = None if self.training else batch.get("id")
         noise = patch_noise(len(images), patches, generator=ctx.rng, ids=ids).to(images.device)
