@@ -373,19 +373,20 @@ def test_the_recipe_runs_on_digits_and_both_ways_to_judge_share_the_encoders(tmp
     assert {arm["role"] for arm in arms.values()} == {"reference", "rival", "method", "ablation", "bound"}
     budgets = [arm["budget"] for arm in arms.values() if arm["role"] != "bound"]
     assert all(
-        budget == budgets[0] == {"updates": 3, "batch_size": 128, "labels": 80, "trials": 1} for budget in budgets
+        budget == budgets[0] == {"updates": 3, "batch_size": 128, "labels": 80, "trials": 2} for budget in budgets
     )
     assert arms["untrained"]["budget"]["updates"] == 0
     assert set(arms["dmae"]["metrics"]) == {"accuracy", "k-NN accuracy"}
     assert set(arms["dmae"]["diagnostics"]) == {"last dmae.reconstruction", "last dmae.distil"}
     assert ("dmae", "fitnets") in {(v["arm"], v["against"]) for v in report["verdicts"]}
     encoders = {path: path.stat().st_mtime_ns for path in (tmp_path / "shared" / "stages").glob("encoder-*/tree.json")}
-    assert len(encoders) == 2 * (len(arms) - 1)
+    assert len(encoders) == (2 + 2) * (len(arms) - 1)  # two seeds, and two learning rates on a third
+    assert "seed 1000" in report["setting"]["Learning rate"]
 
     tuned = run(tmp_path, *TOY, "judged.score=fine-tuned")
     arms = {arm["name"]: arm for arm in tuned["arms"]}
     assert arms["untrained"]["label"] == "Supervised from scratch"
-    assert arms["dmae"]["budget"] == {"updates": 3 + 2 * 2, "batch_size": 128, "labels": 80, "trials": 1}
+    assert arms["dmae"]["budget"] == {"updates": 3 + 2 * 2, "batch_size": 128, "labels": 80, "trials": 2}
     assert set(arms["dmae"]["metrics"]) == {"accuracy", "nll", "ece"}
     assert {path: path.stat().st_mtime_ns for path in encoders} == encoders
     assert len(list((tmp_path / "shared" / "stages").glob("encoder-*"))) == len(encoders)

@@ -23,7 +23,18 @@ from distil.methods.expression import parse
 from distil.models.masked import load_encoder
 from distil.tasks import FeatureTask
 
-__all__ = ["Images", "Judged", "Pretrained", "encoder_of", "images", "judged", "pretrained", "probed", "taught_by"]
+__all__ = [
+    "Images",
+    "Judged",
+    "Pretrained",
+    "encoder_of",
+    "images",
+    "judged",
+    "pretrained",
+    "probed",
+    "taught_by",
+    "tried",
+]
 
 SCORES = ("probe", "fine-tuned")
 
@@ -43,10 +54,10 @@ class Images:
 
     data: str = "fashion-mnist"
     size: int | None = None
-    unlabelled: int = 10000
-    labelled: int = 1000
+    unlabelled: int = 3000
+    labelled: int = 500
     val: int = 1000
-    test: int | None = None
+    test: int | None = 5000
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class Judged:
 
     score: str = "probe"
     classifier: str = "distil:vit(patch=7, dim=32, depth=4, heads=4, ratio=4)"
-    training: Training = field(default_factory=lambda: Training(epochs=20, batch_size=64, lr=1e-3, weight_decay=0.05))
+    training: Training = field(default_factory=lambda: Training(epochs=15, batch_size=64, lr=1e-3, weight_decay=0.05))
     probe_epochs: int = 50
     probe_lr: float = 1e-2
     neighbours: int = 20
@@ -184,6 +195,18 @@ def probed(encoder: nn.Module, bundle: Bundle, how: Judged, *, seed: int) -> dic
         "accuracy": linear_probe(train, labels, test, expected, **options),
         "k-NN accuracy": knn_probe(train, labels, test, expected, k=nearest_to),
     }
+
+
+def tried(found: Pretrained, bundle: Bundle, how: Judged, *, seed: int) -> Outcome:
+    """Return the outcome of a tuning run: what a probe says on the validation images, and no look at the test."""
+    scores = probed(found.encoder, replace(bundle, test=bundle.val), how, seed=seed)
+    return Outcome(
+        metrics={},
+        history=[*found.history, {**found.history[-1], "val": scores}],
+        cost=dict(found.cost),
+        budget={},
+        model={},
+    )
 
 
 def judged(lab: Lab, found: Pretrained, bundle: Bundle, how: Judged, *, seed: int, trials: int = 1) -> Outcome:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distil.data.bundle import Bundle
-from distil.loops.encoders import Images, Judged, Pretrained, encoder_of, images, judged, pretrained, taught_by
+from distil.loops.encoders import Images, Judged, Pretrained, encoder_of, images, judged, pretrained, taught_by, tried
 from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.recipe import Experiment
 from distil.loops.training import Teacher, Training, build_model
+from distil.loops.tuning import tuning_seed
 
 __all__ = ["EVIDENCE", "Setup", "experiment"]
 
@@ -29,6 +30,8 @@ class Setup:
         weights: further values of α that are shown beside the paper's 1.
         more_hidden: the larger mask ratio of one arm.
         training: of every student's pre-training. ``teacher_training``: of the teacher's, on the same images.
+        learning_rates: of every arm's pre-training the one whose probe is best on validation images is taken, by one
+            run each under a seed that is not shown.
         judged: how encoders are judged.
     """
 
@@ -40,11 +43,12 @@ class Setup:
     mask_ratio: float = 0.75
     more_hidden: float = 0.9
     teacher_training: Training = field(
-        default_factory=lambda: Training(epochs=25, batch_size=128, lr=1e-3, weight_decay=0.05, warmup=0.1)
+        default_factory=lambda: Training(epochs=40, batch_size=128, lr=1e-3, weight_decay=0.05, warmup=0.1)
     )
     training: Training = field(
         default_factory=lambda: Training(epochs=10, batch_size=128, lr=1e-3, weight_decay=0.05, warmup=0.1)
     )
+    learning_rates: tuple[float, ...] = (3e-3, 1e-3)
     judged: Judged = field(default_factory=Judged)
     seeds: tuple[int, ...] = (0, 1, 2, 3)
 
@@ -57,9 +61,20 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
     first = pretrained(lab, alone, setup.teacher, None, unlabelled, longer, seed=0, name=name, role="teacher")
     teacher = taught_by(first, labelled, setup.judged, name=setup.teacher)
     arms: dict[str, Arm] = {}
+    rates: dict[str, float] = {}
 
     def add(name: str, role: Role, label: str, method: str, by: Teacher | None = teacher, *, phrase: str = "") -> None:
-        arms[name] = _arm(setup, lab, by, unlabelled, labelled, role, label, method, phrase)
+        def at(training: Training) -> Callable[[int], Pretrained]:
+            return lambda seed: pretrained(lab, method, setup.student, by, unlabelled, training, seed=seed)
+
+        lr, trials = _rate(setup, lab, name, at, labelled, method, teacher.fingerprint)
+        chosen = at(replace(setup.training, lr=lr))
+
+        def run(seed: int) -> Outcome:
+            return judged(lab, chosen(seed), labelled, setup.judged, seed=seed, trials=trials)
+
+        arms[name] = Arm(role, run, label=label, phrase=phrase or label, expression=method)
+        rates[label] = lr
 
     add("mae", "reference", "Autoencoder alone", alone, None, phrase="the autoencoder alone")
     add("fitnets", "rival", "FitNets on whole images", "fitnets(tap=encoder)")
@@ -77,7 +92,7 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
     )
     title = "DMAE: what a masked autoencoder's encoder is worth, taught by a larger one or alone"
     shown = replace(labelled, train=unlabelled.train)
-    return Experiment(title, shown, arms, teacher, _setting(setup, labelled))
+    return Experiment(title, shown, arms, teacher, _setting(setup, labelled, rates))
 
 
 def _dmae(setup: Setup, **changed: Any) -> str:
@@ -88,15 +103,22 @@ def _dmae(setup: Setup, **changed: Any) -> str:
     return f"dmae(pairs=[{pairs}], {rest})"
 
 
-def _arm(
-    setup: Setup, lab: Lab, teacher: Teacher | None, unlabelled: Bundle, labelled: Bundle, role: Role, label: str,
-    method: str, phrase: str,
-) -> Arm:  # fmt: skip
-    def run(seed: int) -> Outcome:
-        found = pretrained(lab, method, setup.student, teacher, unlabelled, setup.training, seed=seed)
-        return judged(lab, found, labelled, setup.judged, seed=seed)
+def _rate(
+    setup: Setup, lab: Lab, name: str, at: Callable[[Training], Callable[[int], Pretrained]], labelled: Bundle,
+    method: str, teacher: str,
+) -> tuple[float, int]:  # fmt: skip
+    """Return the learning rate of pre-training whose probe is best on validation images, and how many were tried."""
 
-    return Arm(role, run, label=label, phrase=phrase or label, expression=method)
+    def run(point: Mapping[str, Any]) -> Callable[[int], Outcome]:
+        made = at(replace(setup.training, lr=point["lr"]))
+        return lambda seed: tried(made(seed), labelled, setup.judged, seed=seed)
+
+    point, trials = lab.tune(
+        name, run, {"lr": setup.learning_rates}, trials=len(setup.learning_rates), seed=tuning_seed(setup.seeds),
+        metric="accuracy", images=setup.images, training=setup.training, student=setup.student,
+        judged=replace(setup.judged, score="probe"), data=labelled.fingerprint, method=method, teacher=teacher,
+    )  # fmt: skip
+    return point["lr"], trials
 
 
 def _untrained(setup: Setup, lab: Lab, unlabelled: Bundle, labelled: Bundle, seed: int) -> Outcome:
@@ -107,7 +129,7 @@ def _untrained(setup: Setup, lab: Lab, unlabelled: Bundle, labelled: Bundle, see
     return judged(lab, found, labelled, setup.judged, seed=seed)
 
 
-def _setting(setup: Setup, labelled: Bundle) -> dict[str, str]:
+def _setting(setup: Setup, labelled: Bundle, rates: Mapping[str, float]) -> dict[str, str]:
     """Return what a reader must know."""
     chosen, how, training = setup.images, setup.judged, setup.training
     by = (
@@ -124,8 +146,11 @@ def _setting(setup: Setup, labelled: Bundle) -> dict[str, str]:
         "Teacher": f"{setup.teacher}, an autoencoder trained for {setup.teacher_training.epochs} epochs on the same "
         "images, without labels",
         "Student": setup.student,
-        "Budget": f"{training.epochs} epochs of batches of {training.batch_size}, {training.optimizer}, rate "
-        f"{training.lr:g} ({training.schedule}, {training.warmup:.0%} warm-up), decay {training.weight_decay:g}, "
-        "for every arm; the last epoch counts; no augmentation",
+        "Budget": f"{training.epochs} epochs of batches of {training.batch_size}, {training.optimizer}, "
+        f"{training.schedule} schedule with {training.warmup:.0%} warm-up, weight decay {training.weight_decay:g}, for "
+        "every arm; the last epoch counts; no augmentation",
+        "Learning rate": f"of {', '.join(f'{lr:g}' for lr in setup.learning_rates)} the one whose probe was best on "
+        f"validation images (seed {tuning_seed(setup.seeds)}): "
+        + ", ".join(f"{label} {lr:g}" for label, lr in rates.items()),
         "Blocks": ", ".join(f"student {s} to teacher {t}" for s, t in setup.pairs) + ", counted from 0",
     }
