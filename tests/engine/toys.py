@@ -14,6 +14,7 @@ from distil.engine import Distiller, Method, OwnOptimizer, Term, fit
 from distil.engine.method import Sum
 from distil.functional.divergence import kl
 from distil.methods import KD, Supervised
+from distil.models import MaskedAutoencoder
 
 CLASSES = 3
 torch.set_num_threads(1)  # on tensors this small, threads only wait for each other
@@ -67,6 +68,29 @@ class DenseNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.head(self.two(self.one(inputs)))
+
+
+def masked_pair() -> tuple[nn.Module, nn.Module]:
+    """A masked autoencoder and a wider, deeper one, as deep as ``dmae``'s published blocks ask for."""
+    shared: dict[str, Any] = {
+        "patch": 2,
+        "heads": 2,
+        "channels": 2,
+        "decoder_dim": 8,
+        "decoder_depth": 1,
+        "decoder_heads": 2,
+    }
+    student = seeded(lambda: MaskedAutoencoder(8, dim=8, depth=9, **shared), 1)
+    return student, seeded(lambda: MaskedAutoencoder(8, dim=12, depth=18, **shared), 2)
+
+
+def still_after(block: int) -> nn.Module:
+    """A masked autoencoder whose blocks after this one change nothing, so that all of them give the same."""
+    net: Any = masked_pair()[1]
+    for later in net.encoder.blocks[block + 1 :]:
+        for layer in (later.attn.proj, later.mlp.fc2):
+            nn.init.zeros_(layer.weight)
+    return net
 
 
 class GraphNet(nn.Module):

@@ -86,6 +86,11 @@ def remembered(copies: int = 1) -> Callable[..., Tensor]:
     return call
 
 
+def hidden(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Every patch is removed."""
+    return lambda s, t, **kw: function(s, t, torch.ones(s.shape[:2]), **kw)
+
+
 def per_channel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A learned number for each of three channels, in the maps' precision."""
 
@@ -130,6 +135,14 @@ LOSSES = {
     "vid": Loss(per_channel(D.vid), **DENSE, zero=False),
     **{f"fsp {variant}": Loss(partial(D.fsp, variant=variant), (4, 2, 3), (4, 2, 3)) for variant in ("code", "paper")},
     "fsp torchdistill": Loss(partial(D.fsp, variant="torchdistill"), (4, 2, 3), (4, 2, 3)),
+    **{
+        f"token_distance {kind}{'' if on else ' raw'}": Loss(
+            partial(D.token_distance, distance=kind, normalise=on), (4, 3, 5), (4, 3, 5)
+        )
+        for kind in ("l1", "l2")
+        for on in (True, False)
+    },
+    "masked_reconstruction": Loss(hidden(D.masked_reconstruction), (4, 3, 5), (4, 3, 5)),
     "hierarchical_context": Loss(D.hierarchical_context, student=(3, 2, 5, 4), teacher=(3, 2, 5, 4)),
     "class_attention": Loss(D.class_attention, student=(3, 4, 4, 4), teacher=(3, 4, 6, 6)),
     "class_attention raw": Loss(partial(D.class_attention, normalise=False, classes=2), **DENSE),

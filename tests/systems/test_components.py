@@ -19,6 +19,7 @@ from .toys import (
     graph_distiller,
     image_distiller,
     map_distiller,
+    masked_distiller,
     pictures,
     samples,
     scene_distiller,
@@ -98,6 +99,16 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "label_weight": [{"label_weight": 0.0}],
         "project": [{"project": "features"}],
     },
+    "dmae": {
+        "reconstruction": [{"reconstruction": False}],
+        "weight": [{"weight": 0.0}, {"weight": 5.0}],
+        "pairs": [{"pairs": ((3, 5),)}, {"pairs": ((8, 17), (3, 5))}],
+        "mask_ratio": [{"mask_ratio": 0.5}, {"mask_ratio": 0.9}],
+        "head": [{"head": "mlp-1layer"}, {"head": "mlp-2layer"}, {"head": "none"}],
+        "distance": [{"distance": "l2"}],
+        "normalise": [{"normalise": False}],
+        "norm_pix": [{"norm_pix": True}],
+    },
     "diswot": {"gram_losses": [{"gram_losses": True}]},
     "meal-v2": {
         "ensemble": [{"ensemble": name} for name in ("mean-logit", "random", "single")],
@@ -128,6 +139,7 @@ ELSEWHERE = {
 }
 OF_SEVERAL = {"meal-v2"}  # whose components tell several teachers apart
 ON_MAPS = {"diswot", "ofa-kd"}
+ON_PATCHES = {"dmae"}
 WITH_CODE = [slug for slug, card in catalog.systems().items() if card.has_method and card.origin == "distil"]
 CASES = [(slug, key, changed) for slug, keys in FLIPS.items() for key, flips in keys.items() for changed in flips]
 
@@ -144,6 +156,8 @@ def run(slug: str, **changed: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return train(scene_distiller(published(slug, **changed)), scenes())
     if slug in OF_SEVERAL:
         return train(ensemble_distiller(published(slug, **changed)), pictures())
+    if slug in ON_PATCHES:
+        return train(masked_distiller(published(slug, **changed)), pictures())
     if slug in ON_MAPS:
         return train(map_distiller(published(slug, **changed)), pictures())
     wide = {"teacher_width": 16} if slug == "lelp" else {}  # as many dimensions as subclasses and classes need

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distil.engine.distiller import Distiller
 from distil.engine.method import Sum
 from distil.functional.reduction import working
-from distil.models import GCN, MLP, SmallCNN, UNet
+from distil.models import GCN, MLP, MaskedAutoencoder, SmallCNN, UNet
 
 CLASSES = 5
 
@@ -91,6 +91,21 @@ def ensemble_distiller(method: Sum, *, teachers: int = 3, epochs: int = 2, seed:
     """A student MLP and several teachers on :func:`pictures`."""
     student = nn.Sequential(nn.Flatten(), mlp(4, 0, 64))
     return Distiller(student, ensemble(teachers), method, example=pictures(), epochs=epochs, seed=seed)
+
+
+def masked(seed: int = 0, *, dim: int = 8, depth: int = 18) -> MaskedAutoencoder:
+    """A masked autoencoder of 16 patches on :func:`pictures`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MaskedAutoencoder(
+            8, patch=2, dim=dim, depth=depth, heads=2, channels=1, decoder_dim=8, decoder_depth=1, decoder_heads=2
+        )
+
+
+def masked_distiller(method: Sum, *, epochs: int = 2, seed: int = 0, width: int = 8) -> Distiller:
+    """Two masked autoencoders on :func:`pictures`, deep enough for the published blocks."""
+    options: dict[str, Any] = {"task": "features", "example": pictures(), "epochs": epochs, "seed": seed}
+    return Distiller(masked(depth=9), masked(1, dim=width), method, **options)
 
 
 def graph_distiller(method: Sum, *, epochs: int = 2, seed: int = 0) -> Distiller:

@@ -17,6 +17,7 @@ from distil.functional.crops import (
     noise_like,
     standardised_channels,
 )
+from distil.functional.cutmix import Patch, draw_patch, pasted, patch_at
 from distil.functional.dense import cwd, resize_match
 from distil.functional.divergence import (
     CONVENTIONS,
@@ -75,7 +76,17 @@ from distil.functional.mixing import (
 )
 from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
 from distil.functional.multilevel import batch_relation, class_relation, multilevel, unsure_share
-from distil.functional.patches import Patch, draw_patch, pasted, patch_at
+from distil.functional.patches import (
+    PatchMask,
+    masked_reconstruction,
+    patch_mask,
+    patch_noise,
+    patch_targets,
+    patchify,
+    restore_patches,
+    take_patches,
+    token_distance,
+)
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
 from distil.functional.pruning import kept_share, magnitude_masks, masked_weights
 from distil.functional.ranking import plackett_luce, teacher_ranking
@@ -122,6 +133,7 @@ __all__ = [
     "Convention",
     "Mix",
     "Patch",
+    "PatchMask",
     "Plane",
     "SparseTargets",
     "Subspaces",
@@ -191,6 +203,7 @@ __all__ = [
     "maskd_segmentation",
     "masked_map",
     "masked_mse",
+    "masked_reconstruction",
     "masked_weights",
     "mean_labels",
     "mean_logits",
@@ -216,6 +229,10 @@ __all__ = [
     "pairwise_distances",
     "pasted",
     "patch_at",
+    "patch_mask",
+    "patch_noise",
+    "patch_targets",
+    "patchify",
     "pearson",
     "pkt",
     "plackett_luce",
@@ -228,6 +245,7 @@ __all__ = [
     "rescaled_cross_entropy",
     "rescaled_kl",
     "resize_match",
+    "restore_patches",
     "reverse_kl",
     "reversed_gradient",
     "rkd",
@@ -250,8 +268,10 @@ __all__ = [
     "subclass_coordinates",
     "subclass_cross_entropy",
     "subclass_log_probs",
+    "take_patches",
     "tckd",
     "teacher_ranking",
+    "token_distance",
     "topk_cross_entropy",
     "topk_kl",
     "topk_of",

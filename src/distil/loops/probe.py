@@ -13,10 +13,9 @@ from distil.data.bundle import NO_LABEL, as_dict
 from distil.data.loading import as_batches, epoch_order, mix_seed
 from distil.errors import DistilError
 from distil.tasks.base import device_of, evaluating, to_device
+from distil.tasks.features import neighbour_answers
 
 __all__ = ["features_of", "knn_probe", "linear_probe", "standard_scale"]
-
-CHUNK = 1024  # rows whose distances are held at once
 
 
 def features_of(
@@ -157,12 +156,7 @@ def knn_probe(train_features: Tensor, train_labels: Tensor, features: Tensor, la
     _check("knn_probe", train_features, train_labels, features, labels)
     if not 1 <= k <= len(train_labels):
         raise DistilError(f"knn_probe: k={k} must be from 1 to the {len(train_labels)} training rows.")
-    classes = int(train_labels.max()) + 1
-    voted = []
-    for part in features.split(CHUNK):
-        nearest = torch.cdist(part, train_features).topk(k, dim=1, largest=False).indices
-        voted.append(F.one_hot(train_labels[nearest], classes).sum(1).argmax(1))
-    return _accuracy(torch.cat(voted), labels)
+    return _accuracy(neighbour_answers(features, train_features, train_labels, k=k), labels)
 
 
 def _accuracy(answers: Tensor, labels: Tensor) -> float:

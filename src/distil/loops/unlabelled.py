@@ -16,9 +16,20 @@ from distil.tasks import Task
 __all__ = ["check_labels_read", "check_teacher"]
 
 
+ENCODER = "the encoder"  # what the card of a system says that ships no classifier
+
+
 def check_labels_read(text: str) -> None:
     """Refuse an expression by which no class is learnt: a student without classes cannot be scored."""
     method = parse(text)
+    homes = {type(component.method).__module__ for component in method}
+    for slug, card in catalog.systems().items():
+        mine = any(home.startswith(f"{card.package}.") for home in homes)
+        if mine and card.ships == ENCODER and not card.chance_exempt:  # its student has no classes at all
+            raise DistilError(
+                f"'{slug}' trains an encoder without labels, and an encoder has no classes to be scored by here; use "
+                f"`distil run {slug}` for its experiment, or distil.Distiller(…, task='features') on your own models."
+            )
     alone = _exempt(text)
     if alone and not any(component.method.labels for component in method):
         raise DistilError(

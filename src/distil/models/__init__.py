@@ -16,6 +16,7 @@ _HOMES = {
     "wrn": ("WideResNet",),
     "mobilenet": ("MobileNet",),
     "tokens": ("Mixer", "ViT"),
+    "masked": ("MaskedAutoencoder", "MaskedViT", "load_encoder", "token_head"),
     "gnn": ("GAT", "GCN", "SAGE"),
     "text": ("BagOfWords", "TextCNN"),
     "hf": ("MeanPooled", "load_tokenizer"),

@@ -8,6 +8,7 @@ from typing import Any
 from distil.errors import DistilError, nearest
 from distil.tasks.base import Prediction, Task
 from distil.tasks.classification import ClassificationTask
+from distil.tasks.features import FeatureTask
 from distil.tasks.nodes import NodeTask
 from distil.tasks.preflight import Preflight, teacher_above_chance
 from distil.tasks.scores import all_labelled, check_labels
@@ -16,6 +17,7 @@ from distil.tasks.text import TextTask
 
 __all__ = [
     "ClassificationTask",
+    "FeatureTask",
     "NodeTask",
     "Prediction",
     "Preflight",
@@ -29,7 +31,7 @@ __all__ = [
 ]
 
 _TASKS: dict[str, Callable[..., Task]] = {
-    task.name: task for task in (ClassificationTask, NodeTask, TextTask, SegmentationTask)
+    task.name: task for task in (ClassificationTask, NodeTask, TextTask, SegmentationTask, FeatureTask)
 }
 
 
@@ -37,8 +39,8 @@ def get_task(task: str | Task, **options: Any) -> Task:
     """Return a task by name, or the task itself if one is given.
 
     Args:
-        task: ``"classification"``, ``"node-classification"``, ``"text-classification"``, ``"segmentation"`` or an
-            instance.
+        task: ``"classification"``, ``"node-classification"``, ``"text-classification"``, ``"segmentation"``,
+            ``"features"`` or an instance.
         options: passed to the task that is made.
 
     >>> get_task("classification").metric

@@ -190,6 +190,7 @@ NAMES = [
     Row("planned system", ["run", "dense2moe"], "'dense2moe' is planned and has no experiment to run"),
     Row("a rival is no system", ["run", "kd"], "'kd' is a standard method and has no experiment of its own"),
     method("dense2moe", "'dense2moe' (Dense2MoE) is planned", "planned method"),
+    method("0.5*dmae + kd", "'dmae' trains an encoder…use `distil run dmae`", "a method that ships no classifier"),
     method("kdd", "'kdd' is no method; did you mean 'kd'", "unknown method"),
     method("kd(temprature=4)", "did you mean 'temperature'?", "unknown argument"),
     method("kd(temperature=-1)", "must be above 0", "impossible argument"),

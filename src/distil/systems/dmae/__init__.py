@@ -1,1 +1,5 @@
-"""DMAE (CVPR 2023): ``distil show dmae`` tells what it is and how far it is built."""
+"""DMAE: a masked autoencoder that also meets a teacher's tokens of the visible patches."""
+
+from distil.systems.dmae.method import DMAE, published
+
+__all__ = ["DMAE", "published"]

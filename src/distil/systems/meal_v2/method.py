@@ -12,7 +12,7 @@ from distil.engine.method import AtEquality, Batch, Handles, Method, Sum, Traces
 from distil.engine.optim import RatedGroup
 from distil.engine.trace import Trace
 from distil.errors import DistilError, nearest
-from distil.functional.patches import draw_patch, pasted
+from distil.functional.cutmix import draw_patch, pasted
 from distil.functional.reduction import Term
 from distil.functional.soft_labels import KINDS, draw_teacher, mean_labels, mean_logits, soft_label_cross_entropy
 from distil.functional.sources import reversed_gradient, source_cross_entropy
