@@ -74,6 +74,17 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "temperature": [],  # of the plain loss alone: tests/systems/test_mix_kd.py
         "teacher_input": [{"teacher_input": "clean"}],
     },
+    "tgeo-kd": {
+        "state": [{"state": design} for design in (1, 2, 4, 5, 6, 7, "cifar")],
+        "controller": [{"controller": "cifar"}],
+        "trained": [{"trained": False}],
+        "rule": [{"rule": name} for name in ("fixed", "annealed", "ada", "wls", "free")],
+        "alpha": [],  # of rule fixed alone: tests/systems/test_tgeo_kd.py
+        "unroll": [{"unroll": False}],
+        "every": [{"every": 2}],
+        "validation": [{"validation": 0.4}],
+        "temperature": [{"temperature": 4.0}],
+    },
     "diswot": {"gram_losses": [{"gram_losses": True}]},
 }
 # Components of a procedure, which are no arguments of published(), and the test that switches them.

@@ -7,6 +7,7 @@ a docstring says that no gradient reaches it.
 
 from distil.functional.affinity import correlation_congruence, correlation_kernel, kernel_congruence, pkt, unit_rows
 from distil.functional.backends import backend
+from distil.functional.bilevel import full_precision, unrolled_step
 from distil.functional.contrastive import bank_logits, bank_rows, crd, log_normaliser, noise_contrast
 from distil.functional.dense import cwd, resize_match
 from distil.functional.divergence import (
@@ -22,6 +23,7 @@ from distil.functional.divergence import (
     tckd,
 )
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
+from distil.functional.fusion import fused, ratio_by_likelihood, ratio_by_margin
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
 from distil.functional.maps import (
@@ -72,14 +74,23 @@ from distil.functional.relation import (
 from distil.functional.selectivity import nst
 from distil.functional.sparse import sampled_cross_entropy, sampled_kl, topk_cross_entropy, topk_kl, topk_of
 from distil.functional.targets import SparseTargets, sparse_kd
+from distil.functional.trilateral import (
+    STATE_BLOCKS,
+    add_probabilities,
+    class_probabilities,
+    mean_rows,
+    trilateral_state,
+)
 
 __all__ = [
     "CONVENTIONS",
+    "STATE_BLOCKS",
     "ClassMeans",
     "Convention",
     "Mix",
     "SparseTargets",
     "Term",
+    "add_probabilities",
     "attention_map",
     "attention_transfer",
     "attention_weights",
@@ -93,6 +104,7 @@ __all__ = [
     "class_attention",
     "class_maps",
     "class_means",
+    "class_probabilities",
     "class_relation",
     "correlation_congruence",
     "correlation_kernel",
@@ -111,6 +123,8 @@ __all__ = [
     "fc_gradient",
     "flow_matrix",
     "fsp",
+    "full_precision",
+    "fused",
     "gradient_gram",
     "hierarchical_context",
     "high_frequency",
@@ -127,6 +141,7 @@ __all__ = [
     "maskd_segmentation",
     "masked_map",
     "masked_mse",
+    "mean_rows",
     "mixed",
     "mixed_labels",
     "mse",
@@ -141,6 +156,8 @@ __all__ = [
     "pkt",
     "plackett_luce",
     "pool_match",
+    "ratio_by_likelihood",
+    "ratio_by_margin",
     "reduce",
     "rescaled_cross_entropy",
     "rescaled_kl",
@@ -166,7 +183,9 @@ __all__ = [
     "topk_kl",
     "topk_of",
     "total_variation",
+    "trilateral_state",
     "unit_rows",
+    "unrolled_step",
     "unsure_share",
     "vid",
     "working",
