@@ -137,12 +137,12 @@ def _tuned(
 
 def _ratios(pair: Pair) -> Callable[[Distiller], dict[str, float]]:
     """Return the mean ratio over the training samples, and over those on which the teacher is wrong and is not."""
-    teacher = pair.teacher.module
+    teacher, train = pair.teacher.module, pair.bundle.train
 
     def shown(distiller: Distiller) -> dict[str, float]:
         method = next(c.method for c in distiller.method if isinstance(c.method, TGeoKD))
         found, wrong = [], []
-        for s, t, batch in read(distiller, pair.bundle.train):
+        for s, t, batch in read(distiller, train, batch_size=min(256, len(train))):
             found.append(method.ratio(s.logits, t.logits, batch, distiller.ctx))
             if isinstance(teacher, WrongTeacher):
                 wrong.append(teacher.is_wrong(batch["id"]))
