@@ -152,5 +152,5 @@ def test_the_unrolled_step_is_a_step_of_sgd_with_its_graph() -> None:
     torch.testing.assert_close(moved["weight"], weight * (1 - 0.1 * 2 * 0.5))
     (slope,) = torch.autograd.grad(moved["weight"].sum(), share)
     torch.testing.assert_close(slope, (-0.2 * weight).sum())
-    with pytest.raises(DistilError, match="lr=0.0 must be above 0"):
+    with pytest.raises(DistilError, match=r"lr=0\.0 must be above 0"):
         D.unrolled_step(weight.sum(), {"weight": weight}, lr=0.0)

@@ -129,7 +129,7 @@ def _check_labels(name: str, listing: _Listing) -> None:
         listing.labels = [int(label) for label in listing.labels]
     elif len(distinct) > 2 and all(map(_is_number, distinct)):
         shown = ", ".join(sorted(distinct)[:3])
-        raise DistilError(f"the label of {name!r} holds numbers ({shown}, …): a quantity, and distil tells classes apart.")
+        raise DistilError(f"the label of {name!r} holds numbers ({shown}, …): a quantity; distil tells classes apart.")
     if len(distinct) > _MANY and 4 * len(distinct) > len(listing.labels):
         raise DistilError(
             f"the label of {name!r} has {len(distinct)} different values in {len(listing.labels)} rows: a name or a "

@@ -113,7 +113,9 @@ class RowEncoder:
                 parts.append(np.nan_to_num(values, nan=0.0)[:, None])
                 continue
             number = {value: k for k, value in enumerate(column.values)}
-            known = [number.get(text, -1) for text in _texts(column.name, cells, self.missing, place)]
+            known = [
+                -1 if text is None else number.get(text, -1) for text in _texts(column.name, cells, self.missing, place)
+            ]
             parts.append((np.array(known)[:, None] == np.arange(column.width)).astype(np.float64))
         rows: Array = np.concatenate(parts, axis=1).astype(np.float32)
         if not np.isfinite(rows).all():
@@ -133,7 +135,9 @@ class RowEncoder:
     def plain(self) -> dict[str, Any]:
         """Return it as plain JSON, as it ships with a student."""
         columns = [
-            {"name": c.name, "mean": c.mean, "std": c.std} if c.values is None else {"name": c.name, "values": [*c.values]}
+            {"name": c.name, "mean": c.mean, "std": c.std}
+            if c.values is None
+            else {"name": c.name, "values": [*c.values]}
             for c in self.columns
         ]
         return {"columns": columns, "missing": self.missing}
@@ -146,7 +150,12 @@ class RowEncoder:
             DistilError: anything that :meth:`plain` would not have written.
         """
         columns = found.get("columns")
-        good = isinstance(columns, list) and bool(columns) and found.get("missing") in MISSING and all(map(_sound, columns))
+        good = (
+            isinstance(columns, list)
+            and bool(columns)
+            and found.get("missing") in MISSING
+            and all(map(_sound, columns))
+        )
         if not good:
             raise DistilError("the columns of a table are not described as they should be; export the model again.")
         assert isinstance(columns, list)
@@ -178,8 +187,8 @@ def _sound(column: Any) -> bool:
     if "values" in column:
         values = column["values"]
         return isinstance(values, list) and all(isinstance(v, str) for v in values) and len(values) == len(set(values))
-    numbers = [column.get("mean"), column.get("std")]
-    return all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers) and numbers[1] > 0
+    mean, std = column.get("mean"), column.get("std")
+    return all(isinstance(n, (int, float)) and math.isfinite(n) for n in (mean, std)) and float(std or 0) > 0
 
 
 def _number(cell: Any) -> float | None:
@@ -205,8 +214,8 @@ def _holds_numbers(name: str, cells: Sequence[Any], place: Place) -> bool:
     others = [row for row in full if _number(cells[row]) is None]
     if others and len(others) * 2 < len(full):
         raise DistilError(
-            f"{place(others[0])}: the column {name!r} holds {_text(cells[others[0]])[:40]!r} and {len(full) - len(others)} "
-            f"numbers; correct the cell (an empty one is missing), or name it: --set columns.categories=['{name}']."
+            f"{place(others[0])}: the column {name!r} holds {_text(cells[others[0]])[:40]!r}, and numbers elsewhere; "
+            f"correct the cell (an empty one is missing), or name the column: --set columns.categories=['{name}']."
         )
     return not others
 
@@ -214,8 +223,8 @@ def _holds_numbers(name: str, cells: Sequence[Any], place: Place) -> bool:
 def _refuse_missing(name: str, rows: Sequence[int], missing: str, place: Place) -> None:
     if rows and missing == "refuse":
         raise DistilError(
-            f"{place(rows[0])}: the column {name!r} holds nothing there, and {len(rows)} cells of it in all; fill them, "
-            "or take the training mean (no category) for them: --set columns.missing=fill."
+            f"{place(rows[0])}: the column {name!r} holds nothing there ({len(rows)} such cells in all); fill them, or "
+            "take the training mean (no category) for them: --set columns.missing=fill."
         )
 
 
@@ -225,7 +234,9 @@ def _numbers(name: str, cells: Sequence[Any], missing: str, place: Place) -> Arr
     values = [math.nan if is_missing(cell) else _number(cell) for cell in cells]
     wrong = next((row for row, value in enumerate(values) if value is None), None)
     if wrong is not None:
-        raise DistilError(f"{place(wrong)}: the column {name!r} holds {_text(cells[wrong])[:40]!r}; a number is expected.")
+        raise DistilError(
+            f"{place(wrong)}: the column {name!r} holds {_text(cells[wrong])[:40]!r}; a number is expected."
+        )
     return np.array(values, dtype=np.float64)
 
 
@@ -253,8 +264,8 @@ def _category(name: str, cells: Sequence[Any], training: Sequence[int], missing:
         raise DistilError(f"the column {name!r} holds nothing in the training rows; --set columns.ignore=['{name}'].")
     if len(seen) > _MOST or (len(seen) > 20 and 2 * len(seen) > sum(seen.values())):
         raise DistilError(
-            f"the column {name!r} holds {len(seen)} different values in {sum(seen.values())} training rows: a name or a "
-            f"text rather than a category. Leave it out with --set columns.ignore=['{name}']; a text is read with --set "
-            f"columns.text={name}."
+            f"the column {name!r} holds {len(seen)} different values in {sum(seen.values())} training rows: a name or "
+            f"a text rather than a category. Leave it out with --set columns.ignore=['{name}']; a text is read with "
+            f"--set columns.text={name}."
         )
     return Column(name, values=tuple(sorted(seen)))

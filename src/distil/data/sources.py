@@ -53,11 +53,11 @@ def load(
     """Return a data set by name or from the user's own files.
 
     Args:
-        name_or_path: a name (``digits`` and ``breast-cancer`` need no files; ``fashion-mnist``, ``mnist10k``, ``cifar10``, ``camvid``,
-            ``cora``, ``citeseer``, ``amazon-photo``, ``sst2``, ``ag-news`` below ``root``), or a path: an image folder,
-            a ``.parquet`` or ``.csv`` of images, a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` of texts or of
-            numbers and categories (or a folder of them), or a graph (``.npz``, ``.pt``, ``.safetensors``, a folder with
-            nodes.csv and edges.csv). A column that holds images makes a table one of images, else one with a usual name
+        name_or_path: a name (``digits`` and ``breast-cancer`` need no files; ``fashion-mnist``, ``mnist10k``,
+            ``cifar10``, ``camvid``, ``cora``, ``citeseer``, ``amazon-photo``, ``sst2``, ``ag-news`` below ``root``), or
+            a path: an image folder, a ``.parquet`` or ``.csv`` of images, a ``.csv``, ``.tsv``, ``.jsonl`` or
+            ``.parquet`` of texts or of numbers and categories (or a folder of them), or a graph (``.npz``, ``.pt``,
+            ``.safetensors``, a folder with nodes.csv and edges.csv). A column that holds images makes a table one of images, else one with a usual name
             of texts makes it one of texts, else it is one of numbers and categories.
         root: the data root; default the environment variable DISTIL_DATA.
         size, channels: the shape that images are brought to; default their own.
@@ -66,7 +66,8 @@ def load(
         options: ``image``, ``label``, ``memory_limit`` for image files (see :func:`distil.data.read_images`);
             ``text``, ``label``, ``split`` for texts (see :func:`distil.data.read_text`); ``label``, ``split``,
             ``categories``, ``ignore``, ``missing`` for numbers and categories (see :func:`distil.data.read_columns`);
-            ``classes``, ``splits`` and ``drop_leaks`` for all of these; ``normalise``, ``split`` for graphs (see :func:`distil.data.read_graph`);
+            ``classes``, ``splits`` and ``drop_leaks`` for all of these; ``normalise``, ``split`` for graphs (see
+            :func:`distil.data.read_graph`);
             ``mirror`` for ``camvid``: whether training items are mirrored at random (default true).
 
     Raises:

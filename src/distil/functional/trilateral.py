@@ -51,9 +51,7 @@ def mean_rows(means: ClassMeans) -> Tensor:
     return torch.where((means.counts > 0).unsqueeze(1), rows, 1.0 / classes)
 
 
-def add_probabilities(
-    means: ClassMeans, teacher_logits: Tensor, labels: Tensor, counted: Tensor | None = None
-) -> None:
+def add_probabilities(means: ClassMeans, teacher_logits: Tensor, labels: Tensor, counted: Tensor | None = None) -> None:
     """Add softmax(t) of a batch's counted rows to ``means``, each to its label's class.
 
     Args:

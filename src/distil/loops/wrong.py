@@ -48,7 +48,7 @@ class WrongTeacher(BatchReader):
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the logits of a batch with ids, [B, C]."""
         if not isinstance(batch, Mapping) or "id" not in batch:
-            raise DistilError("A WrongTeacher knows its samples by 'id', and was called without; give batches with ids.")
+            raise DistilError("A WrongTeacher knows samples by 'id', and was called without; give batches with ids.")
         logits = self._task.logits(self._task.call(self.model, batch, role="teacher"))
         known = batch["id"] < len(self.table)
         answers = torch.where(known, self.table[batch["id"].clamp(max=len(self.table) - 1)], -1)

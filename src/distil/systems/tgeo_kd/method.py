@@ -18,6 +18,7 @@ from distil.functional.prototypes import ClassMeans
 from distil.functional.reduction import Term
 from distil.functional.trilateral import STATE_BLOCKS, add_probabilities, mean_rows, trilateral_state
 from distil.systems.tgeo_kd.controller import Controller, FreeRatios
+from distil.tasks.base import to_device
 
 __all__ = ["TGeoKD", "published"]
 
@@ -59,10 +60,8 @@ class TGeoKD(Method):
         split_seed: decides who is held out.
 
     Requirements: labels; ``prepare``; ids (``distil.indexed``). Or two streams, "train" and "validation", and then
-    nothing is held out. The student is called as it is in float32 for the step in thought, so FSDP2 is refused.
-
-    A step costs about three times that of KD (two functional passes of the student, one differentiated twice), and
-    twice its memory for the student's activations.
+    nothing is held out. A step costs about three times that of KD (two functional passes of the student in float32, one
+    differentiated twice) and twice its memory for activations; FSDP2 is refused.
 
     Relations:
         ``rule=fixed`` is KD with labels. MIX-KD mixes samples instead of weighing them.
@@ -83,6 +82,7 @@ class TGeoKD(Method):
     at_equality = {"fused": None}  # noqa: RUF012
     means: Tensor
     held: Tensor
+    decides: Controller | FreeRatios
 
     def __init__(
         self, *, rule: str = "tgeo", state: int | str = 3, controller: str = "mlp", trained: bool = True,
@@ -181,22 +181,20 @@ class TGeoKD(Method):
         return fused(s, t, train["labels"], ratio, temperature=self.temperature, weight=counted.to(s.dtype))
 
     def _validation(self, batch: Batch, ctx: Context) -> Batch:
-        if is_streams(batch):
-            later: Batch = batch["validation"]
-            return later
-        if self.reserve is None:
+        if self.reserve is None and not is_streams(batch):
             raise DistilError("tgeokd has no held-out samples in memory: call distiller.prepare(data) before training.")
-        return self.reserve.draw(self.validation_batch, ctx.rng)
+        drawn = batch["validation"] if self.reserve is None else self.reserve.draw(self.validation_batch, ctx.rng)
+        later: Batch = to_device(drawn, self.means.device)
+        return later
 
     def ratio(self, student_logits: Tensor, teacher_logits: Tensor, batch: Batch, ctx: Context) -> Tensor:
         """Return α of each sample of a batch, [B]; only rule "wls" has the student in its graph, as published."""
         s, t, labels = student_logits, teacher_logits, batch["labels"]
-        if self.rule == "tgeo":
-            ratio: Tensor = self.decides(trilateral_state(s, t, labels, self.means, design=self.design))
+        if self.rule in ("tgeo", "free"):
+            free = self.rule == "free"
+            seen = batch["id"] if free else trilateral_state(s, t, labels, self.means, design=self.design)
+            ratio: Tensor = self.decides(seen)
             return ratio
-        if self.rule == "free":
-            free: Tensor = self.decides(batch["id"])
-            return free
         if self.rule == "ada":
             return ratio_by_margin(t, labels)
         if self.rule == "wls":
