@@ -99,9 +99,10 @@ def _add(
         if name not in table.columns:
             raise DistilError(f"columns.ignore names {name!r}, which is no column; {nearest(name, table.columns)}")
     aside = [name for name in table.columns if name.strip().lower() in _IDS and name != labels]
-    kept = [n for n in table.columns if n not in (labels, part or "split", *ignore, *aside)]
+    aside = list(dict.fromkeys([*ignore, *aside]))
+    kept = [n for n in table.columns if n not in (labels, part or "split", *aside)]
     note = f"read as rows of {len(kept)} columns, the labels in {labels!r}"
-    note += f"; left out: {', '.join(map(repr, [*ignore, *aside]))}." if (*ignore, *aside) else "."
+    note += f"; left out: {', '.join(map(repr, aside))}." if aside else "."
     listing.notes += [each for each in (note, *table.notes) if each not in listing.notes]
     listing.declared = listing.declared or declared_names(table.metadata, labels)
     if listing.columns and sorted(listing.columns) != sorted(kept):
@@ -196,7 +197,7 @@ def rows_bundle(
         notes.append(f"values that train has not, in val and test (read as no category): {shown}.")
     dataset = DictDataset(inputs, numbers)
     train, val, test = (View(dataset, part) for part in parts)
-    plain = {"kind": "table", **encoder.plain()}
+    plain = {"kind": "table", "shape": [encoder.width], **encoder.plain()}
     whole = hashlib.sha256(repr((names, [part.tolist() for part in parts], contents, plain)).encode())
     whole.update(numbers.numpy().tobytes())
     return Bundle(

@@ -17,10 +17,11 @@ import numpy as np
 
 from distil.errors import DistilError, nearest
 
-__all__ = ["MISSING", "Column", "RowEncoder", "is_missing"]
+__all__ = ["BLANKS", "MISSING", "Column", "RowEncoder", "is_missing"]
 
 MISSING = ("refuse", "fill")
-_BLANKS = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+BLANKS = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+"""What a cell holds, in small letters, that holds nothing."""
 _MOST = 1000  # values of one category
 
 Array = np.ndarray[Any, Any]
@@ -92,7 +93,7 @@ class RowEncoder:
             if name not in categories and _holds_numbers(name, cells, place):
                 made.append(_fitted(name, _numbers(name, cells, missing, place)[list(training)]))
             else:
-                made.append(_category(name, cells, training, missing, place))
+                made.append(_category(name, cells, training, missing, place, asked=name in categories))
         if not made:
             raise DistilError("the table has no column but the label to learn from.")
         return cls(tuple(made), missing)
@@ -117,7 +118,8 @@ class RowEncoder:
                 -1 if text is None else number.get(text, -1) for text in _texts(column.name, cells, self.missing, place)
             ]
             parts.append((np.array(known)[:, None] == np.arange(column.width)).astype(np.float64))
-        rows: Array = np.concatenate(parts, axis=1).astype(np.float32)
+        with np.errstate(over="ignore"):  # named below
+            rows: Array = np.concatenate(parts, axis=1).astype(np.float32)
         if not np.isfinite(rows).all():
             row, place_in = map(int, np.argwhere(~np.isfinite(rows))[0])
             raise DistilError(f"{place(row)}: a number is too large for single precision (entry {place_in}).")
@@ -178,7 +180,7 @@ def is_missing(cell: Any) -> bool:
     """
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return True
-    return isinstance(cell, str) and cell.strip().lower() in _BLANKS
+    return isinstance(cell, str) and cell.strip().lower() in BLANKS
 
 
 def _sound(column: Any) -> bool:
@@ -257,12 +259,14 @@ def _fitted(name: str, values: Array) -> Column:
     return Column(name, mean, std if std > 1e-12 * abs(mean) else 1.0)
 
 
-def _category(name: str, cells: Sequence[Any], training: Sequence[int], missing: str, place: Place) -> Column:
+def _category(
+    name: str, cells: Sequence[Any], training: Sequence[int], missing: str, place: Place, *, asked: bool
+) -> Column:
     texts = _texts(name, cells, missing, place)
     seen = Counter(text for row in training if (text := texts[row]) is not None)
     if not seen:
         raise DistilError(f"the column {name!r} holds nothing in the training rows; --set columns.ignore=['{name}'].")
-    if len(seen) > _MOST or (len(seen) > 20 and 2 * len(seen) > sum(seen.values())):
+    if len(seen) > _MOST or (not asked and len(seen) > 20 and 2 * len(seen) > sum(seen.values())):
         raise DistilError(
             f"the column {name!r} holds {len(seen)} different values in {sum(seen.values())} training rows: a name or "
             f"a text rather than a category. Leave it out with --set columns.ignore=['{name}']; a text is read with "

@@ -57,8 +57,9 @@ def load(
             ``cifar10``, ``camvid``, ``cora``, ``citeseer``, ``amazon-photo``, ``sst2``, ``ag-news`` below ``root``), or
             a path: an image folder, a ``.parquet`` or ``.csv`` of images, a ``.csv``, ``.tsv``, ``.jsonl`` or
             ``.parquet`` of texts or of numbers and categories (or a folder of them), or a graph (``.npz``, ``.pt``,
-            ``.safetensors``, a folder with nodes.csv and edges.csv). A column that holds images makes a table one of images, else one with a usual name
-            of texts makes it one of texts, else it is one of numbers and categories.
+            ``.safetensors``, a folder with nodes.csv and edges.csv). A column that holds images makes a table one of
+            images, else one with a usual name of texts makes it one of texts, else it is one of numbers and
+            categories.
         root: the data root; default the environment variable DISTIL_DATA.
         size, channels: the shape that images are brought to; default their own.
         seed: decides splits that are made here.
