@@ -119,7 +119,8 @@ def test_a_label_that_is_not_found_says_how_to_name_it(tmp_path: Path, capsys: S
 def test_categories_holes_and_columns_to_leave_out_are_settings(tmp_path: Path, capsys: Screen) -> None:
     data = table(tmp_path / "table.csv")
     data.write_text(data.read_text(encoding="utf-8").replace("Oslo", ""), encoding="utf-8")
-    words = ["train", "--data", str(data), *MODELS, "--method", "kd", "--set", "columns.label=outcome", "--dry-run"]
+    words = ["train", "--data", str(data), *MODELS, *SHORT, "--method", "kd", "--dry-run"]
+    words += ["--set", "columns.label=outcome"]
     assert main([*words, "--out", str(tmp_path / "a")]) == 2
     assert "columns.missing=fill" in " ".join(capsys.readouterr().err.split())
     more = ["--set", "columns.missing=fill", "--set", "columns.ignore=[id]"]

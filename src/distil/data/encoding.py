@@ -269,7 +269,7 @@ def _category(
     if len(seen) > _MOST or (not asked and len(seen) > 20 and 2 * len(seen) > sum(seen.values())):
         raise DistilError(
             f"the column {name!r} holds {len(seen)} different values in {sum(seen.values())} training rows: a name or "
-            f"a text rather than a category. Leave it out with --set columns.ignore=['{name}']; a text is read with "
-            f"--set columns.text={name}."
+            f"a text rather than a category. Leave it out with --set columns.ignore=['{name}']; texts and "
+            f"images are read with --set columns.text={name} and columns.image={name}."
         )
     return Column(name, values=tuple(sorted(seen)))
