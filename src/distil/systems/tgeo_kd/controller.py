@@ -22,6 +22,7 @@ class Controller(nn.Module):
         hidden: widths of the layers between; (32, 16) is the released MLP script's, (128,) the CIFAR code's.
         activation: "leaky" (slope 0.01, the script's) or "relu" (the CIFAR code's).
 
+    >>> import torch
     >>> Controller(18)(torch.zeros(5, 18)).shape
     torch.Size([5])
     """
@@ -44,6 +45,7 @@ class Controller(nn.Module):
 class FreeRatios(nn.Module):
     """One free number for each training sample, found by its id; its sigmoid is α, 0.5 at the start.
 
+    >>> import torch
     >>> FreeRatios(torch.tensor([7, 3]))(torch.tensor([3, 7, 7]))
     tensor([0.5000, 0.5000, 0.5000], grad_fn=<SqueezeBackward1>)
     """
