@@ -101,6 +101,10 @@ def _add(
     aside = [name for name in table.columns if name.strip().lower() in _IDS and name != labels]
     aside = list(dict.fromkeys([*ignore, *aside]))
     kept = [n for n in table.columns if n not in (labels, part or "split", *aside)]
+    if not kept:
+        raise DistilError(
+            f"{str(table.path)!r} has no column but the label {labels!r}, so there is nothing to learn from."
+        )
     note = f"read as rows of {len(kept)} columns, the labels in {labels!r}"
     note += f"; left out: {', '.join(map(repr, aside))}." if aside else "."
     listing.notes += [each for each in (note, *table.notes) if each not in listing.notes]
