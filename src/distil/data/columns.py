@@ -92,7 +92,13 @@ def _add(
     listing: _Listing, table: Table, named: str | None, label: str | None, split: str | None, ignore: Sequence[str]
 ) -> None:
     """Add one file's rows."""
-    labels = find_column(table, label, LABEL_COLUMNS, "label")
+    try:
+        labels = find_column(table, label, LABEL_COLUMNS, "label")
+    except DistilError as error:
+        raise DistilError(
+            f"{error} It is read as numbers and categories, since no column has a usual name of texts or holds images: "
+            "--set columns.text=NAME or columns.image=NAME says otherwise."
+        ) from None
     part = split if split is not None else "split" if "split" in table.columns else None
     parts = table.columns[find_column(table, part, (), "split")] if part is not None and named is None else []
     for name in ignore:
