@@ -143,7 +143,8 @@ def test_columns_classes_and_leaks_are_settings(place: Path, capsys: Screen) -> 
         (place / "odd" / f"{part}.jsonl").write_text("\n".join(json.dumps(row) for row in own))
     said = train(capsys, data="odd")
     assert (said.code, said.out) == (2, "")
-    assert "no text column called text" in said.err
+    assert "no label column called label" in said.err
+    assert "columns.text=NAME" in " ".join(said.err.split())
     assert not (place / "runs").exists()
     settings = [
         *("--set", "columns.text=words", "--set", "columns.label=verdict", "--set", "drop_leaks=true"),
@@ -154,7 +155,8 @@ def test_columns_classes_and_leaks_are_settings(place: Path, capsys: Screen) -> 
     assert report["data"]["train"] == 80
     assert "LEAK: 20 of val and 20 of test also stand in train" in " ".join(report["data"]["notes"])
     stored = yaml.safe_load((place / "run" / "settings.yaml").read_text())
-    assert stored["columns"] == {"text": "words", "image": None, "label": "verdict", "split": None}
+    others = {"image": None, "split": None, "categories": [], "ignore": [], "missing": None}
+    assert stored["columns"] == {"text": "words", "label": "verdict", **others}
 
 
 MISTAKES = {

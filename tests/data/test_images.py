@@ -261,7 +261,7 @@ def test_csv_relative_paths_integer_labels_and_missing_files(tmp_path: Path) -> 
     with pytest.raises(DistilError, match="line 2 has no label"):
         load(file)
     file.write_text("a,b\n1,2\n")
-    with pytest.raises(DistilError, match=r"columns \['a', 'b'\] but no image path column"):
+    with pytest.raises(DistilError, match=r"columns 'a', 'b' but no label column"):
         load(file)
     file.write_text("path,label\n")
     with pytest.raises(DistilError, match="holds no images"):

@@ -91,6 +91,11 @@ def hidden(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda s, t, **kw: function(s, t, torch.ones(s.shape[:2]), **kw)
 
 
+def weighed(student: Tensor, teacher: Tensor, labels: Tensor, **options: object) -> Tensor:
+    """Teacher and label in a fixed ratio for each row."""
+    return D.fused(student, teacher, labels, torch.tensor([0.2, 1.0, 0.0, 0.7])[: len(student)], **options)
+
+
 def per_channel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A learned number for each of three channels, in the maps' precision."""
 
@@ -172,6 +177,7 @@ LOSSES = {
         f"plackett_luce {weights}": Loss(labelled(D.plackett_luce, weights=weights), zero=False, detached=True)
         for weights in ("teacher", "uniform", "position", "first-only")
     },
+    **{f"fused {on}": Loss(labelled(weighed, labels_on=on), zero=False) for on in ("logits", "probabilities")},
     "plackett_luce both": Loss(labelled(D.plackett_luce, standardise="both"), zero=False, detached=True),
     "directional_norm": Loss(to_means(), zero=False, detached=True),
     "directional_norm cosine": Loss(to_means(part="cosine"), zero=False, detached=True),

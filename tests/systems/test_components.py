@@ -109,6 +109,17 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "normalise": [{"normalise": False}],
         "norm_pix": [{"norm_pix": True}],
     },
+    "tgeo-kd": {
+        "state": [{"state": design} for design in (1, 2, 4, 5, 6, 7, "cifar")],
+        "controller": [{"controller": "cifar"}],
+        "trained": [{"trained": False}],
+        "rule": [{"rule": name} for name in ("fixed", "annealed", "ada", "wls", "free")],
+        "alpha": [],  # of rule fixed alone: tests/systems/test_tgeo_kd.py
+        "unroll": [{"unroll": False}],
+        "every": [{"every": 2}],
+        "validation": [{"validation": 0.4}],
+        "temperature": [{"temperature": 4.0}],
+    },
     "diswot": {"gram_losses": [{"gram_losses": True}]},
     "meal-v2": {
         "ensemble": [{"ensemble": name} for name in ("mean-logit", "random", "single")],

@@ -33,7 +33,8 @@ __all__ = [
 Data = Annotated[
     str | None,
     typer.Option(
-        help="Images, texts or a graph: a folder, a .parquet, .csv, .tsv, .jsonl, … or a name such as digits."
+        help="Images, texts, rows of numbers and categories, or a graph: a folder, a .parquet, .csv, .tsv, .jsonl, … "
+        "or a name such as digits."
     ),
 ]
 Teacher = Annotated[

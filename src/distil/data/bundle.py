@@ -43,6 +43,7 @@ class Bundle:
         notes: what a reader must know: skipped files, splits made here, duplicates.
         unlabelled: more items without labels, if the source has them.
         contents: what each sample holds, by id, as 16 hex digits; stored splits know samples by it.
+        preprocessing: how inputs are made from raw data, as plain JSON, where the data learned it (a table's columns).
     """
 
     name: str
@@ -56,6 +57,7 @@ class Bundle:
     notes: tuple[str, ...] = ()
     unlabelled: Any = None
     contents: Mapping[int, str] | None = None
+    preprocessing: Mapping[str, Any] | None = None
 
 
 class DictDataset(Dataset[dict[str, Any]]):

@@ -55,19 +55,22 @@ def load(
     """Return a data set by name or from the user's own files.
 
     Args:
-        name_or_path: a name (``digits`` needs no files; ``fashion-mnist``, ``fashion-pairs`` (two of its items side by
-            side, 100 classes), ``mnist10k``, ``cifar10``, ``camvid``, ``cora``, ``citeseer``, ``amazon-photo``,
-            ``sst2``, ``ag-news`` below ``root``), or a path: an image folder, a ``.parquet`` or ``.csv`` of images, a
-            ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` of texts (or a folder of them), or a graph (``.npz``,
-            ``.pt``, ``.safetensors``, a folder with nodes.csv and edges.csv). A column that holds images makes a table
-            one of images, else one with a usual name of texts makes it one of texts.
+        name_or_path: a name (``digits`` and ``breast-cancer`` need no files; ``fashion-mnist``, ``fashion-pairs`` (two of
+            its items side by side, 100 classes), ``mnist10k``, ``cifar10``, ``camvid``, ``cora``, ``citeseer``,
+            ``amazon-photo``, ``sst2``, ``ag-news`` below ``root``), or a path: an image folder, a ``.parquet`` or
+            ``.csv`` of images, a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` of texts or of numbers and categories
+            (or a folder of them), or a graph (``.npz``, ``.pt``, ``.safetensors``, a folder with nodes.csv and
+            edges.csv). A column that holds images makes a table one of images, else one with a usual name of texts
+            makes it one of texts, else it is one of numbers and categories.
         root: the data root; default the environment variable DISTIL_DATA.
         size, channels: the shape that images are brought to; default their own.
         seed: decides splits that are made here.
         limit: at most this many samples of each split, stratified; not for graphs.
         options: ``image``, ``label``, ``memory_limit`` for image files (see :func:`distil.data.read_images`);
-            ``text``, ``label``, ``split`` for texts (see :func:`distil.data.read_text`); ``classes``, ``splits`` and
-            ``drop_leaks`` for both; ``normalise``, ``split`` for graphs (see :func:`distil.data.read_graph`);
+            ``text``, ``label``, ``split`` for texts (see :func:`distil.data.read_text`); ``label``, ``split``,
+            ``categories``, ``ignore``, ``missing`` for numbers and categories (see :func:`distil.data.read_columns`);
+            ``classes``, ``splits`` and ``drop_leaks`` for all of these; ``normalise``, ``split`` for graphs (see
+            :func:`distil.data.read_graph`);
             ``mirror`` for ``camvid``: whether training items are mirrored at random (default true).
 
     Raises:
@@ -93,12 +96,17 @@ def load(
         from distil.data.graph_files import read_graph
 
         return read_graph(path, **_accepted(name, shared, _GRAPH)).bundle()
-    from distil.data.tables import holds_text
+    from distil.data.tables import holds_columns, holds_text
 
-    if holds_text(path, text=options.get("text"), image=options.get("image")):
+    named = any(key in options for key in _ROWS_ONLY) and options.get("text") is None
+    if not named and holds_text(path, text=options.get("text"), image=options.get("image")):
         from distil.data.text import read_text
 
         return read_text(path, **_accepted(name, shared, _TEXTS))
+    if named or holds_columns(path, image=options.get("image")):
+        from distil.data.columns import read_columns
+
+        return read_columns(path, **_accepted(name, shared, _ROWS))
     from distil.data.images import read_images
 
     return read_images(path, **_accepted(name, shared, _IMAGES))
@@ -107,6 +115,8 @@ def load(
 _TENSORS = ("size", "channels", "seed", "limit", "splits", "drop_leaks")
 _IMAGES = (*_TENSORS, "image", "label", "classes", "memory_limit")
 _TEXTS = ("seed", "limit", "text", "label", "split", "classes", "splits", "drop_leaks")
+_ROWS_ONLY = ("categories", "ignore", "missing")
+_ROWS = ("seed", "limit", "label", "split", *_ROWS_ONLY, "classes", "splits", "drop_leaks")
 _GRAPH = ("seed", "normalise", "split")
 
 
@@ -146,6 +156,18 @@ def _digits(folder: Path, **options: Any) -> Bundle:
     # The 17 grey levels become bytes, so that all image sets are stored alike; 16 is white.
     pixels = torch.from_numpy((found.images * 255 / 16).round().astype(np.uint8))[:, None]
     return _in_memory("digits", pixels, torch.from_numpy(found.target).long(), [None] * len(pixels), **options)
+
+
+def _breast_cancer(folder: Path, **options: Any) -> Bundle:
+    from sklearn.datasets import load_breast_cancer
+
+    from distil.data.columns import rows_bundle
+
+    found = load_breast_cancer()
+    columns = {str(name): cells.tolist() for name, cells in zip(found.feature_names, found.data.T, strict=True)}
+    names = [str(found.target_names[k]) for k in found.target]
+    places = [f"row {k}" for k in range(len(names))]
+    return rows_bundle("breast-cancer", columns, names, [None] * len(names), places=places, notes=[], **options)
 
 
 def _fashion(folder: Path, **options: Any) -> Bundle:
@@ -294,6 +316,7 @@ def _camvid(folder: Path, **options: Any) -> Bundle:
 
 SOURCES: dict[str, Source] = {
     "digits": Source(_digits, options=_TENSORS),
+    "breast-cancer": Source(_breast_cancer, options=("seed", "limit", "splits", "drop_leaks")),
     "fashion-mnist": Source(
         _fashion,
         tuple(f"FashionMNIST/raw/{file}" for files in _IDX.values() for file in files),

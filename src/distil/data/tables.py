@@ -14,7 +14,7 @@ from typing import Any
 from distil.data.records import EXTENSIONS, split_name
 from distil.errors import DistilError, nearest
 
-__all__ = ["SUFFIXES", "Table", "find_column", "holds_text", "read_table", "tables_in"]
+__all__ = ["SUFFIXES", "Table", "find_column", "holds_columns", "holds_text", "read_table", "tables_in"]
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 TEXT_COLUMNS = (
@@ -95,11 +95,24 @@ def _split_of(file: Path) -> str | None:
     return next((split for split in map(split_name, [file.stem, *file.stem.split("-")]) if split), None)
 
 
+def holds_columns(path: Path, *, image: str | None = None) -> bool:
+    """Say whether a file or folder that is not read as text holds rows of numbers and categories, not of images."""
+    if image is not None:
+        return False
+    if path.is_dir():
+        tables = tables_in(path)
+        return bool(tables) and holds_columns(tables[0][0])
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return not _parquet_holds_images(path)
+    return kind in SUFFIXES and not _holds_images(read_table(path))
+
+
 def holds_text(path: Path, *, text: str | None = None, image: str | None = None) -> bool:
     """Say whether a file or folder is read as text rather than as images.
 
     Columns named by the user decide. Else a column that holds images (encoded, or paths that end as image files do)
-    makes it images, and a column with a usual name of texts makes it text. JSON lines and .tsv are always text.
+    makes it images, and a column with a usual name of texts makes it text.
     """
     if text is not None or image is not None:
         return text is not None
@@ -107,22 +120,34 @@ def holds_text(path: Path, *, text: str | None = None, image: str | None = None)
         tables = tables_in(path)
         return bool(tables) and holds_text(tables[0][0])
     kind = path.suffix.lower()
-    if kind in (".tsv", ".jsonl", ".ndjson"):
-        return True
     if kind == ".parquet":
         return _parquet_holds_text(path)
-    if kind != ".csv":
+    if kind not in SUFFIXES:
         return False
     try:
         table = read_table(path)
     except DistilError:
         return True  # the reader of texts says what is wrong, with the line
-    images = [name for name in table.columns if name.strip().lower() in _IMAGE_COLUMNS]
-    for name in images:
+    return not _holds_images(table) and _usual(table.columns, TEXT_COLUMNS) is not None
+
+
+def _holds_images(table: Table) -> bool:
+    """Whether a column has a usual name of images, and paths of images in it (or nothing)."""
+    for name in [name for name in table.columns if name.strip().lower() in _IMAGE_COLUMNS]:
         cells = [cell for cell in table.columns[name][:_PROBES] if cell]
-        if not cells or all(Path(cell.strip()).suffix.lower() in EXTENSIONS for cell in cells):
-            return False
-    return _usual(table.columns, TEXT_COLUMNS) is not None
+        if all(isinstance(cell, str) and Path(cell.strip()).suffix.lower() in EXTENSIONS for cell in cells):
+            return True
+    return False
+
+
+def _parquet_holds_images(path: Path) -> bool:
+    """Whether a column is of a kind that images are stored as, or has a usual name of them."""
+    from pyarrow import types
+
+    return any(
+        types.is_nested(each.type) or types.is_binary(each.type) or each.name.lower() in _IMAGE_COLUMNS
+        for each in _parquet(path).schema_arrow
+    )
 
 
 def _parquet_holds_text(path: Path) -> bool:

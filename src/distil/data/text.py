@@ -7,7 +7,6 @@ and left out. A bundle of texts holds raw strings: :func:`distil.data.tokenised`
 from __future__ import annotations
 
 import hashlib
-import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from distil.data.bundle import Bundle, View
+from distil.data.cells import counted_rows, label_in, part_in
 from distil.data.classes import number_labels, read_classes
-from distil.data.records import declared_names, is_integer, split_name
+from distil.data.records import declared_names, is_integer
 from distil.data.splits import content_of, count_copies, make_splits, read_splits
 from distil.data.tables import LABEL_COLUMNS, TEXT_COLUMNS, Table, find_column, read_table, tables_in
 from distil.errors import DistilError
@@ -28,7 +28,6 @@ from distil.errors import DistilError
 __all__ = ["TEXT_TASK", "TextDataset", "read_text"]
 
 TEXT_TASK = "text-classification"
-_SHOWN = 5
 
 
 class TextDataset(Dataset[dict[str, Any]]):
@@ -147,7 +146,7 @@ def _add(
     note = f"read as text: the texts are in the column {texts!r}, the labels in {labels!r}."
     listing.notes += [each for each in (note, *table.notes) if each not in listing.notes]
     listing.declared = listing.declared or declared_names(table.metadata, labels)
-    values = [_label(value, table, row) for row, value in enumerate(table.columns[labels])]
+    values = [label_in(value, table, row) for row, value in enumerate(table.columns[labels])]
     if named in ("val", "test") and values and all(value == -1 for value in values):
         listing.notes.append(f"all labels of {table.path.name} are -1, so it is left out.")
         return
@@ -163,39 +162,8 @@ def _add(
         else:
             listing.texts.append(words)
             listing.labels.append(value)
-            listing.splits.append(named or (_part(parts[row], table, row) if parts else None))
+            listing.splits.append(named or (part_in(parts[row], table, row) if parts else None))
             listing.places.append(table.place(row))
-
-
-def _part(cell: Any, table: Table, row: int) -> str | None:
-    if cell is None or not str(cell).strip():
-        return None
-    found = split_name(str(cell).strip())
-    if found is None:
-        raise DistilError(f"{table.place(row)}: the split {str(cell)!r} is none of train, val and test.")
-    return found
-
-
-def _label(value: Any, table: Table, row: int) -> int | str | None:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, bool):
-        return str(value)
-    if isinstance(value, float) and value.is_integer():  # pandas turns integers with gaps into fractions
-        return int(value)
-    if not isinstance(value, (int, str)):
-        raise DistilError(
-            f"{table.place(row)}: the label {str(value)[:40]!r} is a {type(value).__name__}; expected a class, as a "
-            "text or a whole number."
-        )
-    return value if isinstance(value, int) else value.strip() or None
-
-
-def _counted(what: str, places: Sequence[str]) -> list[str]:
-    if not places:
-        return []
-    more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
-    return [f"{len(places)} rows {what} and were left out: {'; '.join(places[:_SHOWN])}{more}."]
 
 
 def _bundle(
@@ -209,8 +177,8 @@ def _bundle(
 ) -> Bundle:
     notes = [
         *listing.notes,
-        *_counted("have an empty text", listing.empty),
-        *_counted("have no label", listing.bare),
+        *counted_rows("have an empty text", listing.empty),
+        *counted_rows("have no label", listing.bare),
     ]
     if not listing.texts:
         raise DistilError(f"{name!r} holds no text with a label. {' '.join(notes)}")

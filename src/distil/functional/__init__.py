@@ -8,6 +8,7 @@ a docstring says that no gradient reaches it.
 from distil.functional.affinity import correlation_congruence, correlation_kernel, kernel_congruence, pkt, unit_rows
 from distil.functional.averages import flat_weights, moving_average, named_weights
 from distil.functional.backends import backend
+from distil.functional.bilevel import full_precision, unrolled_step
 from distil.functional.bottleneck import unit_scores
 from distil.functional.contrastive import bank_logits, bank_rows, crd, log_normaliser, noise_contrast
 from distil.functional.crops import (
@@ -33,6 +34,7 @@ from distil.functional.divergence import (
 )
 from distil.functional.enhanced import dominant_labels, enhanced_cross_entropy, labelled_rows
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
+from distil.functional.fusion import fused, ratio_by_likelihood, ratio_by_margin
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
 from distil.functional.landscape import Plane, on_line, plane_through
@@ -125,10 +127,18 @@ from distil.functional.subspace import (
     subclass_log_probs,
 )
 from distil.functional.targets import SparseTargets, sparse_kd
+from distil.functional.trilateral import (
+    STATE_BLOCKS,
+    add_probabilities,
+    class_probabilities,
+    mean_rows,
+    trilateral_state,
+)
 from distil.functional.views import entropy, paired_views, view_pairs
 
 __all__ = [
     "CONVENTIONS",
+    "STATE_BLOCKS",
     "ClassMeans",
     "Convention",
     "Mix",
@@ -138,6 +148,7 @@ __all__ = [
     "SparseTargets",
     "Subspaces",
     "Term",
+    "add_probabilities",
     "as_soft_labels",
     "attention_map",
     "attention_transfer",
@@ -153,6 +164,7 @@ __all__ = [
     "class_attention",
     "class_maps",
     "class_means",
+    "class_probabilities",
     "class_relation",
     "class_subspaces",
     "correlation_congruence",
@@ -182,6 +194,8 @@ __all__ = [
     "flat_weights",
     "flow_matrix",
     "fsp",
+    "full_precision",
+    "fused",
     "gradient_gram",
     "hard_split",
     "hierarchical_context",
@@ -207,6 +221,7 @@ __all__ = [
     "masked_weights",
     "mean_labels",
     "mean_logits",
+    "mean_rows",
     "members_by_chance",
     "members_by_clusters",
     "members_by_labels",
@@ -240,6 +255,8 @@ __all__ = [
     "pool_match",
     "principal_directions",
     "random_rotation",
+    "ratio_by_likelihood",
+    "ratio_by_margin",
     "recover_labels",
     "reduce",
     "rescaled_cross_entropy",
@@ -276,8 +293,10 @@ __all__ = [
     "topk_kl",
     "topk_of",
     "total_variation",
+    "trilateral_state",
     "unit_rows",
     "unit_scores",
+    "unrolled_step",
     "unsure_share",
     "vid",
     "view_pairs",

@@ -26,16 +26,26 @@ __all__ = ["Columns", "OwnRun", "read_both", "read_data"]
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table of texts or images; ``None`` looks for a usual name."""
+    """The columns of a table; ``None`` looks for a usual name.
+
+    Attributes:
+        text, image: of texts, of images; without either, numbers and categories are read.
+        label, split: of the classes, and of the parts.
+        categories: columns that are categories though they hold numbers. ignore: columns left out. missing: ``refuse``
+            or ``fill`` empty cells. Any of these three makes a table one of numbers and categories.
+    """
 
     text: str | None = None
     image: str | None = None
     label: str | None = None
     split: str | None = None
+    categories: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    missing: str | None = None
 
-    def named(self) -> dict[str, str]:
+    def named(self) -> dict[str, Any]:
         """Those that the user named."""
-        return {name: value for name in ("text", "image", "label", "split") if (value := getattr(self, name))}
+        return {name: value for name in self.__dataclass_fields__ if (value := getattr(self, name))}
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,14 @@ def _inputs(config: Mapping[str, Any]) -> str:
         return f"text, at most {made['max_length']} tokens of the tokenizer in this folder."
     if made["kind"] == "tensors":
         return "tensors by name: " + ", ".join(each["name"] for each in config["inputs"]) + "."
+    if made["kind"] == "table":
+        names = [column["name"] for column in made["columns"]]
+        how = "are refused" if made["missing"] == "refuse" else "count as the training mean, or as no category"
+        return (
+            f"rows of a table with the columns {', '.join(names[:12])}{', …' if len(names) > 12 else ''}, encoded as "
+            f"preprocessing.json says into {made['shape'][0]} numbers; empty cells {how}, and a category that training "
+            "did not have counts as none."
+        )
     edges = ", and the edges of the graph" if made.get("edges") else ""
     return f"rows of {' × '.join(map(str, made['shape']))} numbers, prepared as in training{edges}."
 
@@ -130,9 +138,10 @@ def _checked(report: Mapping[str, Any]) -> str:
 
 def _use(config: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
     made, found = config["preprocessing"], []
-    usage = {"image": "photo.png", "text": "'some text'", "features": "features.npz", "tensors": "inputs.npz"}[
-        made["kind"]
-    ]
+    usage = {
+        "image": "photo.png", "text": "'some text'", "features": "features.npz", "table": "table.csv",
+        "tensors": "inputs.npz",
+    }[made["kind"]]  # fmt: skip
     if "model.onnx" in sizes:
         install = f"pip install {' '.join(needs_of(made))}"
         found.append(fenced(f"{install}\npython predict.py {usage}", "sh"))

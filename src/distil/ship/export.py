@@ -90,8 +90,9 @@ def export(
         task: how the model is called on a batch; its normalisation for "student" becomes part of the ONNX file.
         classes: label names; numbers by default.
         preprocessing: how inputs are made: ``{"kind": "image", "size": [h, w], "channels": 1 or 3}``,
-            ``{"kind": "features", "shape": [...]}`` or ``{"kind": "text", "tokenizer": FOLDER, "max_length": N}``; by
-            default the task's own word, else read off the example's shape.
+            ``{"kind": "features", "shape": [...]}``, ``{"kind": "table", "shape", "columns", "missing"}`` (the
+            ``preprocessing`` of a bundle of :func:`distil.data.read_columns`) or ``{"kind": "text", "tokenizer":
+            FOLDER, "max_length": N}``; by default the task's own word, else read off the example's shape.
         card: what the model card says of the model's origin: a :class:`ModelCard`, or label → text.
         formats: "safetensors", "onnx" or both.
         opset: the ONNX operator set; default what torch's exporter prefers.

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from distil.data.encoding import RowEncoder
 from distil.data.images import read_picture
 from distil.data.records import EXTENSIONS
+from distil.data.tables import SUFFIXES, read_table
 from distil.errors import DistilError
 
 __all__ = ["Batch", "Skipped", "batches", "encoder"]
@@ -23,6 +25,7 @@ _TEXTS = ("text", "sentence", "review", "content", "question")
 _SUFFIXES = {
     "image": EXTENSIONS,
     "features": frozenset({".npz", ".csv", ".parquet"}),
+    "table": frozenset(SUFFIXES),
     "text": frozenset({".txt", ".csv", ".parquet"}),
     "tensors": frozenset({".npz"}),
 }
@@ -135,6 +138,10 @@ def _read(path: Path, preprocessing: Mapping[str, Any], inputs: Sequence[str]) -
     if kind == "text":
         texts = _texts(path)
         return [f"{path}:{k}" for k in range(1, len(texts) + 1)], {"texts": texts}
+    if kind == "table":
+        table = read_table(path)
+        rows = RowEncoder.from_plain(preprocessing).encode(table.columns, place=table.place)
+        return [f"{path}:{k}" for k in range(1, len(rows) + 1)], {"inputs": rows}
     if kind == "tensors":
         held = _npz(path)
         if not set(inputs) <= set(held):
@@ -146,14 +153,14 @@ def _read(path: Path, preprocessing: Mapping[str, Any], inputs: Sequence[str]) -
         key = next((name for name in ("x", "inputs") if name in held), next(iter(held)) if len(held) == 1 else None)
         if key is None:
             raise DistilError(f"it holds {sorted(held)}; the features are expected under 'x'.")
-        table = held[key]
+        found = held[key]
         if preprocessing.get("edges"):
-            arrays["edge_index"] = _edges(held, len(table))
+            arrays["edge_index"] = _edges(held, len(found))
     else:
-        table = _csv(path) if suffix == ".csv" else _parquet(path)
+        found = _csv(path) if suffix == ".csv" else _parquet(path)
     if preprocessing.get("edges") and not arrays:
         raise DistilError("this model needs the edges of a graph; give an .npz with x and edge_index [2, E].")
-    rows = _shaped(table, preprocessing["shape"])
+    rows = _shaped(found, preprocessing["shape"])
     return [f"{path}:{k}" for k in range(1, len(rows) + 1)], {"inputs": rows, **arrays}
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from distil.data.encoding import RowEncoder
 from distil.errors import DistilError, nearest
 from distil.tasks import NodeTask, Task
 from distil.tasks.nodes import needs_edges
 
 __all__ = ["KINDS", "checked_preprocessing", "preprocessing_of"]
 
-KINDS = ("image", "features", "text", "tensors")
+KINDS = ("image", "features", "table", "text", "tensors")
 
 
 def preprocessing_of(task: Task, module: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
@@ -62,6 +63,8 @@ def checked_preprocessing(found: Mapping[str, Any]) -> dict[str, Any]:
         shape = made.get("shape")
         need("shape", isinstance(shape, list | tuple) and bool(shape) and all(map(_length, shape)), "a list of sizes")
         made["shape"], made["edges"] = list(made["shape"]), bool(made.get("edges"))
+    elif made["kind"] == "table":
+        need("shape", made.get("shape") == [RowEncoder.from_plain(made).width], "as many numbers as its columns make")
     elif made["kind"] == "text":
         need("tokenizer", isinstance(made.get("tokenizer"), str | Path), "a folder")
         need("max_length", _length(made.get("max_length")), "a whole number")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from distil.data.encoding import BLANKS
+
 __all__ = ["needs_of", "predict_script"]
 
 _NEEDS = {
     "image": ("numpy", "onnxruntime", "pillow"),
     "text": ("numpy", "onnxruntime", "tokenizers"),
     "features": ("numpy", "onnxruntime"),
+    "table": ("numpy", "onnxruntime"),
     "tensors": ("numpy", "onnxruntime"),
 }
 
@@ -37,6 +40,29 @@ _FEATURES = """for name in sys.argv[1:]:
     rows = np.load(name)["x"] if name.endswith(".npz") else np.loadtxt(name, delimiter=",", skiprows=1, ndmin=2)
     answers = model.run(None, {{"inputs": rows.astype(np.float32).reshape(-1, {shape})}})[0]
     for number, answer in enumerate(answers, start=1):
+        print(f"{{name}}:{{number}}", labels[answer.argmax()], sep="\\t")
+"""
+
+_TABLE = """made = json.loads((here / "preprocessing.json").read_text(encoding="utf-8"))
+blanks = {blanks}
+
+def encoded(row):
+    numbers = []
+    for column in made["columns"]:
+        cell = row[column["name"]].strip()
+        empty = cell.lower() in blanks
+        if empty and made["missing"] == "refuse":
+            sys.exit(f"the column {{column['name']!r}} holds nothing in {{row}}")
+        if "values" in column:
+            numbers += [float(cell == value) for value in column["values"]]
+        else:
+            numbers.append(0.0 if empty else (float(cell) - column["mean"]) / column["std"])
+    return numbers
+
+for name in sys.argv[1:]:
+    with open(name, newline="", encoding="utf-8-sig") as file:
+        rows = [encoded(row) for row in csv.DictReader(file, delimiter="\\t" if name.endswith(".tsv") else ",")]
+    for number, answer in enumerate(model.run(None, {{"inputs": np.array(rows, np.float32)}})[0], start=1):
         print(f"{{name}}:{{number}}", labels[answer.argmax()], sep="\\t")
 """
 
@@ -86,6 +112,9 @@ def predict_script(preprocessing: Mapping[str, Any]) -> str:
             what="text", usage='"some text" …', needs=needs, imports="from tokenizers import Tokenizer\n\n"
         )
         return top + _TEXT.format(tokenizer="tokenizer", longest=int(preprocessing["max_length"]))
+    if kind == "table":
+        top = _TOP.format(what="row", usage="table.csv …", needs=needs, imports="import csv\n\n")
+        return top + _TABLE.format(blanks=sorted(BLANKS))
     if kind == "tensors":
         return _TOP.format(what="sample", usage="inputs.npz …", needs=needs, imports="\n") + _TENSORS
     if preprocessing.get("edges"):

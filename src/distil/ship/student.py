@@ -41,7 +41,8 @@ class Student:
         plain: what ships is that model itself; else a module that the method made of it (``deployed`` names its class).
         task, classes, input_shape: what it was trained for.
         preprocessing: how inputs are made: ``{"kind": "image", "size", "channels", "range", ["mean", "std"]}``,
-            ``{"kind": "features", "shape", "edges"}`` or ``{"kind": "text", "tokenizer", "max_length"}``.
+            ``{"kind": "features", "shape", "edges"}``, ``{"kind": "table", "shape", "columns", "missing"}`` or
+            ``{"kind": "text", "tokenizer", "max_length"}``.
         metric: ``name`` and ``higher_is_better`` of the deciding score.
         test, validation: scores of the weights that ship, and of the epoch that chose them.
         method, teacher, data, seed, arm, role: where it comes from.
@@ -115,7 +116,7 @@ def write_student(path: Path, module: nn.Module, *, built: nn.Module, task: Task
         task=task.name,
         classes=list(map(str, bundle.classes)),
         input_shape=list(bundle.input_shape),
-        preprocessing=preprocessing_of(task, module, bundle.input_shape),
+        preprocessing=dict(bundle.preprocessing or preprocessing_of(task, module, bundle.input_shape)),
         metric={"name": task.metric, "higher_is_better": task.higher_is_better},
         data={"name": str(bundle.name), "fingerprint": bundle.fingerprint},
         fingerprint=fingerprint(module),

@@ -144,7 +144,7 @@ IMAGES = [
         "none of the 19 images can be decoded",
     ),
     images("a table without labels", "no label column of label", "path", "photos/red/02.png"),
-    images("a table without images", "no image path column of image", "label", "red"),
+    images("a table without images", "has no column but the label 'label'", "label", "red"),
     images("an empty table of images", "the first line must name the columns", ""),
     images("a table of a header alone", "'table.csv' holds no images", "path,label"),
     images("an image without a label", "table.csv, line 2 has no label", "path,label", "photos/red/02.png,"),
@@ -152,12 +152,12 @@ IMAGES = [
     images("a row too short", "line 2: it has 1 fields and the header 2", "path,label", "a.png"),
     images("a column twice", "two columns are called 'label'", "path,label,label", "a.png,red,blue"),
     images("a table of lost images", "none of the 2 images can be decoded", "path,label", "a.png,red", "b.png,blue"),
-    images("images outside by dots", "can be decoded", "path,label", "../../../../etc/passwd,red", "../x.png,blue"),
+    images("images outside by dots", "can be decoded", "path,label", "../../../../etc/passwd.png,red", "../x.png,blue"),
     images("a table in Latin-1", "line 2: the byte 0xe9 is no UTF-8", "path,label", "été.png,red", encoding="latin-1"),
     images("a table in UTF-16", "is written in UTF-16, not in UTF-8", "path,label", "a.png,red", encoding="utf-16"),
     images("a table of zeros", "columns", "\0" * 100),
     images("an open quote", "line 2: unexpected end of data; a quote", "path,label", '"a.png,red', "b.png,blue"),
-    images("a million columns", "no image path column", ",".join(f"c{k}" for k in range(100_000))),
+    images("a million columns", "no label column called", ",".join(f"c{k}" for k in range(100_000))),
     Row("an empty parquet file", own(data="odd.parquet"), "is no readable parquet file", blob(b"", "odd.parquet")),
     Row(
         "a torn parquet file",
@@ -177,7 +177,7 @@ IMAGES = [
         "holds no images in class",
         lambda here: (here / "odd.parquet").mkdir(),
     ),
-    parquet("a parquet file without images", {"label": [0, 1]}, "no image column of image"),
+    parquet("a parquet file without images", {"label": [0, 1]}, "has no column but the label"),
     parquet("a parquet file without labels", {"image": [b"a", b"b"]}, "no label column of label"),
     parquet(
         "a parquet label that is none", {"image": [b"a", b"b"], "label": [0, None]}, "odd.parquet, row 1 has no label"
@@ -247,7 +247,7 @@ TEXTS = [
     ),
     words(
         "a table of other columns",
-        "has the columns 'a', 'b' but no text column called text",
+        "has the columns 'a', 'b' but no label column called label",
         "a\tb",
         "1\t2",
         name="table.tsv",

@@ -1,1 +1,5 @@
-"""TGeo-KD (ICLR 2024): ``distil show tgeo-kd`` tells what it is and how far it is built."""
+"""TGeo-KD: how much the teacher counts is decided for each sample by a small network."""
+
+from distil.systems.tgeo_kd.method import TGeoKD, published
+
+__all__ = ["TGeoKD", "published"]
