@@ -55,8 +55,8 @@ def load(
     """Return a data set by name or from the user's own files.
 
     Args:
-        name_or_path: a name (``digits`` and ``breast-cancer`` need no files; ``fashion-mnist``, ``fashion-pairs`` (two of
-            its items side by side, 100 classes), ``mnist10k``, ``cifar10``, ``camvid``, ``cora``, ``citeseer``,
+        name_or_path: a name (``digits`` and ``breast-cancer`` need no files; ``fashion-mnist``, ``fashion-pairs`` (two
+            of its items side by side, 100 classes), ``mnist10k``, ``cifar10``, ``camvid``, ``cora``, ``citeseer``,
             ``amazon-photo``, ``sst2``, ``ag-news`` below ``root``), or a path: an image folder, a ``.parquet`` or
             ``.csv`` of images, a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` of texts or of numbers and categories
             (or a folder of them), or a graph (``.npz``, ``.pt``, ``.safetensors``, a folder with nodes.csv and
