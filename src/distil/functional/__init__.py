@@ -72,6 +72,21 @@ from distil.functional.relation import (
 from distil.functional.selectivity import nst
 from distil.functional.sparse import sampled_cross_entropy, sampled_kl, topk_cross_entropy, topk_kl, topk_of
 from distil.functional.targets import SparseTargets, sparse_kd
+from distil.functional.token_graph import (
+    graph_weights,
+    local_relation,
+    nearest_tokens,
+    neighbour_overlap,
+    token_contrast,
+)
+from distil.functional.tokens import (
+    draw_tokens,
+    gather_tokens,
+    image_values,
+    inner_relation,
+    token_attention,
+    token_pair,
+)
 
 __all__ = [
     "CONVENTIONS",
@@ -107,19 +122,25 @@ __all__ = [
     "dist_intra",
     "dkd",
     "draw_mix",
+    "draw_tokens",
     "edges",
     "fc_gradient",
     "flow_matrix",
     "fsp",
+    "gather_tokens",
     "gradient_gram",
+    "graph_weights",
     "hierarchical_context",
     "high_frequency",
+    "image_values",
     "initial_log_scale",
+    "inner_relation",
     "interpolated_kl",
     "jsd",
     "kd",
     "kernel_congruence",
     "kl",
+    "local_relation",
     "log_normaliser",
     "low_frequency",
     "mask_movement",
@@ -132,7 +153,9 @@ __all__ = [
     "mse",
     "multilevel",
     "nckd",
+    "nearest_tokens",
     "neighbour_contrast",
+    "neighbour_overlap",
     "node_kl",
     "noise_contrast",
     "nst",
@@ -162,6 +185,9 @@ __all__ = [
     "standardise",
     "tckd",
     "teacher_ranking",
+    "token_attention",
+    "token_contrast",
+    "token_pair",
     "topk_cross_entropy",
     "topk_kl",
     "topk_of",
