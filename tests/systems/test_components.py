@@ -75,10 +75,26 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "teacher_input": [{"teacher_input": "clean"}],
     },
     "diswot": {"gram_losses": [{"gram_losses": True}]},
+    "trg": {
+        "kd": [{"kd": 0.0}],
+        "inner": [{"inner": 0.0}],
+        "local": [{"local": 0.0}],
+        "contrast": [{"contrast": 0.0}],
+        "fall": [{"fall": "constant"}],  # two epochs have the two ends only; "cosine": tests/systems/test_trg.py
+        "samples": [{"samples": 3}, {"samples": 99}],
+        "neighbours": [{"neighbours": 2}],
+        "patch": [{"patch": 2}],
+        "mask": [{"mask": "shared"}],
+        "sigma": [{"sigma": 0.5}, {"sigma": "detached"}],
+        "direction": [{"direction": "teacher"}],
+        "reduction": [{"reduction": "mean"}],
+        "grid": [{"grid": 2}],
+        "sharpness": [{"sharpness": 10.0}],
+    },
 }
 # Components of a procedure, which are no arguments of published(), and the test that switches them.
 ELSEWHERE = {"diswot": {"semantic", "relation", "init", "search", "proxy"}}  # tests/systems/test_diswot.py
-ON_MAPS = {"diswot"}
+ON_MAPS = {"diswot", "trg"}
 WITH_CODE = [slug for slug, card in catalog.systems().items() if card.has_method and card.origin == "distil"]
 CASES = [(slug, key, changed) for slug, keys in FLIPS.items() for key, flips in keys.items() for changed in flips]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distil.errors import DistilError
 from distil.functional._checks import known, shaped
-from distil.functional.features import mse, pool_match
+from distil.functional.features import mse
 from distil.functional.reduction import working
 
 __all__ = ["draw_tokens", "gather_tokens", "image_values", "inner_relation", "token_attention", "token_pair"]
@@ -68,10 +68,9 @@ def token_pair(
     sides = [_patches(side, class_tokens, other) for side, other in ((student, teacher), (teacher, student))]
     if student.ndim == teacher.ndim == 3 and patch == 1 and grid is None and sides[0].shape[1] == sides[1].shape[1]:
         return sides[0], sides[1]
-    ours, theirs = pool_match(_laid_out(sides[0], teacher), _laid_out(sides[1], student))
-    if grid is not None:
-        ours, theirs = (F.adaptive_avg_pool2d(m, [min(grid, size) for size in m.shape[2:]]) for m in (ours, theirs))
-    height, width = ours.shape[2:]
+    maps = _laid_out(sides[0], teacher), _laid_out(sides[1], student)
+    height, width = (min(*sizes, *([] if grid is None else [grid])) for sizes in zip(*(m.shape[2:] for m in maps)))
+    ours, theirs = (m if m.shape[2:] == (height, width) else F.adaptive_avg_pool2d(m, (height, width)) for m in maps)
     if height % patch or width % patch:
         raise DistilError(
             f"token_pair: a grid of {height}x{width} (the student gives {tuple(student_features.shape)}, the teacher "
