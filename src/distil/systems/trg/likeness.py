@@ -19,7 +19,7 @@ __all__ = ["likeness"]
 
 
 def likeness(
-    distiller: Distiller, data: Any, *, samples: int = 8, neighbours: int = 8, batch_size: int = 64
+    distiller: Distiller, data: Any, *, samples: int = 4, neighbours: int = 8, batch_size: int = 64
 ) -> dict[str, float]:
     """Return ``neighbour overlap`` and ``context MSE`` of a distiller's student and teacher over ``data``.
 
