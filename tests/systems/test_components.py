@@ -89,7 +89,6 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "direction": [{"direction": "teacher"}],
         "reduction": [{"reduction": "mean"}],
         "grid": [{"grid": 2}],
-        "sharpness": [{"sharpness": 10.0}],
     },
 }
 # Components of a procedure, which are no arguments of published(), and the test that switches them.

@@ -76,6 +76,13 @@ def test_the_mean_over_nodes_is_the_sum_over_their_number() -> None:
     torch.testing.assert_close(summed, 20 * 4 * averaged)
 
 
+def test_options_reach_the_local_relation() -> None:
+    options = {"neighbours": 3, "mask": "shared", "sigma": 2.0, "direction": "teacher", "sharpness": 7.0}
+    made = map_distiller(only(local=1.0, samples=99, **options)).eval()
+    s, t = (tokens.flatten(0, 1) for tokens in maps(made))
+    torch.testing.assert_close(made(pictures()).loss, local_relation(s, t, reduction="sum", **options))
+
+
 def test_kd_and_labels_are_the_usual_ones() -> None:
     made = map_distiller(published(kd=0.7, temperature=3.0)).eval()
     shown, batch = made(pictures()).terms, pictures()

@@ -90,11 +90,15 @@ def _patches(features: Tensor, class_tokens: int | None, other: Tensor) -> Tenso
         leading = next((n for n in LEADING if length - n == other.shape[2:].numel()), None)
     if leading is None:
         leading = next((n for n in LEADING if length > n and math.isqrt(length - n) ** 2 == length - n), None)
-    if leading is None or not 0 <= leading < length:
+    if leading is None:
         raise DistilError(
-            f"token_pair: of {length} tokens {'' if leading is None else f'{leading} '}were to be left out as class "
-            "tokens, and the rest must be the patches of an image (by default a square of them); say with "
-            "class_tokens= how many leading tokens are none."
+            f"token_pair: {length} tokens are no square of patches, with or without one or two class tokens; say with "
+            "class_tokens= how many leading tokens are no patches."
+        )
+    if not 0 <= leading < length:
+        raise DistilError(
+            f"token_pair: class_tokens={leading} leaves no patch of {length} tokens; give the number of leading tokens "
+            "that are none, or leave it out."
         )
     return features[:, leading:]
 

@@ -21,24 +21,25 @@ CIFAR: Mapping[str, Any] = {
     "pair": {
         "data": "cifar10",
         "size": 16,
-        "train": 3000,
-        "teacher_train": 7000,
-        "imbalance": 20.0,
+        "train": 2400,
+        "teacher_train": 6000,
+        "imbalance": 10.0,
         "order": (),
         "teacher": "distil:cnn(widths=(24, 48, 64))",
         "student": "distil:cnn(widths=(8, 12, 16))",
     },
 }
 EVIDENCE: tuple[Mapping[str, Any], ...] = ({}, CIFAR)
-"""Fashion-MNIST at 14 px with an imbalance of 50, and CIFAR-10 at 16 px with one of 20."""
+"""Fashion-MNIST at 14 px with an imbalance of 50, and CIFAR-10 at 16 px with one of 10."""
 
 
 def _pair() -> ImagePair:
     """Fashion-MNIST from ankle boot to T-shirt: by their number the tail would be the three easiest classes."""
     return ImagePair(
         size=14,
-        train=3000,
-        teacher_train=7000,
+        train=2400,
+        val=1000,
+        teacher_train=6000,
         imbalance=50.0,
         order=tuple(range(9, -1, -1)),
         teacher="distil:cnn(widths=(16, 32, 64))",
@@ -59,7 +60,7 @@ class Setup:
     """
 
     pair: ImagePair = field(default_factory=_pair)
-    training: Training = field(default_factory=lambda: Training(epochs=15, batch_size=64, lr=1e-2))
+    training: Training = field(default_factory=lambda: Training(epochs=10, batch_size=64, lr=1e-2))
     learning_rates: tuple[float, ...] = (1e-2, 3e-3)
     inner: float = 100.0
     local: float = 0.25
