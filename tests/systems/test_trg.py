@@ -144,7 +144,7 @@ def test_a_loss_that_is_only_measured_draws_the_same() -> None:
     losses = []
     for step in range(3):
         made.ctx.step = step
-        losses.append(float(made(pictures()).loss))
+        losses.append(made(pictures()).loss.item())
     assert len(set(losses)) == 1
 
 
@@ -185,7 +185,7 @@ def test_the_loss_follows_the_temperature() -> None:
     losses = []
     for epoch in range(5):
         made.ctx.epoch = epoch
-        losses.append(float(made(pictures()).loss))
+        losses.append(made(pictures()).loss.item())
     assert len(set(losses)) == 5
 
 
