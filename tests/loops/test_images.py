@@ -9,9 +9,10 @@ import pytest
 
 from distil.errors import DistilError
 from distil.loops.images import ImagePair, image_pair
+from distil.loops.inputs import as_teacher
 from distil.loops.lab import Lab
 from distil.loops.training import Training
-from distil.tasks import get_task
+from distil.tasks import ClassificationTask, get_task
 
 PAIR = ImagePair(
     data="digits", train=150, teacher_train=300, val=60, imbalance=10.0, order=tuple(range(9, -1, -1)),
@@ -48,6 +49,11 @@ def test_tails_and_orders_are_other_data(tmp_path: Path) -> None:
     lab = Lab(tmp_path, shared=tmp_path)
     others = [PAIR, replace(PAIR, imbalance=5.0), replace(PAIR, order=()), replace(PAIR, imbalance=1.0)]
     assert len({image_pair(one, lab).bundle.fingerprint for one in others}) == 4
+
+
+def test_a_teachers_own_task_scores_the_same_groups() -> None:
+    task = ClassificationTask(groups={"tail third": [7, 8, 9]})
+    assert as_teacher(task).groups == task.groups == {"tail third": (7, 8, 9)}
 
 
 def test_a_tail_that_cannot_be_is_refused(tmp_path: Path) -> None:
