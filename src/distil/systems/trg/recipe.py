@@ -21,12 +21,9 @@ CIFAR: Mapping[str, Any] = {
     "pair": {
         "data": "cifar10",
         "size": 16,
-        "train": 2400,
-        "teacher_train": 6000,
         "imbalance": 10.0,
         "order": (),
         "teacher": "distil:cnn(widths=(24, 48, 64))",
-        "student": "distil:cnn(widths=(8, 12, 16))",
     },
 }
 EVIDENCE: tuple[Mapping[str, Any], ...] = ({}, CIFAR)
@@ -43,8 +40,8 @@ def _pair() -> ImagePair:
         imbalance=50.0,
         order=tuple(range(9, -1, -1)),
         teacher="distil:cnn(widths=(16, 32, 64))",
-        student="distil:cnn(widths=(6, 8, 12))",
-        teacher_training=Training(epochs=10, batch_size=64, lr=1e-2),
+        student="distil:cnn(widths=(8, 16, 24))",
+        teacher_training=Training(epochs=8, batch_size=32, lr=1e-2),
     )
 
 
@@ -60,7 +57,7 @@ class Setup:
     """
 
     pair: ImagePair = field(default_factory=_pair)
-    training: Training = field(default_factory=lambda: Training(epochs=10, batch_size=64, lr=1e-2))
+    training: Training = field(default_factory=lambda: Training(epochs=8, batch_size=32, lr=1e-2))
     learning_rates: tuple[float, ...] = (1e-2, 3e-3)
     inner: float = 100.0
     local: float = 0.25
@@ -80,7 +77,6 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         "rkd": ("rival", "KD + RKD", f"{base} + rkd"),
         "image": ("rival", "KD + one token an image", f"{base} + {_graph(setup, 'inner', grid=1)}"),
         "trg": ("method", "TRG", f"{base} + {_graph(setup)}"),
-        "no-kd": ("ablation", "TRG without KD", f"supervised + {_graph(setup)}"),
         "no-inner": ("ablation", "TRG without inner", f"{base} + {_graph(setup, 'inner')}"),
         "no-local": ("ablation", "TRG without local", f"{base} + {_graph(setup, 'local')}"),
         "no-global": ("ablation", "TRG without global", f"{base} + {_graph(setup, 'contrast')}"),
