@@ -189,8 +189,17 @@ LOSSES = {
     },
     "low_frequency": Loss(on_edges(D.low_frequency), zero=False, detached=True),
     "high_frequency": Loss(on_edges(D.high_frequency, temperature=1.5), detached=True),
+    "inner_relation": Loss(D.inner_relation, student=(4, 3, 5), teacher=(4, 3, 7)),
+    **{
+        f"local_relation {mask} {sigma}": Loss(
+            partial(D.local_relation, neighbours=2, mask=mask, sigma=sigma, sharpness=3.0), teacher=(4, 7)
+        )
+        for mask in ("own", "shared")
+        for sigma in ("median", 2.0)
+    },
+    "token_contrast": Loss(partial(D.token_contrast, temperature=0.5), zero=False),
 }
-BATCHWISE = ("pkt", "cc c", "batc", "clas")  # values that depend on who shares the batch
+BATCHWISE = ("pkt", "cc c", "batc", "clas", "loca", "toke")  # values that depend on who shares the batch
 EVERY = pytest.mark.parametrize("name", LOSSES)
 
 

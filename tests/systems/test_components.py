@@ -142,6 +142,21 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         # of images, crops, or equal networks alone: tests/systems/test_random_teachers.py
         **{key: [] for key in ("averaging", "freeze_last", "crops", "crop_size", "views")},
     },
+    "trg": {
+        "kd": [{"kd": 0.0}],
+        "inner": [{"inner": 0.0}],
+        "local": [{"local": 0.0}],
+        "contrast": [{"contrast": 0.0}],
+        "fall": [{"fall": "constant"}],  # two epochs have the two ends only; "cosine": tests/systems/test_trg.py
+        "samples": [{"samples": 3}, {"samples": 99}],
+        "neighbours": [{"neighbours": 2}],
+        "patch": [{"patch": 2}],
+        "mask": [{"mask": "shared"}],
+        "sigma": [{"sigma": 0.5}, {"sigma": "detached"}],
+        "direction": [{"direction": "teacher"}],
+        "reduction": [{"reduction": "mean"}],
+        "grid": [{"grid": 2}],
+    },
 }
 # Components of a procedure, which are no arguments of published(), and the test that switches them.
 ELSEWHERE = {
@@ -149,7 +164,7 @@ ELSEWHERE = {
     "random-teachers": {"alpha", "start", "bottleneck", "clip", "rewind"},  # tests/systems/test_random_teachers.py
 }
 OF_SEVERAL = {"meal-v2"}  # whose components tell several teachers apart
-ON_MAPS = {"diswot", "ofa-kd"}
+ON_MAPS = {"diswot", "ofa-kd", "trg"}
 ON_PATCHES = {"dmae"}
 WITH_CODE = [slug for slug, card in catalog.systems().items() if card.has_method and card.origin == "distil"]
 CASES = [(slug, key, changed) for slug, keys in FLIPS.items() for key, flips in keys.items() for changed in flips]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sklearn.metrics import log_loss
+from sklearn.metrics import log_loss, recall_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -305,3 +305,29 @@ def test_preflight_reads_sorted_data_batches_and_graphs(graph: FullBatch) -> Non
         teacher_above_chance(ClassificationTask(), Fixed(), [(torch.eye(2), torch.tensor([0, 1]))], 8)["samples"] == 2
     )
     assert teacher_above_chance(NodeTask(), Neighbours(), graph)["samples"] == 2
+
+
+def test_groups_of_classes_are_scored_by_themselves() -> None:
+    """Against scikit-learn's recalls, on classes of unequal size."""
+    torch.manual_seed(0)
+    labels = torch.tensor([0] * 30 + [1] * 12 + [2] * 5 + [3] * 2 + [-100] * 3)
+    logits = torch.randn(len(labels), 5) + 2 * nn.functional.one_hot(labels.clamp(min=0), 5)
+    data = [{"inputs": logits, "labels": labels}]
+    seen = ClassificationTask(groups={"head": [0, 1], "tail": (2, 3), "none": [4]}).evaluate(Fixed(), data)
+    kept = labels >= 0
+    answers = logits[kept].argmax(1)
+    recalls = recall_score(labels[kept], answers, average=None, labels=range(4), zero_division=0)
+    assert seen["balanced accuracy"] == pytest.approx(100 * recalls.mean())
+    assert seen["head accuracy"] == pytest.approx(100 * recalls[:2].mean())
+    assert seen["tail accuracy"] == pytest.approx(100 * recalls[2:].mean())
+    assert math.isnan(seen["none accuracy"])
+    assert seen["balanced accuracy"] != pytest.approx(seen["accuracy"])
+    plain = ClassificationTask().evaluate(Fixed(), data)
+    assert set(plain) == {"accuracy", "nll", "ece"}
+    assert plain == {key: seen[key] for key in plain}
+
+
+@pytest.mark.parametrize("members", [[], [3], [-1]])
+def test_groups_of_classes_that_do_not_exist_are_refused(labelled: DictDataset, members: list[int]) -> None:
+    with pytest.raises(DistilError, match=r"groups\['tail'\].* of the 3 classes 0 … 2"):
+        ClassificationTask(groups={"tail": members}).evaluate(Fixed(), labelled)

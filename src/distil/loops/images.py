@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from distil.data import load, regrouped, split
-from distil.data.bundle import Bundle
+from distil.data import class_thirds, load, long_tail, regrouped, split
+from distil.data.bundle import Bundle, View
 from distil.engine.distiller import Distiller
 from distil.errors import DistilError
 from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.training import Teacher, Training, distil, train_teacher
+from distil.tasks import ClassificationTask
 
 __all__ = ["ImagePair", "Pair", "image_pair"]
 
@@ -25,6 +27,9 @@ class ImagePair:
         modulo: make label k of label k modulo this, the fine one kept apart (``distil.data.regrouped``).
         train, val: how many training and validation images are kept, stratified; the test set is whole.
         teacher_train: how many images the teacher is trained on; the students' are among them.
+        imbalance: the largest class's count over the smallest's in what students and teacher are trained on, which
+            then has a long tail; what chooses and tests stays balanced, and head and tail are scored by themselves.
+        order: the classes from head to tail; by default by their number.
         teacher, student: models by name.
     """
 
@@ -34,6 +39,8 @@ class ImagePair:
     train: int = 5000
     teacher_train: int = 20000
     val: int = 2000
+    imbalance: float = 1.0
+    order: tuple[int, ...] = ()
     teacher: str = "distil:mlp(hidden=256)"
     student: str = "distil:mlp(hidden=16)"
     teacher_training: Training = field(default_factory=lambda: Training(epochs=20, batch_size=64, lr=1e-3))
@@ -76,11 +83,23 @@ class Pair:
         return {
             "Data": f"{c.data}{at}: {len(b.train)} training images, {len(b.val)} to choose the epoch, {len(b.test)} "
             "test images",
+            **self._tail(),
             "Teacher": f"{c.teacher}, trained on {c.teacher_train} images, the student's among them",
             "Student": c.student,
             "Budget": f"{training.epochs} epochs of batches of {training.batch_size}, {training.optimizer}, learning "
             f"rate {training.lr:g} "
             f"({training.schedule}), for every arm",
+        }
+
+    def _tail(self) -> dict[str, str]:
+        if self.chosen.imbalance == 1:
+            return {}
+        order = self.chosen.order or range(len(self.bundle.classes))
+        counts = self.bundle.train.labels.bincount(minlength=len(self.bundle.classes)).tolist()
+        named = ", ".join(f"{self.bundle.classes[k]} {counts[k]}" for k in order)
+        return {
+            "Long tail": f"imbalance {self.chosen.imbalance:g}, for students and teacher: {named}. Validation and test "
+            "images are balanced, so accuracy is balanced accuracy where their classes are of one size"
         }
 
 
@@ -98,10 +117,20 @@ def image_pair(chosen: ImagePair, lab: Lab) -> Pair:
             f"pair.teacher_train={chosen.teacher_train} is less than pair.train={chosen.train}; the student's images "
             "are among the teacher's, so give the teacher at least as many."
         )
-    (many,) = split(whole.train, [chosen.teacher_train])
-    (few,) = split(many, [chosen.train])
+    many = _part(whole.train, chosen.teacher_train, chosen)
+    few = _part(many, chosen.train, chosen)
     (val,) = split(whole.val, [chosen.val])
     cut = f"{whole.fingerprint}-{chosen.teacher_train}-{chosen.val}"
-    rich: Bundle = replace(whole, train=many, val=val, fingerprint=cut)
+    task = whole.task
+    if chosen.imbalance != 1:
+        cut += f"-tail{chosen.imbalance:g}{list(chosen.order) or ''}"
+        task = ClassificationTask(groups=class_thirds(chosen.order or range(len(whole.classes))))
+    rich: Bundle = replace(whole, train=many, val=val, fingerprint=cut, task=task)
     bundle: Bundle = replace(rich, train=few, fingerprint=f"{cut}-{chosen.train}")
     return Pair(chosen, bundle, train_teacher(lab, chosen.teacher, rich, chosen.teacher_training, seed=0), rich)
+
+
+def _part(data: Any, size: int, chosen: ImagePair) -> View:
+    if chosen.imbalance == 1:
+        return split(data, [size])[0]
+    return long_tail(data, size, imbalance=chosen.imbalance, order=chosen.order or None)

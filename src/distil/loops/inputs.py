@@ -100,7 +100,7 @@ def as_teacher(task: Task) -> Task:
         return task
     normalise = {role: task.normalise["teacher"] for role in ROLES if "teacher" in task.normalise}
     sizes = {role: task.input_size["teacher"] for role in ROLES if "teacher" in task.input_size}
-    return ClassificationTask(normalise=normalise, input_size=sizes, classes=task.classes)
+    return ClassificationTask(normalise=normalise, input_size=sizes, classes=task.classes, groups=task.groups)
 
 
 def described(task: Task) -> dict[str, Any]:

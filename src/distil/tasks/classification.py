@@ -13,7 +13,7 @@ from distil.data.bundle import NO_LABEL
 from distil.errors import DistilError, nearest
 from distil.functional.reduction import Term
 from distil.tasks.base import BatchReader, Prediction, Task
-from distil.tasks.scores import check_labels, class_loss, class_scores, labels_in, majority_share
+from distil.tasks.scores import check_labels, class_loss, class_scores, group_scores, labels_in, majority_share
 
 __all__ = ["ClassificationTask"]
 
@@ -31,6 +31,8 @@ class ClassificationTask(Task):
         input_size: ``{"teacher": 224}`` or ``{"teacher": (height, width)}``: images ``[B, C, H, W]`` are resized for a
             role that is named (bilinear, antialiased where it shrinks), before they are normalised.
         classes: the number of classes, if it is to be checked when a batch arrives; else it is read off the logits.
+        groups: classes to be scored by themselves, by name: each adds ``NAME accuracy``, and all of them ``balanced
+            accuracy`` (see :func:`~distil.tasks.scores.group_scores`), which tell of tails that accuracy hides.
 
     >>> task = ClassificationTask()
     >>> output = torch.tensor([[0.0, 0.0], [5.0, 0.0]])
@@ -49,8 +51,10 @@ class ClassificationTask(Task):
         normalise: Mapping[str, Statistics] | None = None,
         input_size: Mapping[str, int | Sequence[int]] | None = None,
         classes: int | None = None,
+        groups: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.classes = classes
+        self.groups = {name: tuple(members) for name, members in (groups or {}).items()}
         self.normalise = {role: _statistics(role, pair) for role, pair in (normalise or {}).items()}
         self.input_size = {role: _size(role, size) for role, size in (input_size or {}).items()}
         self._placed: dict[Any, tuple[Tensor, Tensor]] = {}
@@ -86,8 +90,20 @@ class ClassificationTask(Task):
         return Term(share * own.values + (1 - share) * other.values, own.weights)
 
     def score(self, prediction: Prediction) -> dict[str, float]:
-        """Return ``accuracy`` in %, ``nll`` in nats and ``ece`` in 0..1 over the labelled samples."""
-        return class_scores(prediction["logits"], prediction["labels"], prediction["id"])
+        """Return ``accuracy`` in %, ``nll`` in nats, ``ece`` in 0..1 over the labelled samples, and groups' scores."""
+        logits, labels = prediction["logits"], prediction["labels"]
+        scores = class_scores(logits, labels, prediction["id"])
+        if self.groups:
+            self._check_groups(logits.shape[1])
+            scores |= group_scores(logits, labels, self.groups)
+        return scores
+
+    def _check_groups(self, classes: int) -> None:
+        for name, members in self.groups.items():
+            if not members or not set(members) <= set(range(classes)):
+                raise DistilError(
+                    f"groups[{name!r}]={list(members)} must name some of the {classes} classes 0 … {classes - 1}."
+                )
 
     def chance(self, data: Any) -> float:
         """Return the accuracy, in %, of always answering the most frequent class."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from distil.data.loading import BatchSource, as_batches
 from distil.errors import DistilError
 from distil.functional.reduction import Term
 
-__all__ = ["all_labelled", "check_labels", "class_loss", "class_scores", "labels_in", "majority_share"]
+__all__ = ["all_labelled", "check_labels", "class_loss", "class_scores", "group_scores", "labels_in", "majority_share"]
 
 
 def check_labels(labels: Tensor, classes: int, ids: Tensor | None = None) -> None:
@@ -109,6 +109,30 @@ def class_scores(logits: Tensor, labels: Tensor, ids: Tensor | None = None) -> d
         "nll": float(F.cross_entropy(logits, labels)),
         "ece": float(ece),
     }
+
+
+def group_scores(logits: Tensor, labels: Tensor, groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """Return ``balanced accuracy`` and ``NAME accuracy`` of each group of classes, all in %.
+
+    Each is the mean over classes of the share of their samples that is answered right, whatever the classes' sizes;
+    a class without a sample is left out, and a group without any has no number (NaN).
+
+    Args:
+        logits: ``[N, C]``.
+        labels: ``[N]``; rows with -100 are left out.
+        groups: names and their classes.
+
+    >>> logits, labels = torch.eye(3)[[0, 0, 0, 2]], torch.tensor([0, 0, 1, 2])
+    >>> group_scores(logits, labels, {"tail": [1, 2]})
+    {'balanced accuracy': 66.66666666666667, 'tail accuracy': 50.0}
+    """
+    kept = labels != NO_LABEL
+    answers, labels = logits[kept].argmax(1), labels[kept]
+    classes = logits.shape[1]
+    right = labels[answers == labels].bincount(minlength=classes).double()
+    found = 100 * right / labels.bincount(minlength=classes)  # NaN for a class without a sample
+    named = {"balanced accuracy": range(classes), **{f"{name} accuracy": group for name, group in groups.items()}}
+    return {name: float(found[list(group)].nanmean()) for name, group in named.items()}
 
 
 def labels_in(data: Any) -> Tensor:

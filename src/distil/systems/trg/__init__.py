@@ -1,1 +1,5 @@
-"""TRG (arXiv 2023): ``distil show trg`` tells what it is and how far it is built."""
+"""TRG: tokens of a whole batch as a graph, whose neighbourhoods the student keeps."""
+
+from distil.systems.trg.method import TokenGraph, published
+
+__all__ = ["TokenGraph", "published"]
