@@ -58,7 +58,16 @@ PUBLISHED = {
     "crd": (75.51, 71.16), "dkd": (76.32, 71.97), "alone": (72.50, 69.06),
 }  # fmt: skip
 MANY_CLASSES = ("kd", "dkd", "dist", "lskd", "catkd", "pld")
-ACROSS = ("kd", "dkd", "dist", "lskd", "fitnets", "at", "rkd", "sp", "pkt", "crd", "ofa-kd", "trg")
+ACROSS = ("kd", "dkd", "dist", "lskd", "fitnets", "rkd", "crd", "ofa-kd")
+# Methods on maps and tokens, with the places where one family has what the other has.
+TO_MAPS = (
+    "trg-on-tokens: trg(tap=[map, tokens])",
+    "at-on-tokens: supervised + 1000*at(taps=[[stages.1, stages.2], [stages.2, stages.3]])",
+)
+FROM_MAPS = (
+    "trg-on-tokens: trg(tap=[tokens, map])",
+    "at-on-tokens: supervised + 1000*at(taps=[[stages.2, stages.1], [stages.3, stages.2]])",
+)
 
 
 @dataclass(frozen=True)
@@ -114,8 +123,15 @@ def _entries(names: tuple[str, ...]) -> list[Entry]:
 
 
 _SHORT = Training(
-    epochs=12, batch_size=128, optimizer="adamw", lr=1e-2, weight_decay=5e-4, warmup=0.1, precision="bf16"
-)  # fmt: skip
+    epochs=10,
+    batch_size=128,
+    optimizer="adamw",
+    lr=1e-2,
+    weight_decay=5e-4,
+    warmup=0.1,
+    precision="bf16",
+    eval_every=2,
+)
 _LONG = Training(epochs=100, batch_size=64, optimizer="sgd", lr=0.05, weight_decay=5e-4, precision="bf16")
 _SMALL = ImagePair(
     data="cifar10",
@@ -144,11 +160,15 @@ MANY = Board(
 )
 FROM_TOKENS = Board(
     "Leaderboard: CIFAR-10, a ResNet taught by a vision transformer",
-    Settings(replace(_SMALL, teacher="distil:vit(patch=4, dim=96, depth=6, heads=4)"), _SHORT, methods=ACROSS),
+    Settings(
+        replace(_SMALL, teacher="distil:vit(patch=4, dim=96, depth=6, heads=4)"), _SHORT, methods=(*ACROSS, *TO_MAPS)
+    ),
 )
 TO_TOKENS = Board(
     "Leaderboard: CIFAR-10, a vision transformer taught by a ResNet",
-    Settings(replace(_SMALL, student="distil:vit(patch=4, dim=48, depth=4, heads=4)"), _SHORT, methods=ACROSS),
+    Settings(
+        replace(_SMALL, student="distil:vit(patch=4, dim=48, depth=4, heads=4)"), _SHORT, methods=(*ACROSS, *FROM_MAPS)
+    ),
 )
 RESNET = Board("Leaderboard: all of CIFAR-10, ResNet-56 → ResNet-20", Settings(_WHOLE, _LONG))
 WRN = Board(
