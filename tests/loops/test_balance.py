@@ -76,20 +76,34 @@ def test_where_the_method_holds_the_labels_all_of_it_is_weighed() -> None:
     assert share == 1
     assert [c.coefficient.constant for c in parse(expression)] == [pytest.approx(factor)]
     assert measure(f"{factor:g}*pld")[1] == pytest.approx(1, rel=1e-3)
-    assert labels > 0
+    assert float(peak(parse(expression).components[0].coefficient, steps=8, epochs=4)) == pytest.approx(factor)
+    assert labels != factor
 
 
-def test_the_models_are_left_as_they_are() -> None:
+def test_draws_are_those_of_the_run_and_nothing_is_moved() -> None:
+    """ND's projector has dropout: equal seeds give equal factors, and the caller's generator stays where it was."""
     before = {name: value.clone() for name, value in TEACHER.state_dict().items()}
     state = torch.get_rng_state()
-    measure("supervised + kd")
+    first = measure("supervised + 2*directnorm")
+    torch.rand(3)
+    torch.set_rng_state(state)
+    assert measure("supervised + 2*directnorm") == first
+    torch.rand(7)
+    assert measure("supervised + 2*directnorm") == first
+    torch.set_rng_state(state)
+    measure("supervised + 2*directnorm")
     assert all(torch.equal(before[name], value) for name, value in TEACHER.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize(
     ("expression", "said"),
-    [("supervised", "no part beside the labels"), ("supervised + at", "at"), ("supervised + 0.5*nosuch", "nosuch")],
+    [
+        ("during(end=30)*kd + during(start=30)*supervised", "is 0 through all of 4 epochs"),
+        ("supervised", "no part beside the labels"),
+        ("supervised + at", "no tap 'stages'|feature maps"),
+        ("supervised + 0.5*nosuch", "nosuch"),
+    ],
 )
 def test_what_cannot_be_weighed_is_refused(expression: str, said: str) -> None:
     with pytest.raises(DistilError, match=said):

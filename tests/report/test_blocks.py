@@ -71,6 +71,31 @@ def test_joint_intervals_are_wider_and_false_claims_stay_rare() -> None:
     assert joint.half > alone.half
 
 
+def test_a_noisy_arm_does_not_borrow_the_calm_of_the_others() -> None:
+    """Twenty-four calm arms and one ten times as noisy, none of which differs: the noisy one is hardly ever judged."""
+    noisy, calm, found = 0, 0, 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        table = rng.normal(0, 0.3, (25, 3))
+        table[24] = rng.normal(0, 3, 3)
+        blocks = Blocks({f"arm{k}": row.tolist() for k, row in enumerate(table)})
+        noisy += blocks.difference("arm24", "arm0", comparisons=24).excludes_zero
+        calm += any(blocks.difference(f"arm{k}", "arm0", comparisons=24).excludes_zero for k in range(1, 24))
+        found += "arm24" in blocks.uneven
+    assert found > 150
+    assert noisy <= 10
+    assert calm <= 20
+
+
+def test_arms_of_equal_noise_are_seldom_called_uneven() -> None:
+    rng = np.random.default_rng(0)
+    seen = sum(
+        bool(Blocks({f"arm{k}": row.tolist() for k, row in enumerate(rng.normal(0, 1, (12, 3)))}).uneven)
+        for _ in range(200)
+    )
+    assert seen <= 20
+
+
 @pytest.mark.parametrize("wrong", [{"a": [1.0]}, {"a": [1.0, 2.0], "b": [1.0]}, {"a": [1.0], "b": [float("nan")]}])
 def test_what_cannot_be_compared_is_refused(wrong: dict[str, list[float]]) -> None:
     with pytest.raises(DistilError, match="two arms at least"):

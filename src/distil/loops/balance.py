@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from distil.data.bundle import Bundle
-from distil.data.loading import Batches
+from distil.data.loading import Batches, mix_seed
 from distil.engine.context import Context
 from distil.engine.distiller import Distiller
+from distil.engine.host import seed_draws
 from distil.engine.method import Component, Sum
 from distil.engine.schedule import Schedule, as_schedule
 from distil.errors import DistilError
-from distil.loops.training import Training, build_model, example_of
+from distil.loops.training import Training, build_model, example_of, rebuilt_student
 from distil.methods.expression import parse
 from distil.tasks import get_task
 
@@ -71,13 +72,18 @@ def balanced(
     Raises:
         DistilError: the method does not fit these models (its own sentence), or its gradient is 0 or not finite.
     """
-    steps = training.epochs * -(-len(bundle.train) // training.batch_size)
+    steps = training.epochs * -(-len(bundle.train) // (training.batch_size * training.accumulate))
     task: list[Component] = []
     rest: list[Component] = []
     peaks: list[tuple[Component, float]] = []
     for component in parse(expression):
         top = peak(component.coefficient, steps=steps, epochs=training.epochs)
         labels = component.name == TASK
+        if top == 0:
+            raise DistilError(
+                f"In '{expression}' the coefficient {component.coefficient} of '{component.name}' is 0 through all of "
+                f"{training.epochs} epochs; train longer, or shorten its schedule."
+            )
         (task if labels else rest).append(_scaled(component, 1 / top if labels else 1.0))
         peaks.append((component, top))
     if not rest:
@@ -108,7 +114,7 @@ def _gradient(
     method: Sum, student: str, teacher: nn.Module | None, bundle: Bundle, training: Training, seed: int, steps: int
 ) -> Tensor:
     """The gradient of a sum on the student's parameters at the first step of a run."""
-    model = build_model(student, bundle, seed=seed)
+    model = rebuilt_student(build_model(student, bundle, seed=seed), method, seed=seed)
     distiller = Distiller(
         model, teacher, method, task=get_task(bundle.task), example=example_of(bundle), seed=seed, steps=steps,
         epochs=training.epochs,
@@ -118,5 +124,7 @@ def _gradient(
     distiller.train()
     batch: Any = next(iter(Batches(bundle.train, training.batch_size, seed=seed, shuffle=True).iterate(0)))
     learners = [p for p in model.parameters() if p.requires_grad]
-    found = torch.autograd.grad(distiller(batch).loss, learners, materialize_grads=True, allow_unused=True)
+    with torch.random.fork_rng(devices=[]):  # dropout and other draws are those of the run's first step
+        seed_draws(mix_seed("step", seed, 0, 0, 0))
+        found = torch.autograd.grad(distiller(batch).loss, learners, materialize_grads=True, allow_unused=True)
     return torch.cat([g.flatten().float() for g in found])

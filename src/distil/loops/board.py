@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from distil.errors import DistilError
@@ -19,7 +23,7 @@ from distil.loops.tuning import Tuned, tune_arms, tuning_seed
 from distil.methods.expression import parse
 from distil.report.blocks import Blocks
 from distil.report.document import entry_of
-from distil.report.verdict import Interval
+from distil.report.verdict import LEAST_SEEDS, Interval, paired_interval
 from distil.tasks import get_task
 
 __all__ = ["ALONE", "KD", "Entry", "leaderboard", "orderings"]
@@ -51,13 +55,13 @@ class _Seat:
 def leaderboard(
     title: str, entries: Sequence[Entry], pair: Pair, training: Training, seeds: Sequence[int], lab: Lab, *,
     published: Mapping[str, Sequence[float]] | None = None, left_out: Mapping[str, str] | None = None,
-    setting: Mapping[str, str] | None = None,
 ) -> Experiment:  # fmt: skip
     """Return the arms of a leaderboard, every one chosen from two tries on validation, and the tables that close it.
 
     A method's tries are its published sum, and that sum with labels at weight 1 and the rest scaled so that its
-    gradient is as large as cross-entropy's at the first step. Where labels are no part of the sum (the student alone,
-    too, has no weight), the second try is a learning rate lower by √10. What is stored of a method does not depend on
+    gradient is as large as cross-entropy's at the first step. Where there is nothing to balance (the student alone; a
+    sum without labels of its own, to whose scale Adam is blind), the second try is a learning rate lower by √10. What
+    is stored of a method does not depend on
     which others there are, so adding one trains only that one.
 
     Args:
@@ -70,12 +74,20 @@ def leaderboard(
         published: accuracies by entry, one for each published pair of models; orderings in which all pairs agree by a
             point are checked here.
         left_out: methods that are not on the board, and where they are shown instead.
-        setting: further facts for a reader.
+
+    Raises:
+        DistilError: no entry ``kd``, or one that these models do not fit; two entries of one name.
     """
-    if KD not in {entry.name for entry in entries}:
+    names = [entry.name for entry in entries]
+    if KD not in names:
         raise DistilError(f"A leaderboard needs the entry '{KD}', which every method is compared with.")
+    twice = next((name for name in names if names.count(name) > 1 or name == ALONE), None)
+    if twice is not None:
+        raise DistilError(f"Two rows of the leaderboard are called '{twice}'; give each a name of its own.")
     seed = tuning_seed(seeds)
     seats, refused = _seats(lab, entries, pair, training, seed)
+    if KD in refused:
+        raise DistilError(f"KD, which every method is compared with, does not fit these models: {refused[KD]}")
     models = (build_model(pair.chosen.student, pair.bundle, seed=0), pair.teacher.module)
 
     def code(expression: str) -> str:
@@ -96,12 +108,13 @@ def leaderboard(
             point.training, phrase="the student alone" if name == ALONE else seat.entry.label,
             trials=len(seat.points),
         )  # fmt: skip
-        arms[name] = replace(made, code=code(point.expression))
+        arms[name] = replace(made, code=_keyed(code(point.expression), point.training, training))
+    apart = [seed, next(one for one in itertools.count(seed + 1) if one not in seeds)]
     facts = {
         **pair.setting(training),
-        "Length": _doubled(lab, pair, training, (seed, seed + 1), code(TASK)),
+        "Augmentation": "none",
+        "Length": _doubled(lab, pair, tuned[ALONE].point.training, apart, code(TASK)),
         "Tries": f"two for every method, each trained once with seed {seed} and judged by its best validation score",
-        **(setting or {}),
     }
 
     def close(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -115,6 +128,11 @@ def leaderboard(
     return Experiment(
         title, pair.bundle, arms, pair.teacher, facts, closing=close, judging=_judged, apart=("methods",)
     )  # fmt: skip
+
+
+def _keyed(code: str, mine: Training, base: Training) -> str:
+    """The code behind an arm, and the learning rate that was chosen for it, which its expression does not tell."""
+    return code if mine == base else f"{code}-lr{mine.lr:g}"
 
 
 def _judged(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -132,7 +150,7 @@ def _judged(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, 
 
 
 def _doubled(lab: Lab, pair: Pair, training: Training, seeds: Sequence[int], code: str) -> str:
-    """Say what the student alone gains from twice the epochs: unfinished students turn rankings round."""
+    """Say whether the student alone gains less than a point from twice the epochs: unfinished ones turn rankings."""
 
     def measure() -> dict[str, list[float]]:
         found = {}
@@ -147,9 +165,10 @@ def _doubled(lab: Lab, pair: Pair, training: Training, seeds: Sequence[int], cod
         seeds=list(seeds),
     ).value  # fmt: skip
     once, twice = (statistics.fmean(values[name]) for name in ("once", "twice"))
+    enough = "long enough" if twice - once < 1 else "too short: rankings may turn with more"
     return (
-        f"with twice the epochs the student alone has {twice:.1f} % where it has {once:.1f} % ({twice - once:+.1f} "
-        f"points, {len(seeds)} seeds that are not shown)"
+        f"{enough}: with twice the epochs the student alone has {twice:.1f} % where it has {once:.1f} % "
+        f"({twice - once:+.1f} points, {len(seeds)} seeds that are not shown)"
     )
 
 
@@ -172,7 +191,8 @@ def _seats(
 
         try:
             stage = lab.stage(
-                f"balance-{entry.name}", measure, code=code_for(entry.expression, *models), method=entry.expression,
+                f"balance-{entry.name}", measure, code=code_for(entry.expression, *models), by=_source(balanced),
+                method=entry.expression,
                 student=pair.chosen.student, teacher=pair.teacher.fingerprint, data=pair.bundle.fingerprint,
                 training=training, seed=seed,
             )  # fmt: skip
@@ -202,11 +222,16 @@ def _paces(lab: Lab, arms: Mapping[str, Arm], pair: Pair, training: Training, co
                 return step_ratio(arm.expression, TASK, pair.chosen.student, pair.teacher.module, pair.bundle, training)
 
             found[name] = lab.stage(
-                f"pace-{name}", measure, code=code(arm.expression), method=arm.expression,
+                f"pace-{name}", measure, code=code(arm.expression), by=_source(step_ratio), method=arm.expression,
                 student=pair.chosen.student, teacher=pair.teacher.fingerprint, data=pair.bundle.fingerprint,
                 training=training,
             ).value  # fmt: skip
     return found
+
+
+def _source(function: Callable[..., Any]) -> str:
+    """The hash of the file that a measurement is written in, part of the key of what it gave."""
+    return hashlib.sha256(Path(inspect.getsourcefile(function) or "").read_bytes()).hexdigest()[:16]
 
 
 def _standing(
@@ -222,31 +247,40 @@ def _standing(
         against = [
             _shown(blocks.difference(name, other, comparisons=count)) if name != other else "" for other in (ALONE, KD)
         ]
+        alone = paired_interval([a - b for a, b in zip(values, scores[ALONE])])
         rows.append(
             [
                 seat.entry.label + (f" ({seat.entry.note})" if seat.entry.note else ""),
                 f"{statistics.fmean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}",
                 *against,
+                _shown(alone, mark=False) if name != ALONE else "",
                 str(tuned[name].point.values["weights"]),
                 f"{paces[name]:.2f}",
                 f"{size[name] - size[ALONE]:+,}" if size[name] != size[ALONE] else "0",
             ]
         )
+    spread = f"{blocks.deviation:.2f} points, {blocks.freedom} degrees of freedom" if blocks.freedom else "one seed"
+    apart = f" {', '.join(sorted(blocks.uneven))}: noisier than the rest, so by their own paired differences." * bool(
+        blocks.uneven
+    )
+    head = ["method", "accuracy", "to the student alone", "to KD", "to the student alone, by itself"]
     return {
         "title": "Leaderboard",
-        "head": ["method", "accuracy", "to the student alone", "to KD", "chosen try", "step cost", "extra parameters"],
+        "head": [*head, "chosen try", "step cost", "extra parameters"],
         "rows": rows,
         "note": f"Best epoch on validation, scored on test; mean ± deviation over {blocks.seeds} seeds. Intervals are "
         f"95 % for all {count} differences of a column together (Bonferroni), from one spread of what arms and seeds "
-        f"leave ({blocks.deviation:.2f} points, {blocks.freedom} degrees of freedom); * where 0 lies outside. Step "
-        "cost: a training step's time as a multiple of the student alone's, taken together on one machine, medians.",
+        f"leave ({spread}); * where 0 lies outside.{apart} By itself: the paired t-interval of that row's own "
+        "differences, 95 % for it alone. Step cost: a training step's time as a multiple of the student alone's, taken "
+        "together on one machine, medians.",
     }
 
 
-def _shown(gap: Interval) -> str:
+def _shown(gap: Interval, *, mark: bool = True) -> str:
     if gap.low is None or gap.high is None:
         return f"{gap.mean:+.1f}"
-    return f"{gap.mean:+.1f} ({gap.low:+.1f} to {gap.high:+.1f}){' *' if gap.excludes_zero else ''}"
+    clear = mark and gap.n >= LEAST_SEEDS and gap.excludes_zero
+    return f"{gap.mean:+.1f} ({gap.low:+.1f} to {gap.high:+.1f}){' *' if clear else ''}"
 
 
 def _tries(seats: Mapping[str, _Seat], tuned: Mapping[str, Tuned]) -> dict[str, Any]:
@@ -301,7 +335,8 @@ def orderings(published: Mapping[str, Sequence[float]], scores: Mapping[str, Seq
     rows = []
     for first, second, gaps in sorted(pairs, key=lambda pair: -min(pair[2])):
         here = blocks.difference(first, second, comparisons=len(pairs))
-        verdict = "undecided" if not here.excludes_zero else "holds" if here.mean > 0 else "reversed"
+        clear = here.n >= LEAST_SEEDS and here.excludes_zero
+        verdict = "undecided" if not clear else "holds" if here.mean > 0 else "reversed"
         rows.append([first, second, ", ".join(f"{gap:+.1f}" for gap in gaps), _shown(here), verdict])
     counted = {word: sum(row[-1] == word for row in rows) for word in ("holds", "reversed", "undecided")}
     return {

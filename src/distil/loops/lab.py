@@ -10,7 +10,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -325,12 +325,28 @@ def code_for(expression: str, *models: nn.Module) -> str:
     """Return the hash of the code that a run of one expression with these models depends on.
 
     So a result stays known where another method, model or data set is added: of ``functional``, ``methods`` and
-    ``systems`` that counts which the engine and this expression's methods import, of ``models`` the files of these
-    models' classes. Docstrings and comments are left out.
+    ``systems`` that counts which the engine and this expression's methods import, of ``models`` and ``data`` what those
+    methods import, and the files of these models' classes. Docstrings and comments are left out.
     """
+    return _hash_of(sorted(files_behind(expression, *models)))
+
+
+def files_behind(expression: str, *models: nn.Module) -> set[Path]:
+    """Return the files of which :func:`code_for` is the hash."""
     homes = {_source_of(type(part)) for model in models for part in model.modules()} - {""}
-    own = [Path(home) for home in homes] + methods_of(expression)
-    return _hash_of(sorted(catalog.code_behind([*_sources(RUN), *own])))
+    behind = catalog.code_behind([*_sources(RUN), *methods_of(expression), *(Path(home) for home in homes)])
+    written = [file for file in behind if file.is_relative_to(PACKAGE) and file.relative_to(PACKAGE).parts[0] in OWN]
+    return behind | {place for file in written for place in _borrowed(file)}
+
+
+OWN = ("methods", "systems")
+
+
+def _borrowed(file: Path) -> Iterator[Path]:
+    """The modules of ``models`` and ``data`` that a method's file imports."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("distil.models.", "distil.data.")):
+            yield PACKAGE.joinpath(*str(node.module).split(".")[1:]).with_suffix(".py")
 
 
 def methods_of(expression: str) -> list[Path]:

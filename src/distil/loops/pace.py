@@ -14,9 +14,10 @@ from torch import nn
 from distil.data.bundle import Bundle
 from distil.data.loading import Batches
 from distil.engine.distiller import Distiller
-from distil.loops.training import Training, build_model, example_of
+from distil.loops.training import Training, build_model, example_of, rebuilt_student
 from distil.methods.expression import parse
 from distil.tasks import get_task
+from distil.tasks.base import to_device
 
 __all__ = ["step_ratio"]
 
@@ -31,6 +32,7 @@ def step_ratio(
     *,
     rounds: int = 7,
     steps: int = 2,
+    device: str | None = None,
 ) -> float:
     """Return how many times as long a training step of ``expression`` takes as one of ``against``.
 
@@ -43,16 +45,22 @@ def step_ratio(
         expression, against: sums of methods; the student alone is ``supervised``.
         student: the student by name.
         teacher, bundle, training: as the run has them.
+        device: where it is measured; a CUDA device by default, where there is one.
     """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     size = min(training.batch_size, len(bundle.train))
     taken = itertools.islice(Batches(bundle.train, size, seed=0, shuffle=True).iterate(0), 4)
     batches = [batch for batch in taken if len(batch["id"]) == size]  # a short last batch would be quicker
-    ours, theirs = (_stepper(e, student, teacher, bundle, training, batches) for e in (expression, against))
+    batches = [to_device(batch, place) for batch in batches]
+    sides = (expression, against)
+    ours, theirs = (_stepper(e, student, teacher, bundle, training, batches, place) for e in sides)
 
     def timed(side: Iterator[None]) -> float:
         began = time.perf_counter()
         for _ in range(steps):
             next(side)
+        if place.type == "cuda":
+            torch.cuda.synchronize()
         return time.perf_counter() - began
 
     next(ours), next(theirs)
@@ -64,13 +72,15 @@ def step_ratio(
 
 
 def _stepper(
-    expression: str, student: str, teacher: nn.Module, bundle: Bundle, training: Training, batches: list[Any]
-) -> Iterator[None]:
+    expression: str, student: str, teacher: nn.Module, bundle: Bundle, training: Training, batches: list[Any],
+    place: torch.device,
+) -> Iterator[None]:  # fmt: skip
     """Yield after every training step on the batches, over and over."""
+    method = parse(expression)
     distiller = Distiller(
-        build_model(student, bundle, seed=0), teacher, parse(expression), task=get_task(bundle.task),
-        example=example_of(bundle), steps=10**6, epochs=training.epochs,
-    )  # fmt: skip
+        rebuilt_student(build_model(student, bundle, seed=0), method, seed=0), teacher, method,
+        task=get_task(bundle.task), example=example_of(bundle), steps=10**6, epochs=training.epochs,
+    ).to(place)  # fmt: skip
     optimizer = distiller.watch(torch.optim.SGD(distiller.parameters(), lr=1e-4, momentum=0.9))
     distiller.prepare(Batches(bundle.train, training.batch_size, seed=0, shuffle=True))
     distiller.ctx.epoch = training.epochs - 1  # warm-ups are over
@@ -78,7 +88,7 @@ def _stepper(
     distiller.train()
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
     for batch in itertools.cycle(batches):
-        with torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
+        with torch.autocast(place.type, half or torch.bfloat16, enabled=half is not None):
             loss = distiller(batch).loss
         loss.backward()
         optimizer.step()

@@ -2,7 +2,8 @@
 
 Seeds are blocks: ``value = mean + arm + seed + rest``. What is left after arms and seeds gives one spread for all
 differences, so three seeds of twenty arms tell as much of the noise as forty runs can. It takes for granted that arms
-are about equally noisy; the plain paired intervals beside it do not.
+are about equally noisy. An arm that is clearly noisier than the rest is judged by the pair's own differences instead,
+which three seeds hardly ever decide.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distil.errors import DistilError
-from distil.report.verdict import HELPED, HURT, LEAST_SEEDS, NONE, Interval, Verdict, bonferroni
+from distil.report.verdict import HELPED, HURT, LEAST_SEEDS, NONE, Interval, Verdict, bonferroni, paired_interval
 
 __all__ = ["Blocks"]
 
@@ -54,18 +55,41 @@ class Blocks:
         """The standard deviation of what is left after arm and seed, 0 where nothing is."""
         if not self.freedom:
             return math.nan
+        return math.sqrt(math.fsum(v * v for row in self._left().values() for v in row) / self.freedom)
+
+    def _left(self) -> dict[str, list[float]]:
+        """What arms and seeds leave of every value."""
         rows = [list(row) for row in self.values.values()]
         whole = math.fsum(map(math.fsum, rows)) / (len(rows) * self.seeds)
         arms = [math.fsum(row) / self.seeds - whole for row in rows]
         seeds = [math.fsum(column) / len(rows) - whole for column in zip(*rows)]
-        left = [v - whole - a - s for row, a in zip(rows, arms) for v, s in zip(row, seeds)]
-        return math.sqrt(math.fsum(v * v for v in left) / self.freedom)
+        return {name: [v - whole - a - s for v, s in zip(row, seeds)] for name, row, a in zip(self.values, rows, arms)}
+
+    @property
+    def uneven(self) -> frozenset[str]:
+        """The arms that are noisier than the others together: an F test at 5 % for all arms together."""
+        left, count = self._left(), len(self.values)
+        if count < 4 or self.seeds < 2:
+            return frozenset()
+        from scipy.special import fdtri
+
+        squares = {name: math.fsum(v * v for v in row) for name, row in left.items()}
+        whole, found = math.fsum(squares.values()), set()
+        for name, own in squares.items():
+            # An arm's share of what is left has n − 1 degrees of freedom, scaled by (a − 1) / a.
+            mine = own * count / ((count - 1) * (self.seeds - 1))
+            others = (whole - own) / ((count - 2) * (self.seeds - 1))
+            limit = float(fdtri(self.seeds - 1, (count - 2) * (self.seeds - 1), 1 - 0.05 / count))
+            if mine > limit * others:
+                found.add(name)
+        return frozenset(found)
 
     def difference(self, arm: str, against: str, *, comparisons: int = 1, level: float = 0.95) -> Interval:
         """Return arm minus other arm with an interval that holds together with ``comparisons`` of its kind.
 
         ``d ± t(1 − (1 − level) / (2 m), (a − 1)(n − 1)) · s √(2 / n)`` for ``a`` arms, ``n`` seeds, ``m`` comparisons
-        (Bonferroni). Bounds are None for a single seed.
+        (Bonferroni). Where one of the two is :attr:`uneven`, the paired t-interval of their own differences, at the
+        same level. Bounds are None for a single seed.
         """
         ours, theirs = self.values[arm], self.values[against]
         mean = math.fsum(a - b for a, b in zip(ours, theirs)) / self.seeds
@@ -74,6 +98,8 @@ class Blocks:
         from scipy.special import stdtrit
 
         each = bonferroni(level, comparisons)
+        if {arm, against} & self.uneven:
+            return paired_interval([a - b for a, b in zip(ours, theirs)], each)
         half = float(stdtrit(self.freedom, (1 + each) / 2)) * self.deviation * math.sqrt(2 / self.seeds)
         return Interval(mean, mean - half, mean + half, self.seeds, each)
 
