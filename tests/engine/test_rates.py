@@ -34,24 +34,13 @@ class Rated(Method):
         return {"rated": Term(gap.square().sum(1))}
 
 
-def noting(seen: list[dict[str, float]]) -> Callable[..., torch.optim.Optimizer]:
-    """SGD that notes the rates of its groups at every step."""
-
-    def make(groups: Any) -> torch.optim.Optimizer:
-        made = torch.optim.SGD(groups)
-        made.register_step_pre_hook(lambda one, *_: seen.append({g["name"]: g["lr"] for g in one.param_groups}))
-        return made
-
-    return make
-
-
 def rates(**options: Any) -> list[dict[str, float]]:
     data = toys.vectors(24)
     student, teacher = toys.pair()
     made = Distiller(student, teacher, Rated(), example=toys.batch(data, 6))
     seen: list[dict[str, float]] = []
     options = {"epochs": 4, "batch_size": 6, "device": "cpu", "check_teacher": False, **options}
-    fit(made, data, data, optimizer=noting(seen), **options)
+    fit(made, data, data, optimizer=toys.noting(seen), **options)
     return seen
 
 

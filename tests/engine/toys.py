@@ -296,3 +296,14 @@ class Memory(Method):
 
     def after_step(self, ctx: Any) -> None:
         self.share.copy_((0.9 * self.share + 0.1 * ctx.terms[self.name].tanh()).clamp(0, 1))
+
+
+def noting(seen: list[dict[str, float]]) -> Callable[..., torch.optim.Optimizer]:
+    """SGD that notes the rates of its groups at every step."""
+
+    def make(groups: Any) -> torch.optim.Optimizer:
+        made = torch.optim.SGD(groups)
+        made.register_step_pre_hook(lambda one, *_: seen.append({g["name"]: g["lr"] for g in one.param_groups}))
+        return made
+
+    return make

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from distil.methods.expression import parse
 from distil.report.check import validate
 from distil.systems.meal_v2 import MealV2, OutputDiscriminator, published
 from distil.tasks import ClassificationTask
+from engine import toys as engine_toys
 
 from .toys import CLASSES, Fixed, ensemble, ensemble_distiller, image_distiller, mlp, pictures, samples, seeded, train
 
@@ -177,23 +177,12 @@ def test_a_last_relu_can_leave_it_stuck() -> None:
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in made.parameters())
 
 
-def noting(seen: list[dict[str, float]]) -> Callable[..., torch.optim.Optimizer]:
-    """SGD that notes the rates of its groups at every step."""
-
-    def make(groups: Any) -> torch.optim.Optimizer:
-        made = torch.optim.SGD(groups)
-        made.register_step_pre_hook(lambda one, *_: seen.append({g["name"]: g["lr"] for g in one.param_groups}))
-        return made
-
-    return make
-
-
 def fitted(method: Sum, **options: Any) -> tuple[Distiller, list[dict[str, float]]]:
     made, batch = ensemble_distiller(method), pictures()
     data = DictDataset(batch["inputs"], batch["labels"], batch["id"])
     seen: list[dict[str, float]] = []
     options = {"lr": 0.05, "epochs": 3, "batch_size": 10, **options}
-    fit(made, data, data, device="cpu", check_teacher=False, keep="last", optimizer=noting(seen), **options)
+    fit(made, data, data, device="cpu", check_teacher=False, keep="last", optimizer=engine_toys.noting(seen), **options)
     return made, seen
 
 

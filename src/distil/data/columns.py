@@ -21,7 +21,7 @@ from distil.data.classes import number_labels, read_classes
 from distil.data.encoding import RowEncoder, is_missing
 from distil.data.records import declared_names, is_integer
 from distil.data.splits import content_of, count_copies, make_splits, read_splits
-from distil.data.tables import LABEL_COLUMNS, Table, find_column, read_table, tables_in
+from distil.data.tables import LABEL_COLUMNS, Rows, Table, find_column, read_table, tables_in
 from distil.errors import DistilError, nearest
 
 __all__ = ["read_columns", "rows_bundle"]
@@ -31,15 +31,10 @@ _MANY = 100  # classes, above which a label of numbers is more likely a quantity
 
 
 @dataclass
-class _Listing:
+class _Listing(Rows):
     """The rows of a source that can be used."""
 
     columns: dict[str, list[Any]] = field(default_factory=dict)
-    labels: list[int | str] = field(default_factory=list)
-    splits: list[str | None] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
-    declared: tuple[str, ...] | None = None
-    notes: list[str] = field(default_factory=list)
     bare: list[str] = field(default_factory=list)
 
 

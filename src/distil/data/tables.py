@@ -14,7 +14,7 @@ from typing import Any
 from distil.data.records import EXTENSIONS, split_name
 from distil.errors import DistilError, nearest
 
-__all__ = ["SUFFIXES", "Table", "find_column", "holds_columns", "holds_text", "read_table", "tables_in"]
+__all__ = ["SUFFIXES", "Rows", "Table", "find_column", "holds_columns", "holds_text", "read_table", "tables_in"]
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 TEXT_COLUMNS = (
@@ -39,6 +39,18 @@ LABEL_COLUMNS = (
 _IMAGE_COLUMNS = ("image", "img", "images", "path", "file", "filename", "file_name", "filepath")
 _PROBES = 50  # cells looked at to tell paths of images from text
 _LONGEST = 1 << 30  # characters of one csv cell; the csv module's own limit is 128 KiB
+
+
+@dataclass
+class Rows:
+    """What is kept of every row that can be used: its label, its part, where it stands; and what was noticed."""
+
+    labels: list[int | str] = field(default_factory=list)
+    splits: list[str | None] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    declared: tuple[str, ...] | None = None
+    notes: list[str] = field(default_factory=list)
+    bare: list[str] = field(default_factory=list)
 
 
 @dataclass

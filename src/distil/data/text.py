@@ -22,7 +22,7 @@ from distil.data.cells import counted_rows, label_in, part_in
 from distil.data.classes import number_labels, read_classes
 from distil.data.records import declared_names, is_integer
 from distil.data.splits import content_of, count_copies, make_splits, read_splits
-from distil.data.tables import LABEL_COLUMNS, TEXT_COLUMNS, Table, find_column, read_table, tables_in
+from distil.data.tables import LABEL_COLUMNS, TEXT_COLUMNS, Rows, Table, find_column, read_table, tables_in
 from distil.errors import DistilError
 
 __all__ = ["TEXT_TASK", "TextDataset", "read_text"]
@@ -81,15 +81,10 @@ class TextDataset(Dataset[dict[str, Any]]):
 
 
 @dataclass
-class _Listing:
+class _Listing(Rows):
     """The rows of a source that can be used."""
 
     texts: list[str] = field(default_factory=list)
-    labels: list[int | str] = field(default_factory=list)
-    splits: list[str | None] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
-    declared: tuple[str, ...] | None = None
-    notes: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     bare: list[str] = field(default_factory=list)
 
