@@ -211,6 +211,8 @@ class Lab:
         return Tracking(self.trackers, self.out / "trackers", self._tracked)
 
     def _arm(self, name: str, arm: Arm, seed: int, **inputs: Any) -> Outcome:
+        # An input may itself be called code (of a user's own methods): it stands beside the arm's, not in its place.
+        inputs = {"own_code" if key == "code" else key: value for key, value in inputs.items()}
         stage = self.stage(
             f"arm-{name}-{seed}",
             lambda: asdict(arm.run(seed)),

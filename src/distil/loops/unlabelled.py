@@ -25,7 +25,7 @@ def check_labels_read(text: str) -> None:
     homes = {type(component.method).__module__ for component in method}
     for slug, card in catalog.systems().items():
         mine = any(home.startswith(f"{card.package}.") for home in homes)
-        if mine and card.ships == ENCODER and not card.chance_exempt:  # its student has no classes at all
+        if mine and card.ships == ENCODER and "logits" not in card.needs.taps:  # its student has no classes at all
             raise DistilError(
                 f"'{slug}' trains an encoder without labels, and an encoder has no classes to be scored by here; use "
                 f"`distil run {slug}` for its experiment, or distil.Distiller(…, task='features') on your own models."
