@@ -87,7 +87,7 @@ def test_the_report_is_whole(small: tuple[dict[str, Any], Path]) -> None:
     assert len(standing["rows"]) == 4
     means = [float(row[1].split()[0]) for row in standing["rows"]]
     assert means == sorted(means, reverse=True)
-    assert all(float(row[5]) > 0 for row in standing["rows"])
+    assert all(float(row[standing["head"].index("step cost")]) > 0 for row in standing["rows"])
     assert re.match(r"(long enough|too short.*): with twice the epochs", report["setting"]["Length"])
     for row in standing["rows"]:
         values = {arm["label"]: arm["metrics"]["accuracy"]["best"] for arm in report["arms"]}[row[0]]
@@ -109,7 +109,7 @@ def test_every_method_has_two_tries_and_what_was_measured(small: tuple[dict[str,
 
 def test_a_method_that_does_not_fit_is_named_with_its_reason(small: tuple[dict[str, Any], Path]) -> None:
     absent = dict(table(small[0], "Not on the board")["rows"])
-    assert re.search(r"at.*(no tap 'stages'|compares feature maps)", absent["at"])
+    assert "no tap 'stages'" in absent["at"]
     assert set(LEFT_OUT) <= set(absent)
 
 
