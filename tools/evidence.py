@@ -68,7 +68,12 @@ def one_run(
 
 def one_board(name: str) -> None:
     """Run a board and store its figures, the code behind each method, and its page."""
+    source = ROOT / "src" / "distil"
+    written = [*source.glob("methods/*.py"), *source.glob("systems/*/method.py")]
+    before = catalog.maths_hash(written)
     made = one_run(board(name), name, 0, {}, system=None)
+    if catalog.maths_hash(written) != before:
+        raise SystemExit(f"The methods changed while the board {name} was run; run it again.")
     for arm in made["arms"]:
         arm["hash"] = catalog.maths_hash(methods_of(arm["expression"]))
     folder = ROOT / "evidence" / "boards"
