@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DistilError", "nearest"]
+__all__ = ["DistilError", "Diverged", "nearest"]
 
 
 class DistilError(Exception):
@@ -14,6 +14,10 @@ class DistilError(Exception):
     The message is one or two sentences that name the object, what was seen, what was expected and the fix. The command
     line prints it alone and exits with 2; in Python it is an ordinary exception.
     """
+
+
+class Diverged(DistilError):
+    """A run whose loss is no longer finite. Where runs are only tried, such a try is the worst there is."""
 
 
 def nearest(name: str, options: Iterable[str], *, limit: int = 3) -> str:

@@ -18,7 +18,7 @@ from distil.engine.cast import same_classes
 from distil.engine.context import Context
 from distil.engine.method import Batch, Component, Sum, is_streams
 from distil.engine.window import Count, counts_of
-from distil.errors import DistilError
+from distil.errors import DistilError, Diverged
 from distil.functional.reduction import Term
 
 __all__ = [
@@ -214,7 +214,7 @@ class NanSentinel:
             if bad[0].startswith("inputs")
             else "lower the learning rate, clip gradients, or use float32"
         )
-        raise DistilError(
+        raise Diverged(
             f"Not a number at step {record.step}: first in {bad[0]} (seen in {', '.join(bad)}){who}. Likely {cause}."
         )
 

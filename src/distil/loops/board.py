@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distil.errors import DistilError
+from distil.errors import DistilError, Diverged
 from distil.loops.balance import TASK, Balance, balanced
 from distil.loops.grid import Point
 from distil.loops.images import Pair
@@ -19,7 +19,7 @@ from distil.loops.lab import Arm, Lab, Outcome, code_for
 from distil.loops.pace import step_ratio
 from distil.loops.recipe import Experiment
 from distil.loops.training import Training, build_model
-from distil.loops.tuning import Tuned, tune_arms, tuning_seed
+from distil.loops.tuning import Tuned, score_text, tune_arms, tuning_seed
 from distil.methods.expression import parse
 from distil.report.blocks import Blocks
 from distil.report.document import entry_of
@@ -96,10 +96,18 @@ def leaderboard(
     def run(name: str, point: Point) -> Callable[[int], Outcome]:
         return pair.arm(lab, "method", name, point.expression, point.training).run
 
-    tuned = tune_arms(
-        lab, {name: seat.points for name, seat in seats.items()}, run, seed=seed, task=get_task(pair.bundle.task),
-        code=code, pair=pair.chosen, training=training, data=pair.bundle.fingerprint, teacher=pair.teacher.fingerprint,
-    )  # fmt: skip
+    tuned: dict[str, Tuned] = {}
+    for name, seat in list(seats.items()):
+        try:
+            tuned |= tune_arms(
+                lab, {name: seat.points}, run, seed=seed, task=get_task(pair.bundle.task), code=code,
+                pair=pair.chosen, training=training, data=pair.bundle.fingerprint, teacher=pair.teacher.fingerprint,
+            )  # fmt: skip
+        except Diverged as error:
+            if name in (ALONE, KD):
+                raise
+            refused[name] = str(error)
+            del seats[name]
     arms = {}
     for name, seat in seats.items():
         point = tuned[name].point
@@ -291,7 +299,7 @@ def _tries(seats: Mapping[str, _Seat], tuned: Mapping[str, Tuned]) -> dict[str, 
             share = f"{seat.balance.share:.0%}" if seat.balance and not place else ""
             rows.append(
                 [
-                    seat.entry.label, point.expression, f"{point.training.lr:g}", share, f"{one.scores[place]:.1f}",
+                    seat.entry.label, point.expression, f"{point.training.lr:g}", share, score_text(one.scores[place], ".1f"),
                     "chosen" if place == one.chosen else "",
                 ]
             )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from distil.data import class_thirds, load, long_tail, regrouped, split
 from distil.data.bundle import Bundle, View
+from distil.data.fingerprint import fingerprint
 from distil.engine.distiller import Distiller
 from distil.errors import DistilError
 from distil.loops.lab import Arm, Lab, Outcome, Role
@@ -120,7 +121,9 @@ def image_pair(chosen: ImagePair, lab: Lab) -> Pair:
     many = _part(whole.train, chosen.teacher_train, chosen)
     few = _part(many, chosen.train, chosen)
     (val,) = split(whole.val, [chosen.val])
-    cut = f"{whole.fingerprint}-{chosen.teacher_train}-{chosen.val}"
+    # By the samples themselves: another way of drawing as many is other data.
+    drawn = fingerprint({"teacher's": many.ids, "student's": few.ids, "validation": val.ids})
+    cut = f"{whole.fingerprint}-{drawn}-{chosen.teacher_train}-{chosen.val}"
     task = whole.task
     if chosen.imbalance != 1:
         cut += f"-tail{chosen.imbalance:g}{list(chosen.order) or ''}"

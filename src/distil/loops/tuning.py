@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distil.errors import Diverged
 from distil.loops.grid import Point
 from distil.loops.lab import Lab, Outcome
 from distil.tasks import Task
 
-__all__ = ["Tuned", "tune_arms", "tuning_report", "tuning_seed", "tuning_words"]
+__all__ = ["Tuned", "score_text", "tune_arms", "tuning_report", "tuning_seed", "tuning_words"]
 
 FIRST_SEED = 1000
 
@@ -57,22 +59,50 @@ def tune_arms(
         run: from an arm's name and a trial to ``seed → Outcome``.
         code: from a trial's expression to the hash of the code it depends on, where that is not all of it.
         inputs: what all runs depend on; part of the key of stored ones.
+
+    A trial that diverges (NaN, infinity) is the worst there is, and is shown so; its score is NaN.
+
+    Raises:
+        Diverged: all trials of an arm.
     """
     chosen: dict[str, Tuned] = {}
     for name, points in arms.items():
         seconds = 0.0
         scores: list[float] = []
+        last: Diverged | None = None
         for point in points:
             lab.progress.begin(f"tuning {name}: {point.text}")
-            scores += lab.trials(
-                name, lambda _, name=name, point=point: run(name, point), [point.values], seed=seed,  # type: ignore[misc]
-                metric=task.metric, higher_is_better=task.higher_is_better, made=point.expression,
-                code=code(point.expression) if code else "", **inputs,
-            )  # fmt: skip
+            try:
+                scores += lab.trials(
+                    name, lambda _, name=name, point=point: run(name, point), [point.values], seed=seed,  # type: ignore[misc]
+                    metric=task.metric, higher_is_better=task.higher_is_better, made=point.expression,
+                    code=code(point.expression) if code else "", **inputs,
+                )  # fmt: skip
+            except Diverged as error:
+                lab.progress.say(f"{name}, {point.text}: {error}")
+                scores.append(math.nan)
+                last = error
+                continue
             seconds += lab.costs[f"arm-{name}-tune-{seed}"]
-        best = scores.index((max if task.higher_is_better else min)(scores))
+        finite = [score for score in scores if not math.isnan(score)]
+        if not finite:
+            raise Diverged(f"Every trial of '{name}' diverged; the last said: {last}")
+        best = scores.index((max if task.higher_is_better else min)(finite))
         chosen[name] = Tuned(points, scores, best, seconds)
     return chosen
+
+
+def score_text(score: float, form: str) -> str:
+    """Return a trial's score as a reader sees it.
+
+    >>> score_text(0.5, ".1f"), score_text(float("nan"), ".1f")
+    ('0.5', 'diverged')
+    """
+    return "diverged" if math.isnan(score) else format(score, form)
+
+
+def _finite(score: float) -> float | None:
+    return None if math.isnan(score) else score
 
 
 def tuning_report(chosen: Mapping[str, Tuned], *, seed: int, task: Task) -> dict[str, Any]:
@@ -87,7 +117,7 @@ def tuning_report(chosen: Mapping[str, Tuned], *, seed: int, task: Task) -> dict
                 "chosen": dict(one.point.values),
                 "seconds": one.seconds,
                 "tried": [
-                    {"point": dict(point.values), "expression": point.expression, "score": score}
+                    {"point": dict(point.values), "expression": point.expression, "score": _finite(score)}
                     for point, score in zip(one.points, one.scores, strict=True)
                 ],
             }
@@ -106,6 +136,6 @@ def tuning_words(chosen: Mapping[str, Tuned], *, seed: int, task: Task) -> dict[
         "were tried at other learning rates"
     }
     for name, one in chosen.items():
-        tried = "; ".join(f"{p.text}: {score:.4g}" for p, score in zip(one.points, one.scores, strict=True))
+        tried = "; ".join(f"{p.text}: {score_text(score, '.4g')}" for p, score in zip(one.points, one.scores, strict=True))
         lines[f"Tuning of {name}"] = f"{one.point.text} was chosen ({tried})"
     return lines
