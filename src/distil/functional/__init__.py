@@ -34,7 +34,18 @@ from distil.functional.divergence import (
 )
 from distil.functional.enhanced import dominant_labels, enhanced_cross_entropy, labelled_rows
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
+from distil.functional.forgetting import forget_auc, link_posteriors, posterior_distance, roc_auc, win_rates
 from distil.functional.fusion import fused, ratio_by_likelihood, ratio_by_margin
+from distil.functional.gnndelete import (
+    DELETION_START,
+    Deletion,
+    bounded_kl,
+    cosine_distance,
+    deletion_by_embedding,
+    deletion_by_link,
+    deletion_operator,
+    near,
+)
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
 from distil.functional.landscape import Plane, on_line, plane_through
@@ -149,13 +160,23 @@ from distil.functional.trilateral import (
     mean_rows,
     trilateral_state,
 )
+from distil.functional.unlearning import (
+    bernoulli_kl,
+    layer_mse,
+    link_ascent,
+    link_scores,
+    node_ascent,
+    retain_and_forget,
+)
 from distil.functional.views import entropy, paired_views, view_pairs
 
 __all__ = [
     "CONVENTIONS",
+    "DELETION_START",
     "STATE_BLOCKS",
     "ClassMeans",
     "Convention",
+    "Deletion",
     "Mix",
     "Patch",
     "PatchMask",
@@ -172,6 +193,8 @@ __all__ = [
     "bank_logits",
     "bank_rows",
     "batch_relation",
+    "bernoulli_kl",
+    "bounded_kl",
     "by_deviation",
     "channel_gram",
     "channel_masks",
@@ -184,11 +207,15 @@ __all__ = [
     "class_subspaces",
     "correlation_congruence",
     "correlation_kernel",
+    "cosine_distance",
     "crd",
     "crop_boxes",
     "cropped",
     "cross_attention",
     "cwd",
+    "deletion_by_embedding",
+    "deletion_by_link",
+    "deletion_operator",
     "dice",
     "direction_and_length",
     "directional_norm",
@@ -209,6 +236,7 @@ __all__ = [
     "fixed_signs",
     "flat_weights",
     "flow_matrix",
+    "forget_auc",
     "fsp",
     "full_precision",
     "fused",
@@ -228,7 +256,11 @@ __all__ = [
     "kernel_congruence",
     "kl",
     "labelled_rows",
+    "layer_mse",
     "linear_rows",
+    "link_ascent",
+    "link_posteriors",
+    "link_scores",
     "local_relation",
     "log_normaliser",
     "low_frequency",
@@ -253,10 +285,12 @@ __all__ = [
     "multilevel",
     "named_weights",
     "nckd",
+    "near",
     "nearest_mean",
     "nearest_tokens",
     "neighbour_contrast",
     "neighbour_overlap",
+    "node_ascent",
     "node_kl",
     "noise_contrast",
     "noise_like",
@@ -276,6 +310,7 @@ __all__ = [
     "plackett_luce",
     "plane_through",
     "pool_match",
+    "posterior_distance",
     "principal_directions",
     "random_rotation",
     "ratio_by_likelihood",
@@ -286,11 +321,13 @@ __all__ = [
     "rescaled_kl",
     "resize_match",
     "restore_patches",
+    "retain_and_forget",
     "reverse_kl",
     "reversed_gradient",
     "rkd",
     "rkd_angle",
     "rkd_distance",
+    "roc_auc",
     "row_gram",
     "sample_gram",
     "sampled_cross_entropy",
@@ -326,5 +363,6 @@ __all__ = [
     "unsure_share",
     "vid",
     "view_pairs",
+    "win_rates",
     "working",
 ]
