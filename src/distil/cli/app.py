@@ -29,6 +29,7 @@ VERBS = (
     "train",
     "compare",
     "search",
+    "unlearn",
     "plan",
     "cache",
     "taps",

@@ -36,6 +36,7 @@ _NETS: dict[str, tuple[str, str]] = {
     "gcn": ("gnn", "GCN"),
     "gat": ("gnn", "GAT"),
     "sage": ("gnn", "SAGE"),
+    "gin": ("gin", "GIN"),
     "bow": ("text", "BagOfWords"),
     "textcnn": ("text", "TextCNN"),
     "unet": ("unet", "UNet"),
@@ -72,7 +73,7 @@ def load_model(
     Args:
         spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER`` (transformers; see :mod:`distil.models.hf`),
             ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, wrn16_2, …, mobilenet, vit, mixer, mae, masked_vit, unet,
-            vgg, gcn, gat, sage; for texts bow, textcnn), or your own factory as ``package.module:function`` or
+            vgg, gcn, gat, sage, gin; for texts bow, textcnn), or your own factory as ``package.module:function`` or
             ``path/to/file.py:function``; each optionally with ``(key=value, …)``. A factory gets ``classes``,
             ``channels``, ``input_shape``, and for texts ``vocab`` and ``tokenizer``, if it names them.
         classes: the number of outputs; default the library's own.

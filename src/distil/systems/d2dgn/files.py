@@ -1,0 +1,223 @@
+"""The files of ``distil unlearn``: a model with its sidecar and its audit record, read and written."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from distil.data.bundle import Bundle
+from distil.data.deletions import Removal, Request, Standing
+from distil.data.fingerprint import fingerprint
+from distil.data.loading import FullBatch
+from distil.data.sources import load
+from distil.errors import DistilError, nearest
+from distil.loops.scene import Scene
+from distil.models import load_model
+from distil.models.load import load_weights
+from distil.report import environment
+from distil.ship.manifest import read_json, write_json
+from distil.ship.student import read_student, save_state, write_student
+from distil.tasks.base import evaluating
+
+__all__ = ["AUDIT", "Loaded", "load_trained", "read_audit", "record_of", "replayed", "write_step"]
+
+AUDIT = "audit.json"
+KIND, LINKS, VERSION = "distil-unlearning", "distil-link-model", 1
+TASKS = ("nodes", "links")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained graph network: the module, what makes a new one, its specification and what it is for."""
+
+    module: nn.Module
+    make: Callable[[], nn.Module]
+    net: str
+    task: str
+    split_seed: int | None = None
+
+
+def load_trained(path: Path, bundle: Bundle, *, net: str | None, task: str | None) -> Loaded:
+    """Load a model from safetensors; the sidecar that distil writes beside one says what it is, or ``net`` does.
+
+    Raises:
+        DistilError: nothing says what the network is, or it does not fit the weights or the graph.
+    """
+    if not path.is_file():
+        raise DistilError(f"there is no model {str(path)!r}; correct --model.")
+    side = path.with_suffix(".json")
+    known: dict[str, Any] = {}
+    if side.is_file() and net is None:
+        kind = read_json(side)
+        if isinstance(kind, dict) and kind.get("kind") == LINKS:
+            known = read_json(side, kind=LINKS)
+            known["task"] = "links"
+        else:
+            student = read_student(side)
+            known = {"model": student.model, "task": "nodes"}
+            if not student.plain:
+                raise DistilError(
+                    f"{side}: what shipped is a {student.deployed}, not the network itself; name another."
+                )
+    spec, task = net or known.get("model"), task or known.get("task") or "nodes"
+    if not isinstance(spec, str):
+        raise DistilError(
+            f"nothing says what network {str(path)!r} holds, since no {side.name} lies beside it; give --net, such as "
+            "'distil:gcn(hidden=64)'."
+        )
+    if task not in TASKS:
+        raise DistilError(f"--task '{task}' is unknown; {nearest(task, TASKS)}")
+    classes = len(bundle.classes) if task == "nodes" else None
+    make = partial(load_model, spec, classes=classes, input_shape=bundle.input_shape)
+    module = load_weights(make(), path).eval()
+    _fits(module, bundle, spec, classes)
+    seed = known.get("split_seed")
+    return Loaded(module, make, spec, task, seed if isinstance(seed, int) and not isinstance(seed, bool) else None)
+
+
+def _fits(module: nn.Module, bundle: Bundle, spec: str, classes: int | None) -> None:
+    batch = bundle.train.batch
+    try:
+        with evaluating(module), torch.no_grad():
+            output = module(batch["inputs"], batch["edge_index"])
+    except DistilError:
+        raise
+    except Exception as error:
+        raise DistilError(
+            f"{spec} cannot take the graph {bundle.name!r} of {bundle.input_shape[0]} features "
+            f"({type(error).__name__}: {str(error).splitlines()[0][:120]}); it must take (features, edges)."
+        ) from error
+    wanted = (len(batch["inputs"]), classes or "any width")
+    if not hasattr(output, "shape") or output.ndim != 2 or (classes and tuple(output.shape) != wanted):
+        raise DistilError(
+            f"{spec} gives {list(getattr(output, 'shape', []))} for the graph {bundle.name!r}; {list(wanted)} is "
+            "expected, one row for each node."
+        )
+
+
+def digest(content: Any) -> str:
+    """Return 16 hex digits that name plain JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def record_of(
+    removal: Removal,
+    *,
+    before: nn.Module,
+    after: nn.Module,
+    data: Mapping[str, str],
+    method: str,
+    seed: int,
+    scores: Any,
+) -> dict[str, Any]:
+    """Return the audit record of one request."""
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "request": removal.request.plain(),
+        "request_fingerprint": digest(removal.request.plain()),
+        "deleted": {"nodes": removal.nodes.tolist(), "edges": removal.pairs.t().tolist()},
+        "data": dict(data),
+        "model": {"before": fingerprint(before), "after": fingerprint(after)},
+        "method": method,
+        "seed": seed,
+        "scores": scores,
+        "distil": environment()[0].get("distil", "unknown"),
+    }
+
+
+def read_audit(model: Path, module: nn.Module, bundle: Bundle) -> list[dict[str, Any]]:
+    """Return the records that lie beside a model, checked against model and data; none where there is no file.
+
+    Raises:
+        DistilError: the record is of another model or of other data.
+    """
+    path = model.parent / AUDIT
+    if not path.is_file():
+        return []
+    content = read_json(path, kind=KIND, version=VERSION)
+    records: list[dict[str, Any]] = content.get("records") or []
+    try:
+        after, seen = records[-1]["model"]["after"], records[0]["data"]["fingerprint"]
+        for each in records:
+            nodes, edges = each["deleted"]["nodes"], each["deleted"]["edges"]
+            torch.tensor(nodes, dtype=torch.long), torch.tensor(edges, dtype=torch.long).reshape(-1, 2)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError):
+        raise DistilError(f"{path} is no whole audit record; it was changed, so move it away or restore it.") from None
+    if after != fingerprint(module):
+        raise DistilError(
+            f"{path} records another model (its fingerprint is {after}); keep each record beside its model."
+        )
+    if seen != bundle.fingerprint:
+        raise DistilError(
+            f"{path} records deletions from other data (fingerprint {seen}, not {bundle.fingerprint}); give the graph "
+            "that the model was first trained on, before any deletion."
+        )
+    return records
+
+
+def replayed(standing: Standing, records: list[dict[str, Any]]) -> Standing:
+    """Return the graph as the recorded requests left it."""
+    for record in records:
+        nodes = torch.tensor(record["deleted"]["nodes"], dtype=torch.long)
+        pairs = torch.tensor(record["deleted"]["edges"], dtype=torch.long).reshape(-1, 2).t()
+        standing = standing.after(Removal(Request("edges", (), "the audit record"), nodes, pairs))
+    return standing
+
+
+def write_step(
+    folder: Path, module: nn.Module, loaded: Loaded, scene: Scene, bundle: Bundle, *, scores: Mapping[str, Any],
+    records: list[dict[str, Any]], method: str, seed: int, split_seed: int,
+) -> Path:  # fmt: skip
+    """Write a model, its sidecar and the audit record of all requests so far into a folder; return the model's path."""
+    path = folder / "model.safetensors"
+    left = {name: FullBatch(dict(getattr(scene, name))) for name in ("val", "test")}
+    test = {name: value for name, value in scores.items() if value is not None}
+    if loaded.task == "nodes":
+        batch = {name: _on_cpu(part) for name, part in left.items()}
+        write_student(
+            path,
+            module.cpu(),
+            built=module,
+            task=scene.task,
+            bundle=replace(bundle, **batch),
+            model=loaded.net,
+            test=test,
+            validation=scene.task.evaluate(module, batch["val"]),
+            method=method,
+            teacher="",
+            seed=seed,
+            arm="unlearned",
+            role="method",
+        )
+    else:
+        save_state(module.cpu(), path)
+        side = {"kind": LINKS, "version": VERSION, "model": loaded.net, "split_seed": split_seed, "test": test}
+        write_json(
+            path.with_suffix(".json"), side | {"fingerprint": fingerprint(module), "method": method, "seed": seed}
+        )
+    write_json(folder / AUDIT, {"kind": KIND, "version": VERSION, "records": records})
+    return path
+
+
+def _on_cpu(part: FullBatch) -> FullBatch:
+    moved = {key: value.cpu() if hasattr(value, "cpu") else value for key, value in part.batch.items()}
+    return FullBatch(moved | {"id": torch.arange(len(moved["inputs"]))})
+
+
+def load_graph(path: str, *, seed: int) -> Bundle:
+    """Return a graph with labelled nodes, or say that the data are none."""
+    bundle = load(path, seed=seed)
+    if bundle.task != "node-classification":
+        raise DistilError(
+            f"--data {path} is for {bundle.task}; distil unlearn takes a graph (.pt, .npz, nodes.csv + edges.csv)."
+        )
+    return bundle
