@@ -18,9 +18,8 @@ from distil.functional.graph import edges as checked_edges
 from distil.loops.scene import Elements, Scene, divergence
 from distil.models.deletion import WithDeletion, layer_outputs
 from distil.tasks import Task
-from distil.tasks.base import evaluating
 
-__all__ = ["KNOWLEDGE", "Descent", "Knowledge", "Made", "ascended", "copying", "deleted", "descended", "fresh"]
+__all__ = ["KNOWLEDGE", "Clock", "Descent", "Knowledge", "Made", "ascended", "copying", "deleted", "descended", "fresh"]
 __all__ += ["gone_negatives", "known_by", "trained", "unconnected_graph"]
 
 KNOWLEDGE = ("kl", "features", "both")
@@ -43,11 +42,24 @@ class Descent:
 
 @dataclass(frozen=True)
 class Made:
-    """A model, and the seconds and updates it took."""
+    """A model, and what it took: seconds by the clock, updates, seconds of the processor."""
 
     module: nn.Module
     seconds: float
     updates: int
+    processor: float = 0.0
+
+
+class Clock:
+    """The time since it was made, by the wall and by the processor."""
+
+    def __init__(self) -> None:
+        self._wall, self._processor = time.perf_counter(), time.process_time()
+
+    def made(self, module: nn.Module, updates: int) -> Made:
+        """Return a model, in eval mode, with the time until now."""
+        wall, processor = time.perf_counter() - self._wall, time.process_time() - self._processor
+        return Made(module.eval(), wall, updates, processor)
 
 
 def fresh(make: Callable[[], nn.Module], *, seed: int, device: torch.device | str = "cpu") -> nn.Module:
@@ -81,7 +93,7 @@ def descended(
 
 def trained(model: nn.Module, task: Task, batch: dict[str, object], how: Descent, *, seed: int) -> Made:
     """Train ``model`` in place on the labels, or the links, of a whole graph; drawn non-edges are new in every step."""
-    began = time.perf_counter()
+    clock = Clock()
 
     def loss(rng: torch.Generator) -> Tensor:
         made = task.prepare(dict(batch), rng)
@@ -89,7 +101,7 @@ def trained(model: nn.Module, task: Task, batch: dict[str, object], how: Descent
 
     model.train()
     descended(model.parameters(), loss, how, seed=seed)
-    return Made(model.eval(), time.perf_counter() - began, how.steps)
+    return clock.made(model, how.steps)
 
 
 def ascended(original: nn.Module, scene: Scene, how: Descent, *, seed: int) -> Made:
@@ -97,7 +109,7 @@ def ascended(original: nn.Module, scene: Scene, how: Descent, *, seed: int) -> M
 
     Messages pass along all edges there were, as in GNNDelete's version of it.
     """
-    began = time.perf_counter()
+    clock = Clock()
     model = copy.deepcopy(original).requires_grad_(True).train()
     batch = {"inputs": scene.inputs, "edge_index": scene.before}
 
@@ -109,7 +121,7 @@ def ascended(original: nn.Module, scene: Scene, how: Descent, *, seed: int) -> M
         return node_ascent(answers, scene.labels[scene.forget.index])
 
     descended(model.parameters(), loss, how, seed=seed)
-    return Made(model.eval(), time.perf_counter() - began, how.steps)
+    return clock.made(model, how.steps)
 
 
 def deleted(original: nn.Module, scene: Scene, how: Descent, *, alpha: float = 0.5, seed: int) -> Made:
@@ -118,7 +130,7 @@ def deleted(original: nn.Module, scene: Scene, how: Descent, *, alpha: float = 0
     What is trained sees the edges within two hops of the deleted ones, they included; the original's embeddings on the
     edges that are left are the target, and those of pairs without an edge, drawn once, that of deleted pairs.
     """
-    began = time.perf_counter()
+    clock = Clock()
     if not scene.gone.shape[1]:
         raise DistilError("gnndelete works on deleted edges, and this request deletes none; use d2dgn.")
     target = copy.deepcopy(original).requires_grad_(False).eval()
@@ -132,19 +144,19 @@ def deleted(original: nn.Module, scene: Scene, how: Descent, *, alpha: float = 0
     negatives = gone_negatives(scene, seed=seed)
     model = WithDeletion(target, reach, [each.shape[1] for each in wanted]).to(scene.inputs.device)
     optimizers = [torch.optim.Adam([operator], lr=how.lr) for operator in model.operators]
-    for _ in range(how.steps):
-        with evaluating(model):
-            layers = model.layer_outputs(scene.inputs, local)
-        losses = []
-        for ours, theirs, mask in zip(layers, wanted, reach):
-            parts = deletion_by_embedding(ours, theirs, scene.gone, negatives, mask & outside)
-            losses.append(retain_and_forget(parts.local, parts.random, alpha=1 - alpha))
-        for place, operator in enumerate(model.operators):
-            last = place + 1 == len(losses)
-            (operator.grad,) = torch.autograd.grad(losses[place], operator, retain_graph=not last)
-        for optimizer in optimizers:
-            optimizer.step()
-    return Made(model.eval(), time.perf_counter() - began, how.steps)
+    model.eval()
+    with model.first_kept(scene.inputs, local):
+        for _ in range(how.steps):
+            losses = []
+            for ours, theirs, mask in zip(model.layer_outputs(scene.inputs, local), wanted, reach):
+                parts = deletion_by_embedding(ours, theirs, scene.gone, negatives, mask & outside)
+                losses.append(retain_and_forget(parts.local, parts.random, alpha=1 - alpha))
+            for place, operator in enumerate(model.operators):
+                last = place + 1 == len(losses)
+                (operator.grad,) = torch.autograd.grad(losses[place], operator, retain_graph=not last)
+            for optimizer in optimizers:
+                optimizer.step()
+    return clock.made(model, how.steps)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -106,6 +106,21 @@ class WithDeletion(nn.Module):
     def forward(self, inputs: Tensor, edge_index: Tensor) -> Tensor:
         """Return the network's output with the operators at work."""
         return _hooked(self.model, message_layers(self.model), self._operate, inputs, edge_index)
+
+    @contextmanager
+    def first_kept(self, inputs: Tensor, edge_index: Tensor) -> Iterator[None]:
+        """Compute the frozen first layer once for as long as these inputs and edges do not change; the same values."""
+        layer: Any = message_layers(self.model)[0]
+        caught: list[Tensor] = []
+        handle = layer.register_forward_hook(lambda _, __, output: caught.append(output.detach()))
+        with torch.no_grad():
+            self.model(inputs, edge_index)
+        handle.remove()
+        layer.forward = lambda *_, **__: caught[0]
+        try:
+            yield
+        finally:
+            del layer.forward
 
     def layer_outputs(self, inputs: Tensor, edge_index: Tensor) -> list[Tensor]:
         """Return what each layer gives after its operator."""

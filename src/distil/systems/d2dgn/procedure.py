@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ from distil.functional import retain_and_forget
 from distil.loops.scene import Elements, Scene
 from distil.loops.unlearning import (
     KNOWLEDGE,
+    Clock,
     Descent,
     Made,
     copying,
@@ -58,7 +58,8 @@ class D2DGN:
         student_graph: the edges that the student's messages pass along: "retained", or "full" as the peer has it.
         forget_with_negatives: let the pairs without an edge join the forget term, as the peer has it.
         reduction: of features within a layer, "mean" or "sum".
-        steps, lr, weight_decay: of Adam; every step sees the whole graph.
+        steps, lr, weight_decay: of Adam; every step sees the whole graph. Without weight decay by default: the
+            gradients of soft answers are small, and a decay made for labels outweighs them.
 
     Example:
         >>> from distil.systems.d2dgn import D2DGN
@@ -79,7 +80,7 @@ class D2DGN:
     reduction: str = "mean"
     steps: int = 150
     lr: float = 0.01
-    weight_decay: float = 5e-4
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -94,7 +95,7 @@ class D2DGN:
 
     @property
     def expression(self) -> str:
-        """The settings that differ from the default, as ``distil unlearn --method`` reads them."""
+        """The settings that differ from the default; ``--set d2dgn.KEY=VALUE`` sets them."""
         plain = D2DGN()
         said = [f"{k}={v}" for k, v in vars(self).items() if v != getattr(plain, k)]
         return "d2dgn" + (f"({', '.join(said)})" if said else "")
@@ -120,7 +121,7 @@ def unlearn(
         DistilError: nothing is left to keep, a destroyer that the request does not allow, or a loss that diverges.
     """
     how = how or D2DGN()
-    began = time.perf_counter()
+    clock = Clock()
     if not len(scene.learn):
         raise DistilError("d2dgn: the request leaves nothing to keep; delete less, or train a new model.")
     preserver = _frozen(original)
@@ -156,7 +157,7 @@ def unlearn(
 
     student.train()
     descended(student.parameters(), loss, how.descent(), seed=seed)
-    return Made(student.eval(), time.perf_counter() - began, how.steps)
+    return clock.made(student, how.steps)
 
 
 def _frozen(model: nn.Module) -> nn.Module:
