@@ -112,6 +112,8 @@ DENSE = {"student": (4, 3, 4, 4), "teacher": (4, 3, 4, 4)}
 MAPS = {"student": (3, 2, 4, 4), "teacher": (3, 5, 4, 4)}
 LOSSES = {
     "kl": Loss(partial(D.kl, temperature=2.0)),
+    "bernoulli_kl": Loss(partial(D.bernoulli_kl, temperature=2.0), student=(6,), teacher=(6,)),
+    "cosine_distance": Loss(D.cosine_distance),
     "reverse_kl": Loss(partial(D.reverse_kl, temperature=2.0)),
     "soft_cross_entropy": Loss(partial(D.soft_cross_entropy, temperature=2.0), zero=False),
     **{f"kd-{name}": Loss(partial(D.kd, convention=name), zero=name != "textbrewer") for name in D.CONVENTIONS},
