@@ -245,7 +245,7 @@ def _outcome(setup: Setup, ground: Callable[[int], Ground], way: Callable[[Groun
     )
     parameters, size = size_in_bytes(made.module)
     most = max(setup.training.steps, setup.d2dgn.steps, setup.gnndelete.steps, setup.ascent.steps)
-    speed = latency(g.scene.task, made.module, {"inputs": g.scene.inputs, "edge_index": g.scene.after})
+    speed = latency(g.scene.task, made.module, {"inputs": g.scene.inputs, "edge_index": g.scene.after}, seconds=0.1)
     return Outcome(
         metrics={"last": scores, "best": scores},
         history=[],
