@@ -10,7 +10,7 @@ from torch import Tensor
 from distil.errors import DistilError
 from distil.functional.gnndelete import near
 
-__all__ = ["Links", "both_ways", "non_edges", "pairs_of", "split_links", "within"]
+__all__ = ["Links", "both_ways", "non_edges", "pairs_of", "some_of", "split_links", "within"]
 
 
 def pairs_of(edge_index: Tensor) -> Tensor:
@@ -70,6 +70,15 @@ def non_edges(count: int, edges: Tensor, num_nodes: int, generator: torch.Genera
         found.append(chosen)
         missing -= chosen.shape[1]
     return torch.cat(found, 1) if found else torch.empty(2, 0, dtype=torch.long)
+
+
+def some_of(pool: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` of the nodes ``[K]``, or of the pairs ``[2, K]``, without replacement.
+
+    >>> some_of(torch.tensor([4, 7, 9]), 2, torch.Generator().manual_seed(0)).shape
+    torch.Size([2])
+    """
+    return pool[..., torch.randperm(pool.shape[-1], generator=generator)[:count]]
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,8 @@ def _truth(scene: Scene, elements: Elements, answers: Tensor) -> Tensor:
 def in_words(forgetting: float, retrained: float | None) -> str:
     """Say what a forget AUC means beside that of a retrained model.
 
-    >>> in_words(88.0, 57.0)[:74]
-    'Forgetting overshoots: deleted elements are told from kept ones at an AUC'
+    >>> in_words(88.0, 57.0).partition(":")[0]
+    'Forgetting overshoots'
     """
     if retrained is None or not math.isfinite(retrained):
         return (

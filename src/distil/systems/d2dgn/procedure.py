@@ -133,7 +133,7 @@ def unlearn(
             forget = replace(forget, index=torch.cat([forget.index, negatives], 1))
     with torch.no_grad():
         kept = known_by(scene, preserver, scene.before, knowledge=how.knowledge).of(keep)
-        gone = _ignorance(scene, preserver, forget, how, make, seed=seed)
+    gone = _ignorance(scene, preserver, forget, how, make, seed=seed)
     student = copy.deepcopy(original).requires_grad_(True) if how.init == "original" else None
     student = student or fresh(make, seed=seed, device=scene.inputs.device)
     edges = scene.after if how.student_graph == "retained" else scene.before
@@ -180,13 +180,14 @@ def _ignorance(
                 "request deletes nodes of a classifier; use untrained or negatives."
             )
         drawn = replace(forget, index=_negatives(scene, len(forget), seed=seed + 1))
-        return known_by(scene, preserver, scene.before, knowledge=how.knowledge).of(drawn)
+        with torch.no_grad():
+            return known_by(scene, preserver, scene.before, knowledge=how.knowledge).of(drawn)
     destroyer = fresh(make, seed=mix_seed("destroyer", seed), device=scene.inputs.device)
     if how.destroyer == "negatives":
         edges = unconnected_graph(scene, seed=seed)
         batch = scene.training() | {"edge_index": edges}
         if scene.learn.kind == "pairs":
             batch |= {"pairs": pairs_of(edges), "known": edges}
-        with torch.enable_grad():
-            trained(destroyer, scene.task, batch, how.descent(), seed=mix_seed("destroyer", seed))
-    return known_by(scene, _frozen(destroyer), scene.before, knowledge=how.knowledge).of(forget)
+        trained(destroyer, scene.task, batch, how.descent(), seed=mix_seed("destroyer", seed))
+    with torch.no_grad():
+        return known_by(scene, _frozen(destroyer), scene.before, knowledge=how.knowledge).of(forget)

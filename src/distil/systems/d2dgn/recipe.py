@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distil.data import load
 from distil.data.bundle import Bundle
 from distil.data.deletions import Request, Standing
-from distil.data.links import Links, within
+from distil.data.links import Links, some_of, within
 from distil.data.loading import mix_seed
 from distil.errors import DistilError
 from distil.loops.forgetting import METRICS, Attack, audit, in_words, shadow_attack
@@ -226,13 +226,13 @@ def _request(setup: Setup, graph: Bundle, links: Links | None, seed: int) -> tup
                 f"{setup.data} has {pool.shape[1]} training edges {setup.where} the two-hop neighbourhood of its test "
                 f"edges, and {wanted} are to be deleted; lower share, or delete anywhere."
             )
-        return pool[:, torch.randperm(pool.shape[1], generator=generator)[:wanted]], torch.empty(0, dtype=torch.long)
+        return some_of(pool, wanted, generator), torch.tensor([], dtype=torch.long)
     if setup.forget == "class":
         asked = Request("class", (graph.classes[seed % len(graph.classes)],), "the setting forget=class")
     else:
         pool = standing.train.nonzero().flatten()
-        order = torch.randperm(len(pool), generator=generator)[: max(1, int(setup.share * len(pool)))]
-        asked = Request("nodes", tuple(pool[order].tolist()), "the setting forget=nodes")
+        chosen = some_of(pool, max(1, int(setup.share * len(pool))), generator)
+        asked = Request("nodes", tuple(chosen.tolist()), "the setting forget=nodes")
     removal = standing.removal(asked)
     return removal.pairs, removal.nodes
 
