@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,15 @@ def test_ids_of_tables_are_read_as_they_stand(tmp_path: Path) -> None:
     (tmp_path / "nodes.csv").write_text("id,label,f\nanna,a,1\nben,b,2\n")
     assert node_numbers(tmp_path) == {"anna": 0, "ben": 1}
     assert node_numbers(tmp_path / "graph.npz") == {}
+    named = replace(standing(), numbers={name: k for k, name in enumerate("abcdef")})
+    for request, says in (
+        (ask("nodes", "b", "b"), "the node b is named twice"),
+        (ask("edges", ("a", "f")), "the edge a-f is not in the graph"),
+        (ask("nodes", "z"), "there is no node 'z'"),
+        (ask("nodes", "a", "b"), "its last are a, b"),
+    ):
+        with pytest.raises(DistilError, match=says):
+            named.removal(request)
     (tmp_path / "edges.csv").write_text("from,to\nanna,ben\n")
     (request,) = read_requests(tmp_path / "edges.csv")
     assert request.values == (("anna", "ben"),)

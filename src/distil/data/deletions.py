@@ -125,6 +125,13 @@ class Standing:
             gone_pairs=self.gone_pairs | set(map(tuple, removal.pairs.t().tolist())),
         )
 
+    def _ids(self, values: Sequence[Any]) -> list[Any]:
+        """Nodes, or pairs of them, by the ids that the user's tables have."""
+        if not self.numbers:
+            return list(values)
+        names = {number: name for name, number in self.numbers.items()}
+        return [tuple(names[k] for k in each) if isinstance(each, tuple) else names[each] for each in values]
+
     def number(self, value: Any, where: str) -> int:
         """Return the number of a node by its id, or say which is meant."""
         known = self.numbers.get(str(value))
@@ -147,27 +154,25 @@ class Standing:
                 raise DistilError(f"{request.where}: {_short(value)} is no edge; write two nodes, [3, 5].")
             low, high = sorted(self.number(each, request.where) for each in value)
             asked.append((low, high))
-        _once(asked, request.where, "edge", " (either direction means both)")
+        _once(self._ids(asked), request.where, "edge", " (either direction means both)")
         left = set(map(tuple, self.pairs.t().tolist()))
         already = [pair for pair in asked if pair in self.gone_pairs]
         if already:
             raise DistilError(
-                f"{request.where}: {_list(already, 'edge')} already deleted by an earlier request; leave out."
+                f"{request.where}: {_list(self._ids(already), 'edge')} already deleted by an earlier request."
             )
         unknown = [pair for pair in asked if pair not in left]
         if unknown:
-            raise DistilError(
-                f"{request.where}: {_list(unknown, 'edge')} not in the graph {self.name!r}; correct the request."
-            )
+            raise DistilError(f"{request.where}: {_list(self._ids(unknown), 'edge')} not in the graph {self.name!r}.")
         return Removal(request, torch.empty(0, dtype=torch.long), pairs_of(torch.tensor(asked).t()))
 
     def _nodes(self, request: Request) -> Removal:
         asked = [self.number(value, request.where) for value in request.values]
-        _once(asked, request.where, "node", "")
+        _once(self._ids(asked), request.where, "node", "")
         already = [node for node in asked if node in self.gone_nodes]
         if already:
             raise DistilError(
-                f"{request.where}: {_list(already, 'node')} already deleted by an earlier request; leave out."
+                f"{request.where}: {_list(self._ids(already), 'node')} already deleted by an earlier request."
             )
         return self._with_edges(request, torch.tensor(sorted(asked)))
 
@@ -195,7 +200,7 @@ class Standing:
             gone = [node for node in made.nodes.tolist() if self.train[node] and int(self.labels[node]) == label]
             raise DistilError(
                 f"{request.where}: the request leaves the class {self.classes[label]!r} without a training node "
-                f"(its last are {_ids(gone)}); delete the class as a whole, or fewer nodes."
+                f"(its last are {_ids(self._ids(gone))}); delete the class as a whole, or fewer nodes."
             )
 
 

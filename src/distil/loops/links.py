@@ -84,7 +84,7 @@ def link_bundle(bundle: Bundle, seed: int, *, val: float = 0.05, test: float = 0
     whole = bundle.train.batch
     links = split_links(whole["edge_index"], len(whole["inputs"]), seed, val=val, test=test)
     base = {"inputs": whole["inputs"], "edge_index": both_ways(links.train), "known": links.every}
-    parts = {
+    parts: dict[str, dict[str, Any]] = {
         "train": {"pairs": links.train},
         "val": {"pairs": links.val, "negatives": links.val_negatives},
         "test": {"pairs": links.test, "negatives": links.test_negatives},
@@ -97,6 +97,8 @@ def link_bundle(bundle: Bundle, seed: int, *, val: float = 0.05, test: float = 0
         input_shape=bundle.input_shape,
         fingerprint=fingerprint({"graph": bundle.fingerprint, "test": links.test, "val": links.val}),
         notes=(*bundle.notes, f"edges split by seed {seed}: {counts}."),
-        **{name: FullBatch(base | part) for name, part in parts.items()},
+        train=FullBatch(base | parts["train"]),
+        val=FullBatch(base | parts["val"]),
+        test=FullBatch(base | parts["test"]),
     )
     return made, links

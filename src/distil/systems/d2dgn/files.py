@@ -188,7 +188,7 @@ def write_step(
             module.cpu(),
             built=module,
             task=scene.task,
-            bundle=replace(bundle, **batch),
+            bundle=replace(bundle, val=batch["val"], test=batch["test"]),
             model=loaded.net,
             test=test,
             validation=scene.task.evaluate(module, batch["val"]),

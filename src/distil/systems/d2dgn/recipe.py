@@ -197,7 +197,11 @@ def _ground(setup: Setup, lab: Lab, graph: Bundle, seed: int) -> Ground:
             done = trained(start, scene.task, scene.training(kept=kept), setup.training, seed=seed)
             return {"state": done.module.state_dict(), "seconds": done.seconds, "processor": done.processor}
 
-        inputs = {"edges": scene.after if kept else scene.before, "forget": scene.forget.index, "net": setup.net}
+        inputs: dict[str, Any] = {
+            "edges": scene.after if kept else scene.before,
+            "forget": scene.forget.index,
+            "net": setup.net,
+        }
         stage = lab.stage(
             f"{name}-{seed}", train, seed=seed, data=graph.fingerprint, task=setup.task, how=setup.training, **inputs
         )
