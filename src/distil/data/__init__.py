@@ -21,6 +21,8 @@ from distil.data.loading import (
 # The readers come with their first use; they bring PIL, tables and graphs with them.
 _LATER = {
     "GraphData": "graphs",
+    "Inductive": "inductive",
+    "LabelsThenTeacher": "turns",
     "TextDataset": "text",
     "ImageViews": "twin",
     "TwoViews": "twin",
@@ -29,6 +31,7 @@ _LATER = {
     "Mirrored": "dense",
     "class_thirds": "imbalance",
     "hide_labels": "select",
+    "hide_nodes": "inductive",
     "load": "sources",
     "read_columns": "columns",
     "long_tail": "imbalance",
@@ -51,6 +54,8 @@ __all__ = [
     "FullBatch",
     "GraphData",
     "ImageViews",
+    "Inductive",
+    "LabelsThenTeacher",
     "Mirrored",
     "PlainBatches",
     "Streams",
@@ -66,6 +71,7 @@ __all__ = [
     "epoch_order",
     "fingerprint",
     "hide_labels",
+    "hide_nodes",
     "ids_of",
     "indexed",
     "labels_of",
