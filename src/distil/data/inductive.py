@@ -13,7 +13,7 @@ from distil.data.graphs import GraphData
 from distil.data.loading import FullBatch, mix_seed
 from distil.errors import DistilError
 
-__all__ = ["Inductive", "hide_nodes"]
+__all__ = ["Inductive", "graph_of", "hide_nodes"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,23 @@ class Inductive:
             val=FullBatch(parts["val"]),
             fingerprint=fingerprint({"whole": made.fingerprint, "nodes": self.nodes}),
         )
+
+
+def graph_of(bundle: Bundle) -> GraphData:
+    """Return the graph that a bundle of three full batches was made of.
+
+    Raises:
+        DistilError: the parts of the bundle are no batches of one graph.
+    """
+    batches = [getattr(getattr(bundle, part), "batch", None) for part in ("train", "val", "test")]
+    first = batches[0]
+    if not isinstance(first, dict) or any(b is None or b["inputs"] is not first["inputs"] for b in batches):
+        raise DistilError(f"{bundle.name!r} is not one graph under three masks; nodes can only be hidden in a graph.")
+    masks = {part: batch["mask"] for part, batch in zip(("train", "val", "test"), batches)}
+    return GraphData(
+        bundle.name, first["inputs"], first["edge_index"], first["labels"], **masks, classes=bundle.classes,
+        notes=bundle.notes,
+    )  # fmt: skip
 
 
 def hide_nodes(graph: GraphData, *, share: float = 0.2, seed: int = 0) -> Inductive:

@@ -11,17 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from distil.data.bundle import Bundle
-from distil.data.loading import FullBatch
+from distil.data.fingerprint import fingerprint
+from distil.data.loading import FullBatch, mix_seed
 from distil.engine.distiller import Distiller
 from distil.engine.gradient import gradient_shares
 from distil.errors import DistilError
 from distil.functional.frequency import output_cosine, pair_distance_divergence
+from distil.functional.node_features import noisy_features
 from distil.loops.training import Training
 from distil.methods.nodes import NodeMemory
 from distil.tasks import NodeTask
 from distil.tasks.base import BatchReader
 
-__all__ = ["NodeAnswers", "NodeTraining", "featured", "frequency_diagnostics", "rows_of", "without_edges"]
+__all__ = ["NodeAnswers", "NodeTraining", "featured", "frequency_diagnostics", "noisy", "rows_of", "without_edges"]
 
 
 @final
@@ -30,8 +32,6 @@ class NodeAnswers(BatchReader):
 
     Nodes of the training graph are answered as that graph lets the network answer; nodes that only the test graph has
     (hidden ones), as the whole graph does.
-
-    >>> from distil.data import load
     """
 
     def __init__(self, network: nn.Module, bundle: Bundle) -> None:
@@ -100,8 +100,18 @@ def featured(bundle: Bundle, make: Callable[[Tensor, Tensor], Tensor]) -> Bundle
             made[key] = make(inputs, edges)
         return FullBatch(part.batch | {"inputs": made[key]})
 
-    parts = {name: changed(getattr(bundle, name)) for name in ("train", "val", "test")}
-    return replace(bundle, **parts)
+    parts: dict[str, Any] = {name: changed(getattr(bundle, name)) for name in ("train", "val", "test")}
+    content = {f"inputs {k}": inputs for k, inputs in enumerate(made.values())}
+    return replace(bundle, **parts, fingerprint=fingerprint({"of": bundle.fingerprint, **content}))
+
+
+def noisy(bundle: Bundle, amount: float, *, seed: int = 0) -> Bundle:
+    """Return a graph whose features are ``(1 − amount) X + amount N(0, 1)``, the same for teacher and students."""
+    draw = torch.Generator().manual_seed(mix_seed("noise", seed))
+    changed = featured(
+        bundle, lambda x, _: noisy_features(x, torch.randn(x.shape, generator=draw, dtype=x.dtype), amount=amount)
+    )
+    return replace(changed, notes=(*bundle.notes, f"a share of {amount:g} of every feature is noise."))
 
 
 def frequency_diagnostics(bundle: Bundle) -> Callable[[Distiller], Mapping[str, float]]:
@@ -120,7 +130,8 @@ def frequency_diagnostics(bundle: Bundle) -> Callable[[Distiller], Mapping[str, 
             "cosine": float(output_cosine(*said).mean()),
             "distances": float(pair_distance_divergence(*said, batch["edge_index"])),
         }
-        return found | {f"share of {name}": 100 * share for name, share in _shares(distiller, batch).items()}
+        shares = _shares(distiller, batch)
+        return found | {f"share of {name}": 100 * share for name, share in shares.items() if len(shares) > 1}
 
     return read
 

@@ -27,7 +27,8 @@ class GLNN(NodeMethod):
 
     One summed step over the whole graph by default. Trained on :class:`distil.data.LabelsThenTeacher`, each epoch goes
     over the labels first and over the teacher's answers next, in batches, as the official code does. A batch says by
-    ``taught`` (bool ``[N]``) which of its nodes the teacher teaches; without it, all.
+    ``taught`` (bool ``[N]``) which of its nodes the teacher teaches, and the teacher is then one that answers without
+    edges (stored answers, :class:`distil.loops.nodes.NodeAnswers`); without it, all nodes are taught.
 
     Requirements: a graph batch whose ``id`` names the nodes; the student sees features alone.
 
@@ -47,7 +48,8 @@ class GLNN(NodeMethod):
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``glnn``, one value per node."""
-        known = self.memory.read(identified("glnn", batch))
+        ids = identified("glnn", batch)
+        known = teacher(batch).logits if TAUGHT in batch else self.memory.read(ids)
         values = node_kl(student(batch).logits, known, reduction="none")
         return {"glnn": Term(values, batch.get(TAUGHT))}
 

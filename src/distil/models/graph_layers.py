@@ -33,6 +33,8 @@ def neighbourhood(
 ) -> SparseMap | None:
     """Return the sum over neighbours as a sparse map, made once per tensor of edges; None where it does not serve.
 
+    In inference mode it is made when a tensor comes again: a part of a graph that is fetched for one answer never does.
+
     Args:
         edge_index: (2, E) as the model was given it.
         hidden: what will be summed; its length, precision and device decide.
@@ -50,7 +52,10 @@ def neighbourhood(
     if known is None or known[0] != version:
         known = (version, {})
         _KNOWN[edge_index] = known
-    if key not in known[1]:
+    if key not in known[1] and torch.is_inference_mode_enabled():
+        known[1][key] = None
+        return None
+    if known[1].get(key) is None:
         edges, weights = make()
         known[1][key] = sparse_map(edges.flip(0), weights.to(hidden.dtype), (len(hidden), len(hidden)))
     found: SparseMap = known[1][key]
