@@ -97,7 +97,7 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
                 "bound", f"{setup.teacher.upper()} taught with edges", "supervised + kd(temperature=1)", edges=True
             ),
         }
-    arms["gnn"] = made.teacher_arm(f"{setup.teacher.upper()} with edges (the teacher)")
+    arms[setup.teacher] = made.teacher_arm(f"{setup.teacher.upper()} with edges (the teacher)")
     where = " on hidden nodes" if setup.inductive else ""
     title = f"FF-G2M on {made.bundle.name}{where}: {setup.teacher.upper()} taught to an MLP"
     return Experiment(title, made.bundle, arms, None, made.setting(), closing=lambda report: [made.serving()])
@@ -107,15 +107,14 @@ class _Made:
     """The data, models and runs of one experiment."""
 
     def __init__(self, setup: Setup, lab: Lab) -> None:
-        known = (setup.data, setup.teacher)
-        if known not in TUNED:
-            names = [f"{data} with {teacher}" for data, teacher in TUNED]
-            raise DistilError(
-                f"ff-g2m(data='{setup.data}', teacher='{setup.teacher}') has no tuned setting; "
-                f"{nearest(f'{setup.data} with {setup.teacher}', names)}"
-            )
+        for name, place in (("data", 0), ("teacher", 1)):
+            given, known = getattr(setup, name), dict.fromkeys(key[place] for key in TUNED)
+            if given not in known:
+                raise DistilError(f"ff-g2m({name}='{given}') has no tuned setting; {nearest(given, known)}")
+        if setup.hops < 1:
+            raise DistilError(f"ff-g2m(hops={setup.hops}): features travel at least one hop; give 1 or more.")
         self.setup, self.lab = setup, lab
-        self.tuned: Tuned = TUNED[known]
+        self.tuned: Tuned = TUNED[setup.data, setup.teacher]
         self.bundle = self._bundle()
         self.plain = without_edges(self.bundle)
         width = setup.hidden or self.tuned.hidden
