@@ -101,10 +101,13 @@ def make_graph(
         DistilError: for features that are not finite, labels or edges out of range, or an empty training mask.
     """
     found = list(notes)
-    x = x.float()
-    nodes = len(x)
-    if x.ndim != 2 or not nodes:
-        raise DistilError(f"graph {name!r}: features of shape {tuple(x.shape)}; expected [nodes, features].")
+    x = x if x.layout == torch.strided else x.to_dense()
+    if x.ndim != 2 or not x.numel() or x.is_complex():
+        raise DistilError(
+            f"graph {name!r}: features of shape {tuple(x.shape)} and dtype {x.dtype}; expected numbers [nodes, "
+            "features]."
+        )
+    x, nodes = x.float(), len(x)
     broken = (~x.isfinite()).any(1).nonzero().flatten()
     if len(broken):
         raise DistilError(

@@ -16,7 +16,7 @@ from torch import nn
 
 from distil.data.bundle import Bundle
 from distil.data.fingerprint import fingerprint
-from distil.data.loading import mix_seed
+from distil.data.loading import FullBatch, mix_seed
 from distil.data.splits import SPLITS_FILE, write_splits
 from distil.engine.anatomy import MEANINGS
 from distil.engine.distiller import Distiller
@@ -172,6 +172,8 @@ def _try(text: str, run: OwnRun, made: Opened, lab: Lab, student: nn.Module) -> 
             epochs=run.training.epochs, taps=run.taps,
         )  # fmt: skip
         distiller.totals([example])
+        if isinstance(made.bundle.train, FullBatch):  # the example is all there is to go over
+            distiller.prepare([example])
         if distiller.prepared:  # else it waits for its pass over the data
             quiet = {"epochs": None, "steps": 1, "diagnose": False, "check_teacher": False}
             fit(distiller, [example], device=lab.device, **{**options, **quiet})
