@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distil.data import hide_nodes
+from distil.data import LabelsThenTeacher, hide_nodes
 from distil.data.bundle import Bundle
 from distil.data.graphs import GraphData, make_graph
 from distil.engine.distiller import Distiller
@@ -24,7 +24,7 @@ from distil.loops.nodes import (
     rows_of,
     without_edges,
 )
-from distil.methods import Supervised
+from distil.methods import GLNN, Supervised
 from distil.models import GCN, MLP
 from distil.systems.ff_g2m import published
 from distil.tasks import NodeTask
@@ -153,6 +153,10 @@ def test_diagnostics_say_how_far_the_two_agree_and_leave_the_run_alone() -> None
     assert all(torch.equal(value, state[name]) for name, value in made.state_dict().items())
     alone = frequency_diagnostics(bundle)(distiller(bundle, 1.0 * Supervised()))
     assert set(alone) == {"cosine", "distances"}
+    turns = distiller(bundle, 0.5 * Supervised() + 0.5 * GLNN())
+    fit(turns, LabelsThenTeacher(bundle.train.batch, size=NODES - 1), epochs=1, check_teacher=False)
+    found = frequency_diagnostics(bundle)(turns)  # one node was in no batch
+    assert found["share of supervised"] + found["share of glnn"] == pytest.approx(100, abs=1e-3)
 
 
 def test_settings_keep_their_optimizer_and_measure_no_shares() -> None:

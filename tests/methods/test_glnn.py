@@ -48,6 +48,17 @@ def test_batches_without_ids_are_refused_in_a_sentence(method: Any) -> None:
         made.prepare([bare])
 
 
+def test_labels_alone_ask_no_teacher() -> None:
+    assert (1.0 * Supervised() + 0.0 * GLNN()).expression == "supervised"
+    student, teacher = models()
+    options: dict[str, Any] = {"task": "node-classification", "example": GRAPH}
+    said = [
+        Distiller(student, one, 1.0 * Supervised() + 0.0 * GLNN(), **options).prepare([GRAPH]).eval()(GRAPH).loss
+        for one in (teacher, GCN(5, 4, CLASSES).eval())
+    ]
+    assert torch.equal(*said)
+
+
 def test_the_turns_of_an_epoch() -> None:
     turns = LabelsThenTeacher(GRAPH, size=8, seed=1)
     turns.set_epoch(4)

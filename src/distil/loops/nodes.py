@@ -19,6 +19,7 @@ from distil.errors import DistilError
 from distil.functional.frequency import output_cosine, pair_distance_divergence
 from distil.functional.node_features import noisy_features
 from distil.loops.training import Training
+from distil.methods.glnn import TAUGHT
 from distil.methods.nodes import NodeMemory
 from distil.tasks import NodeTask
 from distil.tasks.base import BatchReader
@@ -121,6 +122,7 @@ def frequency_diagnostics(bundle: Bundle) -> Callable[[Distiller], Mapping[str, 
     distances over edges, in nats; ``share of TERM``: of the gradient on the shipped weights, in %.
     """
     batch = dict(bundle.train.batch)
+    batch[TAUGHT] = torch.ones(len(batch["id"]), dtype=torch.bool)  # all, also where training saw some nodes only
 
     def read(distiller: Distiller) -> Mapping[str, float]:
         task = distiller.task
