@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from copy import deepcopy
@@ -276,6 +277,13 @@ def test_sums_by_sparse_products_are_the_librarys(
     monkeypatch.setattr("distil.models.graph_layers.neighbourhood", lambda *_, **__: None)
     for left, right in zip(quick, run()):
         torch.testing.assert_close(left, right)
+
+
+def test_a_graph_network_pickles_and_copies(graph: tuple[torch.Tensor, ...]) -> None:
+    x, edges, _ = graph
+    model = GCN(6, 8, 3)
+    for other in (pickle.loads(pickle.dumps(model)), deepcopy(model)):
+        assert torch.equal(other(x, edges), model(x, edges))
 
 
 def test_edges_that_change_in_place_are_summed_anew(graph: tuple[torch.Tensor, ...]) -> None:

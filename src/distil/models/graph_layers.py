@@ -8,24 +8,33 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
-from torch_geometric.nn import GCNConv
 
 from distil.functional.incidence import SparseMap, sparse_map
 
-__all__ = ["Convolution", "neighbourhood"]
+__all__ = ["neighbourhood"]
 
 _KNOWN = WeakIdKeyDictionary()
 
 
-class Convolution(GCNConv):
-    """torch-geometric's GCNConv, which takes a :class:`SparseMap` in place of edges and weights as well."""
+def __getattr__(name: str) -> Any:
+    """Make the class with its first use, since its library is an extra; by this name it pickles."""
+    if name != "Convolution":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from torch_geometric.nn import GCNConv
 
-    def propagate(self, edge_index: Any, *args: Any, **features: Any) -> Tensor:
-        """Sum over neighbours."""
-        if isinstance(edge_index, SparseMap):
-            return edge_index(features["x"])
-        summed: Tensor = super().propagate(edge_index, *args, **features)
-        return summed
+    class Convolution(GCNConv):
+        """torch-geometric's GCNConv, which takes a :class:`SparseMap` in place of edges and weights as well."""
+
+        def propagate(self, edge_index: Any, *args: Any, **features: Any) -> Tensor:
+            """Sum over neighbours."""
+            if isinstance(edge_index, SparseMap):
+                return edge_index(features["x"])
+            summed: Tensor = super().propagate(edge_index, *args, **features)
+            return summed
+
+    Convolution.__qualname__ = name
+    globals()[name] = Convolution
+    return Convolution
 
 
 def neighbourhood(
