@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from ..files import Hostile
-from .row import Row, blob, code, graph, half
+from .row import Row, blob, code, graph, half, own
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -289,6 +289,17 @@ ROWS = [
         "layers.0.lin.weight (8, 5) in the model, (8, 7) in the file",
         gcn_weights,
     ),
+    Row(
+        "a number of neighbours that is none",
+        graph("graph.npz", "--set", "graph.fanout=[3,0]", "--train-teacher", "1"),
+        "graph.fanout=[3, 0], graph.nodes=0; give for each hop",
+    ),
+    Row(
+        "neighbours for a teacher that is not trained",
+        graph("graph.npz", "--set", "graph.fanout=[3,3]"),
+        "add --train-teacher EPOCHS",
+    ),
+    Row("parts of no graph", own("--set", "graph.nodes=9"), "are of graphs, and photos is none"),
     Row(
         "a graph without nodes",
         graph("odd"),
