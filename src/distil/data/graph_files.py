@@ -87,6 +87,7 @@ def read_graph(
         classes=values["classes"],
         seed=seed,
         normalise=normalise,
+        columns=values.get("columns", ()),
     )
     if not made.edge_index.shape[1]:
         count = values["edge_index"].shape[1]

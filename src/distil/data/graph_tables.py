@@ -66,7 +66,7 @@ def read_graph_tables(
         classes: the class names in the order of a model's outputs; default in alphabetical (or numerical) order.
 
     Returns:
-        ``x``, ``edge_index``, ``y``, ``classes``, masks where a column says the split, and ``notes``.
+        ``x`` and the names of its ``columns``, ``edge_index``, ``y``, ``classes``, masks where a column says the split.
     """
     table = read_table(nodes)
     ids = next((name for name in table.columns if name.strip().lower() in _IDS), None)
@@ -81,8 +81,10 @@ def read_graph_tables(
         find_column(table, name, (), "ignore")
     number = _numbered(table, ids)
     y, names = _labels(table, label, classes)
+    columns = [name for name in table.columns if name not in {ids, label, split, *ignore}]
     values: dict[str, Any] = {
-        "x": _features(table, [name for name in table.columns if name not in {ids, label, split, *ignore}]),
+        "x": _features(table, columns),
+        "columns": tuple(columns),
         "edge_index": _pairs(read_table(edges), number, nodes),
         "y": y,
         "classes": names,

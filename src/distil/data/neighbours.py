@@ -74,8 +74,8 @@ class Neighbours:
         self.nodes = nodes
         self.sampler = "pyg" if sampler != "own" and compiled() else "own"
         self._sources = edge_index[0][order].contiguous()
-        self._degrees = edge_index[1].bincount(minlength=nodes)
-        self._starts = self._degrees.cumsum(0) - self._degrees
+        self.degrees = edge_index[1].bincount(minlength=nodes)
+        self._starts = self.degrees.cumsum(0) - self.degrees
         self._pyg: Any = None
         self._places = torch.full((nodes,), -1)  # kept between calls: a fresh one would cost a look at every node
 
@@ -115,7 +115,7 @@ class Neighbours:
 
     def _hop(self, frontier: Tensor, number: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Return the ends of the edges that lead to ``frontier``, at most ``number`` for each of its nodes."""
-        counts = self._degrees[frontier]
+        counts = self.degrees[frontier]
         targets = frontier.repeat_interleave(counts)
         first = counts.cumsum(0) - counts
         rank = torch.arange(len(targets)) - first.repeat_interleave(counts)
@@ -133,7 +133,7 @@ class Neighbours:
         from torch_geometric.sampler import NeighborSampler, NodeSamplerInput
 
         if self._pyg is None:
-            targets = torch.arange(self.nodes).repeat_interleave(self._degrees)
+            targets = torch.arange(self.nodes).repeat_interleave(self.degrees)
             whole = Data(edge_index=torch.stack([self._sources, targets]), num_nodes=self.nodes)
             self._pyg = NeighborSampler(whole, num_neighbors=list(fanout))
         self._pyg.num_neighbors = list(fanout)

@@ -32,6 +32,7 @@ from distil.functional.divergence import (
     standardise,
     tckd,
 )
+from distil.functional.edge_chunks import in_edge_chunks
 from distil.functional.enhanced import dominant_labels, enhanced_cross_entropy, labelled_rows
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
 from distil.functional.frequency import (
@@ -233,6 +234,7 @@ __all__ = [
     "hierarchical_context",
     "high_frequency",
     "image_values",
+    "in_edge_chunks",
     "initial_log_scale",
     "inner_relation",
     "interpolated_kl",

@@ -31,6 +31,7 @@ from distil.loops.inputs import as_teacher, for_key, image_task, in_words
 from distil.loops.lab import Arm, Lab, Outcome, Role, code_of
 from distil.loops.own_cache import teacher_of
 from distil.loops.own_check import check_call, first_line
+from distil.loops.own_graph import drawn, serving_tables
 from distil.loops.own_run import OwnRun, read_both, read_data
 from distil.loops.own_views import in_views, seen_by
 from distil.loops.recipe import data_report
@@ -207,7 +208,8 @@ def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab, task: Tas
     if run.train_teacher:
         lr = run.training.lr if run.teacher_lr is None else run.teacher_lr
         longer = replace(run.training, epochs=run.train_teacher, lr=lr)
-        teacher = train_teacher(lab, run.teacher, bundle, longer, seed=0, start=module, task=as_teacher(task))
+        data = drawn(run, bundle)
+        teacher = train_teacher(lab, run.teacher, data, longer, seed=0, start=module, task=as_teacher(task))
     else:
         lab.progress.begin(f"scoring the teacher {run.teacher}")
         module.eval()
@@ -249,8 +251,9 @@ def run_own(
         setting |= tuning_words(tuned, seed=seed, task=task)
         common["tuned"] = {name: [one.point.values, len(one.points)] for name, one in tuned.items()}
     chosen = {name: tuned[name].point if tuned else tried[0] for name, tried in points.items()}
+    arms = {name: _arm(name, p, train(name, p, len(points[name]), shown=True), points) for name, p in chosen.items()}
     report = compare(
-        {name: _arm(name, p, train(name, p, len(points[name]), shown=True), points) for name, p in chosen.items()},
+        arms,
         run.seeds,
         lab,
         title=title,
@@ -262,6 +265,9 @@ def run_own(
         adjust=len(run.methods) > 1,
         **common,
     )
+    first = next(name for name in arms if name != "alone" or len(arms) == 1)
+    tables = serving_tables(lab, run.student, teacher, bundle, task, arm=first, seed=run.seeds[0])
+    report |= {"tables": tables} if tables else {}
     return report | ({"tuning": tuning_report(tuned, seed=seed, task=task)} if tuned else {})
 
 
