@@ -101,7 +101,7 @@ def test_a_run_is_the_authors_loop(ties: str) -> None:
     for epoch in range(1, epochs + 1):
         z = mlp.train()(x)
         out = z.log_softmax(1)
-        kl = {"reduction": "batchmean", "log_target": True}
+        kl: dict[str, Any] = {"reduction": "batchmean", "log_target": True}
         low = F.kl_div(out[a], known.log_softmax(1)[b], **kl)
         high = F.kl_div((z[i] - z[j]).abs().div(tau).log_softmax(1), target, **kl)
         loss = lam * F.nll_loss(out[batch["mask"]], y[batch["mask"]]) + (1 - lam) * (low + high)

@@ -52,14 +52,15 @@ def graph_of(bundle: Bundle) -> GraphData:
     Raises:
         DistilError: the parts of the bundle are no batches of one graph.
     """
-    batches = [getattr(getattr(bundle, part), "batch", None) for part in ("train", "val", "test")]
-    first = batches[0]
-    if not isinstance(first, dict) or any(b is None or b["inputs"] is not first["inputs"] for b in batches):
+    parts = (bundle.train, bundle.val, bundle.test)
+    batches: list[dict[str, Tensor]] = [part.batch for part in parts if isinstance(part, FullBatch)]
+    if len(batches) < len(parts) or any(b["inputs"] is not batches[0]["inputs"] for b in batches):
         raise DistilError(f"{bundle.name!r} is not one graph under three masks; nodes can only be hidden in a graph.")
-    masks = {part: batch["mask"] for part, batch in zip(("train", "val", "test"), batches)}
+    first = batches[0]
+    train, val, test = (batch["mask"] for batch in batches)
     return GraphData(
-        bundle.name, first["inputs"], first["edge_index"], first["labels"], **masks, classes=bundle.classes,
-        notes=bundle.notes,
+        bundle.name, first["inputs"], first["edge_index"], first["labels"], train, val, test, bundle.classes,
+        bundle.notes,
     )  # fmt: skip
 
 

@@ -152,7 +152,8 @@ def output_cosine(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """
     shaped("output_cosine", "student_logits", student_logits, ("N", "C"), "give one row per node")
     same_shape("output_cosine", student_logits, teacher_logits, "give both models the same nodes and classes")
-    return F.cosine_similarity(*working(student_logits, teacher_logits), dim=1)
+    student, teacher = working(student_logits, teacher_logits)
+    return F.cosine_similarity(student, teacher, dim=1)
 
 
 def pair_distance_divergence(student_logits: Tensor, teacher_logits: Tensor, edge_index: Tensor) -> Tensor:

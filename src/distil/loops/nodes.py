@@ -127,10 +127,10 @@ def frequency_diagnostics(bundle: Bundle) -> Callable[[Distiller], Mapping[str, 
     def read(distiller: Distiller) -> Mapping[str, float]:
         task = distiller.task
         (teacher,) = distiller.teachers.values()
-        said = [task.predict(model, [batch])["logits"] for model in (distiller.deployed(), teacher)]
+        ours, theirs = (task.predict(model, [batch])["logits"] for model in (distiller.deployed(), teacher))
         found = {
-            "cosine": float(output_cosine(*said).mean()),
-            "distances": float(pair_distance_divergence(*said, batch["edge_index"])),
+            "cosine": float(output_cosine(ours, theirs).mean()),
+            "distances": float(pair_distance_divergence(ours, theirs, batch["edge_index"])),
         }
         shares = _shares(distiller, batch)
         return found | {f"share of {name}": 100 * share for name, share in shares.items() if len(shares) > 1}
