@@ -124,7 +124,7 @@ def test_the_graph_recipe_runs_on_cora(tmp_path: Path) -> None:
 @needs_data
 @pytest.mark.parametrize("teacher", ["gat", "sage"])
 def test_the_graph_recipe_hides_nodes_and_runs_glnns_variants(teacher: str, tmp_path: Path) -> None:
-    short = ("hidden=8", "teacher_training.epochs=3", "seeds=[0]", "inductive=true", "variants=true", "noise=0.1")
+    short = ("hidden=16", "teacher_training.epochs=15", "seeds=[0]", "inductive=true", "variants=true", "noise=0.001")
     report = run("ff-g2m", tmp_path, f"teacher={teacher}", "teacher_training.lr=0.05", *short)
     extra = {"glnn-turns", "glnn-hops", "gnn-kd", teacher}
     assert {arm["name"] for arm in report["arms"] if arm["role"] == "bound"} == extra
