@@ -113,6 +113,7 @@ def test_what_is_removed_is_gone_for_the_next_request() -> None:
 
 def test_ids_of_tables_are_read_as_they_stand(tmp_path: Path) -> None:
     (tmp_path / "nodes.csv").write_text("id,label,f\nanna,a,1\nben,b,2\n")
+    (tmp_path / "edges.csv").write_text("from,to\nanna,ben\n")
     assert node_numbers(tmp_path) == {"anna": 0, "ben": 1}
     assert node_numbers(tmp_path / "graph.npz") == {}
     named = replace(standing(), numbers={name: k for k, name in enumerate("abcdef")})
@@ -124,7 +125,6 @@ def test_ids_of_tables_are_read_as_they_stand(tmp_path: Path) -> None:
     ):
         with pytest.raises(DistilError, match=says):
             named.removal(request)
-    (tmp_path / "edges.csv").write_text("from,to\nanna,ben\n")
     (request,) = read_requests(tmp_path / "edges.csv")
     assert request.values == (("anna", "ben"),)
     (tmp_path / "many.json").write_text('[{"nodes": ["anna"]}, {"class": 1}]')

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from distil.data.bundle import NO_LABEL, Bundle
+from distil.data.graph_tables import _IDS, _numbered, tables_of
 from distil.data.links import pairs_of
 from distil.data.tables import read_table
 from distil.errors import DistilError, nearest
@@ -271,12 +272,13 @@ def _read_csv(path: Path) -> Request:
 
 
 def node_numbers(path: str | Path) -> dict[str, int]:
-    """Return node numbers by id for a folder with ``nodes.csv``; empty for graphs whose nodes are numbers already."""
-    file = Path(path) / "nodes.csv"
-    if not file.is_file():
+    """Return node numbers by id for a graph in tables; empty for graphs whose nodes are numbers already."""
+    tables = tables_of(path)
+    if tables is None:
         return {}
-    ids = read_table(file).columns.get("id", [])
-    return {str(value): k for k, value in enumerate(ids)}
+    table = read_table(tables[0])
+    ids = next((name for name in table.columns if name.strip().lower() in _IDS), None)
+    return {} if ids is None else _numbered(table, ids)
 
 
 def _once(asked: Sequence[Any], where: str, what: str, how: str) -> None:

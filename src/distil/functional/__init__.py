@@ -32,9 +32,20 @@ from distil.functional.divergence import (
     standardise,
     tckd,
 )
+from distil.functional.edge_chunks import in_edge_chunks
 from distil.functional.enhanced import dominant_labels, enhanced_cross_entropy, labelled_rows
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
 from distil.functional.forgetting import forget_auc, link_posteriors, posterior_distance, roc_auc, win_rates
+from distil.functional.frequency import (
+    NeighbourMeans,
+    NeighbourPairs,
+    contrast_divergence,
+    mean_divergence,
+    neighbour_means,
+    neighbour_pairs,
+    output_cosine,
+    pair_distance_divergence,
+)
 from distil.functional.fusion import fused, ratio_by_likelihood, ratio_by_margin
 from distil.functional.gnndelete import (
     DELETION_START,
@@ -89,6 +100,7 @@ from distil.functional.mixing import (
 )
 from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
 from distil.functional.multilevel import batch_relation, class_relation, multilevel, unsure_share
+from distil.functional.node_features import noisy_features, propagated_features
 from distil.functional.patches import (
     PatchMask,
     masked_reconstruction,
@@ -178,6 +190,8 @@ __all__ = [
     "Convention",
     "Deletion",
     "Mix",
+    "NeighbourMeans",
+    "NeighbourPairs",
     "Patch",
     "PatchMask",
     "Plane",
@@ -205,6 +219,7 @@ __all__ = [
     "class_probabilities",
     "class_relation",
     "class_subspaces",
+    "contrast_divergence",
     "correlation_congruence",
     "correlation_kernel",
     "cosine_distance",
@@ -247,6 +262,7 @@ __all__ = [
     "hierarchical_context",
     "high_frequency",
     "image_values",
+    "in_edge_chunks",
     "initial_log_scale",
     "inner_relation",
     "interpolated_kl",
@@ -272,6 +288,7 @@ __all__ = [
     "masked_mse",
     "masked_reconstruction",
     "masked_weights",
+    "mean_divergence",
     "mean_labels",
     "mean_logits",
     "mean_rows",
@@ -289,14 +306,19 @@ __all__ = [
     "nearest_mean",
     "nearest_tokens",
     "neighbour_contrast",
+    "neighbour_means",
     "neighbour_overlap",
+    "neighbour_pairs",
     "node_ascent",
     "node_kl",
     "noise_contrast",
     "noise_like",
+    "noisy_features",
     "nst",
     "null_space",
     "on_line",
+    "output_cosine",
+    "pair_distance_divergence",
     "paired_views",
     "pairwise_distances",
     "pasted",
@@ -312,6 +334,7 @@ __all__ = [
     "pool_match",
     "posterior_distance",
     "principal_directions",
+    "propagated_features",
     "random_rotation",
     "ratio_by_likelihood",
     "ratio_by_margin",

@@ -19,6 +19,7 @@ _HOMES = {
     "masked": ("MaskedAutoencoder", "MaskedViT", "load_encoder", "token_head"),
     "gnn": ("GAT", "GCN", "SAGE"),
     "gin": ("GIN",),
+    "nodewise": ("Nodewise",),
     "text": ("BagOfWords", "TextCNN"),
     "hf": ("MeanPooled", "load_tokenizer"),
     "unet": ("UNet",),
