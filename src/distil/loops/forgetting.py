@@ -23,7 +23,8 @@ OVERSHOOT = 5.0  # points of forgetting above a retrained model from which delet
 METRICS = {
     "forget AUC": "retained against deleted elements by the model's score, %, mean of 500 draws; 50 cannot tell them",
     "confidence": "mean probability of the deleted elements' truth, %",
-    "membership ratio": "a shadow-trained attacker's success on deleted elements, before over after; above 1 is better",
+    "attack success": "mean probability, %, that a shadow-trained attacker gives to deleted elements' being members",
+    "membership ratio": "that attacker's success before over after, above 1 is better; huge where it is sure of its no",
     "change AUC": "deleted against unseen elements by how far their posterior moved from the original model's, %",
     "distance to retrained": "mean distance of posteriors from a retrained model's, on unseen and deleted elements",
 }
@@ -106,7 +107,9 @@ def audit(
     )
     scores["change AUC"] = 100 * roc_auc(moved, steady)
     if attack is not None:
-        scores["membership ratio"] = attack.success(before) / max(attack.success(after), 1e-6)
+        now = attack.success(after)
+        scores["attack success"] = 100 * now
+        scores["membership ratio"] = attack.success(before) / max(now, 1e-6)
     if retrained is not None:
         apart = [_apart(scene, model, retrained, each) for each in (unseen, scene.forget)]
         scores["distance to retrained"] = sum(apart) / len(apart)
