@@ -21,6 +21,8 @@ from distil.data.loading import (
 # The readers come with their first use; they bring PIL, tables and graphs with them.
 _LATER = {
     "GraphData": "graphs",
+    "Inductive": "inductive",
+    "LabelsThenTeacher": "turns",
     "TextDataset": "text",
     "ImageViews": "twin",
     "TwoViews": "twin",
@@ -31,6 +33,7 @@ _LATER = {
     "NodeBatches": "node_batches",
     "class_thirds": "imbalance",
     "hide_labels": "select",
+    "hide_nodes": "inductive",
     "load": "sources",
     "read_columns": "columns",
     "long_tail": "imbalance",
@@ -53,6 +56,8 @@ __all__ = [
     "FullBatch",
     "GraphData",
     "ImageViews",
+    "Inductive",
+    "LabelsThenTeacher",
     "Mirrored",
     "Neighbours",
     "NodeBatches",
@@ -70,6 +75,7 @@ __all__ = [
     "epoch_order",
     "fingerprint",
     "hide_labels",
+    "hide_nodes",
     "ids_of",
     "indexed",
     "labels_of",

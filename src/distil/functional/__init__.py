@@ -35,6 +35,16 @@ from distil.functional.divergence import (
 from distil.functional.edge_chunks import in_edge_chunks
 from distil.functional.enhanced import dominant_labels, enhanced_cross_entropy, labelled_rows
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
+from distil.functional.frequency import (
+    NeighbourMeans,
+    NeighbourPairs,
+    contrast_divergence,
+    mean_divergence,
+    neighbour_means,
+    neighbour_pairs,
+    output_cosine,
+    pair_distance_divergence,
+)
 from distil.functional.fusion import fused, ratio_by_likelihood, ratio_by_margin
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
@@ -79,6 +89,7 @@ from distil.functional.mixing import (
 )
 from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
 from distil.functional.multilevel import batch_relation, class_relation, multilevel, unsure_share
+from distil.functional.node_features import noisy_features, propagated_features
 from distil.functional.patches import (
     PatchMask,
     masked_reconstruction,
@@ -158,6 +169,8 @@ __all__ = [
     "ClassMeans",
     "Convention",
     "Mix",
+    "NeighbourMeans",
+    "NeighbourPairs",
     "Patch",
     "PatchMask",
     "Plane",
@@ -183,6 +196,7 @@ __all__ = [
     "class_probabilities",
     "class_relation",
     "class_subspaces",
+    "contrast_divergence",
     "correlation_congruence",
     "correlation_kernel",
     "crd",
@@ -242,6 +256,7 @@ __all__ = [
     "masked_mse",
     "masked_reconstruction",
     "masked_weights",
+    "mean_divergence",
     "mean_labels",
     "mean_logits",
     "mean_rows",
@@ -258,13 +273,18 @@ __all__ = [
     "nearest_mean",
     "nearest_tokens",
     "neighbour_contrast",
+    "neighbour_means",
     "neighbour_overlap",
+    "neighbour_pairs",
     "node_kl",
     "noise_contrast",
     "noise_like",
+    "noisy_features",
     "nst",
     "null_space",
     "on_line",
+    "output_cosine",
+    "pair_distance_divergence",
     "paired_views",
     "pairwise_distances",
     "pasted",
@@ -279,6 +299,7 @@ __all__ = [
     "plane_through",
     "pool_match",
     "principal_directions",
+    "propagated_features",
     "random_rotation",
     "ratio_by_likelihood",
     "ratio_by_margin",
