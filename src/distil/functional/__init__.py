@@ -10,6 +10,15 @@ from distil.functional.averages import flat_weights, moving_average, named_weigh
 from distil.functional.backends import backend
 from distil.functional.bilevel import full_precision, unrolled_step
 from distil.functional.bottleneck import unit_scores
+from distil.functional.collage import (
+    Chosen,
+    best_crops,
+    label_cross_entropy,
+    padded,
+    shuffled_patches,
+    square_boxes,
+    stitched,
+)
 from distil.functional.contrastive import bank_logits, bank_rows, crd, log_normaliser, noise_contrast
 from distil.functional.crops import (
     channel_moments,
@@ -154,6 +163,7 @@ from distil.functional.views import entropy, paired_views, view_pairs
 __all__ = [
     "CONVENTIONS",
     "STATE_BLOCKS",
+    "Chosen",
     "ClassMeans",
     "Convention",
     "Mix",
@@ -172,6 +182,7 @@ __all__ = [
     "bank_logits",
     "bank_rows",
     "batch_relation",
+    "best_crops",
     "by_deviation",
     "channel_gram",
     "channel_masks",
@@ -227,6 +238,7 @@ __all__ = [
     "kept_share",
     "kernel_congruence",
     "kl",
+    "label_cross_entropy",
     "labelled_rows",
     "linear_rows",
     "local_relation",
@@ -263,6 +275,7 @@ __all__ = [
     "nst",
     "null_space",
     "on_line",
+    "padded",
     "paired_views",
     "pairwise_distances",
     "pasted",
@@ -295,6 +308,7 @@ __all__ = [
     "sample_gram",
     "sampled_cross_entropy",
     "sampled_kl",
+    "shuffled_patches",
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
@@ -303,8 +317,10 @@ __all__ = [
     "source_cross_entropy",
     "sparse_kd",
     "spatial_masks",
+    "square_boxes",
     "standardise",
     "standardised_channels",
+    "stitched",
     "subclass_coordinates",
     "subclass_cross_entropy",
     "subclass_log_probs",
