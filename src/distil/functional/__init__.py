@@ -5,11 +5,21 @@ loss takes ``weight=`` and gives its unreduced values with ``reduction="none"``.
 a docstring says that no gradient reaches it.
 """
 
+from distil.functional.activation import activation_map, crop_activation, masked_step, min_max, soft_mask
 from distil.functional.affinity import correlation_congruence, correlation_kernel, kernel_congruence, pkt, unit_rows
 from distil.functional.averages import flat_weights, moving_average, named_weights
 from distil.functional.backends import backend
 from distil.functional.bilevel import full_precision, unrolled_step
 from distil.functional.bottleneck import unit_scores
+from distil.functional.collage import (
+    Chosen,
+    best_crops,
+    label_cross_entropy,
+    padded,
+    shuffled_patches,
+    square_boxes,
+    stitched,
+)
 from distil.functional.contrastive import bank_logits, bank_rows, crd, log_normaliser, noise_contrast
 from distil.functional.crops import (
     channel_moments,
@@ -149,11 +159,20 @@ from distil.functional.trilateral import (
     mean_rows,
     trilateral_state,
 )
+from distil.functional.two_numbers import (
+    half_distances,
+    label_bytes,
+    label_distances,
+    mixed_cross_entropy,
+    rebuilt_labels,
+    two_distances,
+)
 from distil.functional.views import entropy, paired_views, view_pairs
 
 __all__ = [
     "CONVENTIONS",
     "STATE_BLOCKS",
+    "Chosen",
     "ClassMeans",
     "Convention",
     "Mix",
@@ -163,6 +182,7 @@ __all__ = [
     "SparseTargets",
     "Subspaces",
     "Term",
+    "activation_map",
     "add_probabilities",
     "as_soft_labels",
     "attention_map",
@@ -172,6 +192,7 @@ __all__ = [
     "bank_logits",
     "bank_rows",
     "batch_relation",
+    "best_crops",
     "by_deviation",
     "channel_gram",
     "channel_masks",
@@ -185,6 +206,7 @@ __all__ = [
     "correlation_congruence",
     "correlation_kernel",
     "crd",
+    "crop_activation",
     "crop_boxes",
     "cropped",
     "cross_attention",
@@ -215,6 +237,7 @@ __all__ = [
     "gather_tokens",
     "gradient_gram",
     "graph_weights",
+    "half_distances",
     "hard_split",
     "hierarchical_context",
     "high_frequency",
@@ -227,6 +250,9 @@ __all__ = [
     "kept_share",
     "kernel_congruence",
     "kl",
+    "label_bytes",
+    "label_cross_entropy",
+    "label_distances",
     "labelled_rows",
     "linear_rows",
     "local_relation",
@@ -239,6 +265,7 @@ __all__ = [
     "masked_map",
     "masked_mse",
     "masked_reconstruction",
+    "masked_step",
     "masked_weights",
     "mean_labels",
     "mean_logits",
@@ -246,7 +273,9 @@ __all__ = [
     "members_by_chance",
     "members_by_clusters",
     "members_by_labels",
+    "min_max",
     "mixed",
+    "mixed_cross_entropy",
     "mixed_labels",
     "moving_average",
     "mse",
@@ -263,6 +292,7 @@ __all__ = [
     "nst",
     "null_space",
     "on_line",
+    "padded",
     "paired_views",
     "pairwise_distances",
     "pasted",
@@ -280,6 +310,7 @@ __all__ = [
     "random_rotation",
     "ratio_by_likelihood",
     "ratio_by_margin",
+    "rebuilt_labels",
     "recover_labels",
     "reduce",
     "rescaled_cross_entropy",
@@ -295,16 +326,20 @@ __all__ = [
     "sample_gram",
     "sampled_cross_entropy",
     "sampled_kl",
+    "shuffled_patches",
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
     "soft_label_cross_entropy",
     "soft_label_term",
+    "soft_mask",
     "source_cross_entropy",
     "sparse_kd",
     "spatial_masks",
+    "square_boxes",
     "standardise",
     "standardised_channels",
+    "stitched",
     "subclass_coordinates",
     "subclass_cross_entropy",
     "subclass_log_probs",
@@ -320,6 +355,7 @@ __all__ = [
     "topk_of",
     "total_variation",
     "trilateral_state",
+    "two_distances",
     "unit_rows",
     "unit_scores",
     "unrolled_step",
