@@ -5,11 +5,21 @@ loss takes ``weight=`` and gives its unreduced values with ``reduction="none"``.
 a docstring says that no gradient reaches it.
 """
 
+from distil.functional.activation import activation_map, crop_activation, masked_step, min_max, soft_mask
 from distil.functional.affinity import correlation_congruence, correlation_kernel, kernel_congruence, pkt, unit_rows
 from distil.functional.averages import flat_weights, moving_average, named_weights
 from distil.functional.backends import backend
 from distil.functional.bilevel import full_precision, unrolled_step
 from distil.functional.bottleneck import unit_scores
+from distil.functional.collage import (
+    Chosen,
+    best_crops,
+    label_cross_entropy,
+    padded,
+    shuffled_patches,
+    square_boxes,
+    stitched,
+)
 from distil.functional.contrastive import bank_logits, bank_rows, crd, log_normaliser, noise_contrast
 from distil.functional.crops import (
     channel_moments,
@@ -172,6 +182,14 @@ from distil.functional.trilateral import (
     mean_rows,
     trilateral_state,
 )
+from distil.functional.two_numbers import (
+    half_distances,
+    label_bytes,
+    label_distances,
+    mixed_cross_entropy,
+    rebuilt_labels,
+    two_distances,
+)
 from distil.functional.views import entropy, paired_views, view_pairs
 
 __all__ = [
@@ -187,6 +205,7 @@ __all__ = [
     "SparseTargets",
     "Subspaces",
     "Term",
+    "activation_map",
     "add_probabilities",
     "as_soft_labels",
     "attention_map",
@@ -196,6 +215,7 @@ __all__ = [
     "bank_logits",
     "bank_rows",
     "batch_relation",
+    "best_crops",
     "by_deviation",
     "by_quota",
     "channel_gram",
@@ -212,6 +232,7 @@ __all__ = [
     "correlation_kernel",
     "craig",
     "crd",
+    "crop_activation",
     "crop_boxes",
     "cropped",
     "cross_attention",
@@ -248,6 +269,7 @@ __all__ = [
     "gradient_similarity",
     "grand",
     "graph_weights",
+    "half_distances",
     "hard_split",
     "herding",
     "hierarchical_context",
@@ -262,6 +284,9 @@ __all__ = [
     "kept_share",
     "kernel_congruence",
     "kl",
+    "label_bytes",
+    "label_cross_entropy",
+    "label_distances",
     "labelled_rows",
     "last_layer_gradients",
     "linear_rows",
@@ -275,6 +300,7 @@ __all__ = [
     "masked_map",
     "masked_mse",
     "masked_reconstruction",
+    "masked_step",
     "masked_weights",
     "match_pursuit",
     "mean_labels",
@@ -283,7 +309,9 @@ __all__ = [
     "members_by_chance",
     "members_by_clusters",
     "members_by_labels",
+    "min_max",
     "mixed",
+    "mixed_cross_entropy",
     "mixed_labels",
     "moving_average",
     "mse",
@@ -300,6 +328,7 @@ __all__ = [
     "nst",
     "null_space",
     "on_line",
+    "padded",
     "paired_views",
     "pairwise_distances",
     "pasted",
@@ -319,6 +348,7 @@ __all__ = [
     "ranked",
     "ratio_by_likelihood",
     "ratio_by_margin",
+    "rebuilt_labels",
     "recover_labels",
     "reduce",
     "rescaled_cross_entropy",
@@ -335,16 +365,20 @@ __all__ = [
     "sampled_cross_entropy",
     "sampled_kl",
     "shared_quotas",
+    "shuffled_patches",
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
     "soft_label_cross_entropy",
     "soft_label_term",
+    "soft_mask",
     "source_cross_entropy",
     "sparse_kd",
     "spatial_masks",
+    "square_boxes",
     "standardise",
     "standardised_channels",
+    "stitched",
     "subclass_coordinates",
     "subclass_cross_entropy",
     "subclass_log_probs",
@@ -360,6 +394,7 @@ __all__ = [
     "topk_of",
     "total_variation",
     "trilateral_state",
+    "two_distances",
     "uncertainty",
     "unit_rows",
     "unit_scores",
