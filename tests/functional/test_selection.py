@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distil.errors import DistilError
 from distil.functional import (
-    Chosen,
+    Selected,
     by_quota,
     chosen_per_class,
     craig,
@@ -31,7 +31,7 @@ from distil.functional import (
 from .oracles import normal
 
 CLUSTERS = torch.arange(14) % 3
-RULES: dict[str, Callable[[Tensor, int], Chosen]] = {
+RULES: dict[str, Callable[[Tensor, int], Selected]] = {
     "herding": herding,
     "herding farthest": partial(herding, rule="farthest"),
     "k-center": k_center,

@@ -17,7 +17,7 @@ from distil.errors import DistilError
 from distil.functional._checks import IGNORE, known, shaped
 
 __all__ = [
-    "Chosen",
+    "Selected",
     "by_quota",
     "chosen_per_class",
     "craig",
@@ -36,14 +36,14 @@ QUOTAS = ("even", "proportional")
 ROWS = 512  # rows of a table of distances that are made at once
 
 
-class Chosen(NamedTuple):
+class Selected(NamedTuple):
     """What was chosen: ``index`` [m] int64, places in the pool in the order of choice; ``weight`` [m] ≥ 0, float64."""
 
     index: Tensor
     weight: Tensor
 
 
-def herding(rows: Tensor, budget: int, *, rule: str = "nearest") -> Chosen:
+def herding(rows: Tensor, budget: int, *, rule: str = "nearest") -> Selected:
     """Choose rows whose mean follows the pool's mean at every length.
 
     The i-th choice is the row nearest to ``i · mean − Σ chosen`` among those left, so that the mean of the first i is
@@ -78,7 +78,7 @@ def herding(rows: Tensor, budget: int, *, rule: str = "nearest") -> Chosen:
     return _plain(index, pool)
 
 
-def k_center(rows: Tensor, budget: int, *, start: Sequence[int] | None = None) -> Chosen:
+def k_center(rows: Tensor, budget: int, *, start: Sequence[int] | None = None) -> Selected:
     """Choose rows so that the farthest row of the pool is near to one of them: greedily, within twice the optimum.
 
     Repeatedly takes the row with the largest distance to its nearest centre.
@@ -121,7 +121,7 @@ def k_center(rows: Tensor, budget: int, *, start: Sequence[int] | None = None) -
     return _plain(index, pool)
 
 
-def ranked(scores: Tensor, budget: int, *, largest: bool = True) -> Chosen:
+def ranked(scores: Tensor, budget: int, *, largest: bool = True) -> Selected:
     """Choose by a score of each sample: the largest (or smallest) first, of equals the first.
 
     Args:
@@ -163,7 +163,7 @@ def gradient_similarity(rows: Tensor) -> Tensor:
     return away.max() - away
 
 
-def craig(similarity: Tensor, budget: int) -> Chosen:
+def craig(similarity: Tensor, budget: int) -> Selected:
     """Choose the samples that together are most like all others, and weigh each by how many it stands for.
 
     Greedy facility location: each choice raises ``Σ_i max_j∈S s_ij`` most. Its weights are :func:`facility_weights`.
@@ -176,7 +176,7 @@ def craig(similarity: Tensor, budget: int) -> Chosen:
         DistilError: no square of finite numbers of at least 0, a budget below 0.
 
     >>> craig(gradient_similarity(torch.tensor([[0.0], [0.1], [5.0], [0.2]])), 2)
-    Chosen(index=tensor([1, 2]), weight=tensor([4., 2.], dtype=torch.float64))
+    Selected(index=tensor([1, 2]), weight=tensor([4., 2.], dtype=torch.float64))
 
     Paper: Mirzasoleiman, Bilmes, Leskovec, *Coresets for Data-efficient Training of Machine Learning Models*, ICML
     2020, arXiv 1906.01827.
@@ -192,7 +192,7 @@ def craig(similarity: Tensor, budget: int) -> Chosen:
         left[index[-1]] = False
         best = torch.maximum(best, table[:, index[-1]])
     places = torch.tensor(index, dtype=torch.long, device=table.device)
-    return Chosen(places, facility_weights(table, places))
+    return Selected(places, facility_weights(table, places))
 
 
 def facility_weights(similarity: Tensor, index: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ def facility_weights(similarity: Tensor, index: Tensor) -> Tensor:
     return weight + torch.bincount(owner, minlength=len(index))
 
 
-def match_pursuit(columns: Tensor, target: Tensor, budget: int, *, ridge: float = 1.0) -> Chosen:
+def match_pursuit(columns: Tensor, target: Tensor, budget: int, *, ridge: float = 1.0) -> Selected:
     """Choose columns and weights of at least 0 whose sum is near a target: GradMatch by orthogonal matching pursuit.
 
     Each choice has the largest product with what is left of the target; what is left is measured after a ridge
@@ -256,12 +256,12 @@ def match_pursuit(columns: Tensor, target: Tensor, budget: int, *, ridge: float 
         rest = goal - _fit(pool[index], goal, ridge if len(index) > 1 else 0.0) @ pool[index]
     places = torch.tensor(index, dtype=torch.long, device=pool.device)
     if len(index) < 2:
-        return Chosen(places, torch.ones(len(index), dtype=torch.float64, device=pool.device))
+        return Selected(places, torch.ones(len(index), dtype=torch.float64, device=pool.device))
     from scipy.optimize import nnls
 
     gram, aim = _normal(pool[index], goal, ridge)
     solved, _ = nnls(gram.cpu().numpy(), aim.cpu().numpy())
-    return Chosen(places, torch.as_tensor(solved, dtype=torch.float64, device=pool.device))
+    return Selected(places, torch.as_tensor(solved, dtype=torch.float64, device=pool.device))
 
 
 def _normal(rows: Tensor, goal: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
@@ -314,7 +314,7 @@ def shared_quotas(groups: Tensor, budget: int, *, how: str = "even") -> Tensor:
     return quota
 
 
-def by_quota(scores: Tensor, groups: Tensor, budget: int, *, how: str = "even", largest: bool = True) -> Chosen:
+def by_quota(scores: Tensor, groups: Tensor, budget: int, *, how: str = "even", largest: bool = True) -> Selected:
     """Choose from every group its share, the best by score first: diversity by clusters.
 
     Args:
@@ -336,8 +336,8 @@ def by_quota(scores: Tensor, groups: Tensor, budget: int, *, how: str = "even", 
 
 
 def chosen_per_class(
-    choose: Callable[[Tensor, int], Chosen], labels: Tensor, budget: int, *, classes: int | None = None
-) -> Chosen:
+    choose: Callable[[Tensor, int], Selected], labels: Tensor, budget: int, *, classes: int | None = None
+) -> Selected:
     """Apply a rule within each class: ``budget`` of every class, or all of one that has fewer.
 
     Args:
@@ -365,7 +365,7 @@ def chosen_per_class(
         weights.append(chosen.weight)
     if not found:
         return _plain([], labels)
-    return Chosen(torch.cat(found), torch.cat(weights))
+    return Selected(torch.cat(found), torch.cat(weights))
 
 
 def without_twins(rows: Tensor, *, threshold: float = 0.95) -> tuple[Tensor, Tensor]:
@@ -438,6 +438,6 @@ def _first_max(column: Tensor) -> Tensor:
     return (row == row.max()).nonzero()[0, 0]
 
 
-def _plain(index: list[int], like: Tensor) -> Chosen:
+def _plain(index: list[int], like: Tensor) -> Selected:
     places = torch.tensor(index, dtype=torch.long, device=like.device)
-    return Chosen(places, torch.ones(len(index), dtype=torch.float64, device=like.device))
+    return Selected(places, torch.ones(len(index), dtype=torch.float64, device=like.device))
