@@ -81,9 +81,19 @@ def test_disagreement_is_zero_certainty_and_a_teacher_that_failed_has_no_say() -
     found = certainty(failing(), kind="entropy")
     assert found[2] == 0
     torch.testing.assert_close(found[1], certainty(teachers()[[0, 2]])[1])
-    torch.testing.assert_close(
-        certainty(failing(), kind="variance")[1], certainty(teachers()[[0, 2]], kind="variance")[1]
-    )
+    both = softmax(teachers()[[0, 2], 1].numpy(), 1)
+    spread = both.var(0).sum() / (1 - 1 / K)  # of the three that there are, two can differ less
+    assert certainty(failing(), kind="variance")[1].item() == pytest.approx(1 - spread)
+
+
+def test_certainty_is_that_of_the_label_that_is_taught() -> None:
+    t = teachers()
+    w = teacher_weights(t, kind="confidence", labels=LABELS)
+    label = combined_labels(t, w)
+    np.testing.assert_allclose(certainty(t, weights=w), 1 - entropy(label.numpy(), axis=1) / math.log(C))
+    only = torch.tensor([0.0, 1.0, 0.0]).double()[:, None].expand(K, N)
+    torch.testing.assert_close(certainty(t, kind="variance", weights=only), torch.ones(N).double())
+    torch.testing.assert_close(certainty(t, kind="max-prob", weights=only), t[1].softmax(1).amax(1))
 
 
 @pytest.mark.parametrize("kind", ["none", "entropy", "max-prob", "variance"])

@@ -21,6 +21,7 @@ from distil.functional.collage import (
     stitched,
 )
 from distil.functional.contrastive import bank_logits, bank_rows, crd, log_normaliser, noise_contrast
+from distil.functional.coresets import craig, facility_weights, gradient_similarity, match_pursuit
 from distil.functional.crops import (
     channel_moments,
     crop_boxes,
@@ -126,12 +127,8 @@ from distil.functional.selection import (
     Selected,
     by_quota,
     chosen_per_class,
-    craig,
-    facility_weights,
-    gradient_similarity,
     herding,
     k_center,
-    match_pursuit,
     ranked,
     shared_quotas,
     without_twins,

@@ -6,6 +6,7 @@ that is not finite) weighs nothing there and the others share its part.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -68,16 +69,20 @@ def mean_one(weights: Tensor, counted: Tensor | None = None) -> Tensor:
     return torch.where(total > 0, scaled, keep.to(w.dtype))
 
 
-def certainty(teacher_logits: Tensor | Sequence[Tensor], *, kind: str = "entropy", temperature: float = 1.0) -> Tensor:
+def certainty(
+    teacher_logits: Tensor | Sequence[Tensor], *, kind: str = "entropy", weights: Tensor | None = None,
+    temperature: float = 1.0,
+) -> Tensor:  # fmt: skip
     """Return how sure the teachers are of each sample, (N,) from 0 to 1, without gradient.
 
-    With p the mean of the teachers' probabilities: "entropy" is 1 − H(p) / log C, "max-prob" is max_c p_c, "variance"
-    is 1 − Σ_c Var_k(p_kc) / (1 − 1/K), so 1 where K teachers agree and 0 where each is sure of a class of its own;
+    With p = Σ_k w_k p_k their label: "entropy" is 1 − H(p) / log C, "max-prob" is max_c p_c, "variance" is
+    1 − Σ_k w_k ‖p_k − p‖² / (1 − 1/K), so 1 where K teachers agree and 0 where each is sure of a class of its own;
     "none" is 1. One class, or one teacher under "variance", leaves nothing to be unsure of: 1.
 
     Args:
         teacher_logits: (K, N, C), or one tensor (N, C) for each teacher.
         kind: one of `CERTAINTIES`.
+        weights: (K, N), summing to 1 over the teachers that answered; by default even, see :func:`teacher_weights`.
         temperature: above 0.
 
     >>> certainty(torch.tensor([[[0.0, 0.0], [99.0, 0.0]]]))
@@ -91,22 +96,19 @@ def certainty(teacher_logits: Tensor | Sequence[Tensor], *, kind: str = "entropy
     known("certainty", "kind", kind, CERTAINTIES)
     positive("certainty", "temperature", temperature)
     t = _stacked("certainty", teacher_logits)
-    answered = t.isfinite().all(2)
-    count = answered.sum(0)
-    said = torch.where(answered[..., None], t, torch.zeros_like(t))
-    each = (said / temperature).softmax(2) * answered[..., None]
-    p = each.sum(0) / count.clamp(min=1)[:, None]
+    w = teacher_weights(t) if weights is None else weights.detach().to(t.dtype)
+    shaped("certainty", "weights", w, tuple(t.shape[:2]), "give one weight for each teacher and sample")
+    each = (torch.where(w[..., None] > 0, t, torch.zeros_like(t)) / temperature).softmax(2)
+    p = (w[..., None] * each).sum(0)
     if kind == "none":
         sure = torch.ones_like(p[:, 0])
     elif kind == "max-prob":
         sure = p.amax(1)
     elif kind == "entropy":
-        classes = max(t.shape[2], 2)  # of one class the entropy is 0
-        sure = 1 - torch.special.entr(p).sum(1) / torch.log(torch.tensor(float(classes), dtype=p.dtype))
+        sure = 1 - torch.special.entr(p).sum(1) / math.log(max(p.shape[1], 2))  # of one class it is 0
     else:
-        spread = ((each - p).square() * answered[..., None]).sum((0, 2)) / count.clamp(min=1)
-        sure = 1 - spread / (1 - 1 / count.clamp(min=2))
-    return torch.where(count > 0, sure.clamp(0, 1), torch.zeros_like(sure))
+        sure = 1 - (w * (each - p).square().sum(2)).sum(0) / (1 - 1 / max(len(t), 2))
+    return torch.where(w.sum(0) > 0, sure.clamp(0, 1), torch.zeros_like(sure))
 
 
 def smoothed_labels(labels: Tensor, smoothing: float) -> Tensor:
