@@ -189,6 +189,7 @@ from distil.functional.two_numbers import (
 )
 from distil.functional.views import entropy, paired_views, view_pairs
 from distil.functional.weighting import (
+    answered,
     certainty,
     combined_labels,
     gate_state,
@@ -196,6 +197,7 @@ from distil.functional.weighting import (
     mixture_nll,
     several_teachers,
     smoothed_labels,
+    stacked_answers,
     teacher_weights,
 )
 
@@ -215,6 +217,7 @@ __all__ = [
     "Term",
     "activation_map",
     "add_probabilities",
+    "answered",
     "as_soft_labels",
     "attention_map",
     "attention_transfer",
@@ -391,6 +394,7 @@ __all__ = [
     "sparse_kd",
     "spatial_masks",
     "square_boxes",
+    "stacked_answers",
     "standardise",
     "standardised_channels",
     "stitched",

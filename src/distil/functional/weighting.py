@@ -22,6 +22,7 @@ __all__ = [
     "CERTAINTIES",
     "TARGETS",
     "TEACHER_WEIGHTS",
+    "answered",
     "certainty",
     "combined_labels",
     "gate_state",
@@ -29,6 +30,7 @@ __all__ = [
     "mixture_nll",
     "several_teachers",
     "smoothed_labels",
+    "stacked_answers",
     "teacher_weights",
 ]
 
@@ -49,6 +51,32 @@ def _stacked(name: str, teacher_logits: Tensor | Sequence[Tensor]) -> Tensor:
         teacher_logits = torch.stack(working(*teacher_logits))
     shaped(name, "teacher_logits", teacher_logits, ("K", "N", "C"), "stack the teachers on the first axis")
     return working(teacher_logits.detach())[0]
+
+
+def answered(teacher_logits: Tensor | Sequence[Tensor]) -> Tensor:
+    """Return which teacher answered which sample, (K, N) of bool: where all its scores are finite.
+
+    >>> answered(torch.tensor([[[0.0, 1.0], [torch.nan, 1.0]]]))
+    tensor([[ True, False]])
+    """
+    return _stacked("answered", teacher_logits).isfinite().all(2)
+
+
+def stacked_answers(answers: Sequence[Tensor | None], like: Tensor) -> Tensor:
+    """Return teachers' logits on one axis, (K, N, C), not a number for one that gave none.
+
+    Args:
+        answers: of each teacher (N, C), or None where its call failed.
+        like: (N, C), whose shape and precision the others' places have.
+
+    >>> stacked_answers([None, torch.ones(1, 2)], torch.zeros(1, 2))
+    tensor([[[nan, nan]],
+    <BLANKLINE>
+            [[1., 1.]]])
+    """
+    (shape,) = working(like.detach())
+    empty = torch.full_like(shape, torch.nan)
+    return _stacked("stacked_answers", [empty if each is None else each.to(shape) for each in answers])
 
 
 def mean_one(weights: Tensor, counted: Tensor | None = None) -> Tensor:
@@ -153,8 +181,8 @@ def teacher_weights(
     """
     known("teacher_weights", "kind", kind, TEACHER_WEIGHTS)
     t = _stacked("teacher_weights", teacher_logits)
-    answered = t.isfinite().all(2)
-    log_p = torch.where(answered[..., None], t, torch.zeros_like(t)).log_softmax(2)
+    got = t.isfinite().all(2)
+    log_p = torch.where(got[..., None], t, torch.zeros_like(t)).log_softmax(2)
     if kind == "uniform":
         score = torch.zeros_like(log_p[..., 0])
     elif kind == "entropy":
@@ -166,11 +194,11 @@ def teacher_weights(
         own = log_p.gather(2, index.expand(len(t), -1)[..., None])[..., 0]
         score = torch.where(counted, own, torch.zeros_like(own))
     score = score + _log_prior(prior, t)
-    score = score.masked_fill(~answered, -torch.inf)
-    # Where the prior forgets all teachers that answered, they count evenly.
-    lost = (score == -torch.inf).all(0) & answered.any(0)
-    score = torch.where(lost & answered, torch.zeros_like(score), score)
-    none = ~answered.any(0)
+    score = score.masked_fill(~got, -torch.inf)
+    # Where the prior forgets all teachers that got, they count evenly.
+    lost = (score == -torch.inf).all(0) & got.any(0)
+    score = torch.where(lost & got, torch.zeros_like(score), score)
+    none = ~got.any(0)
     return torch.where(none, torch.zeros_like(score), score.masked_fill(none, 0.0).softmax(0))
 
 
@@ -274,8 +302,8 @@ def gate_state(teacher_logits: Tensor | Sequence[Tensor]) -> Tensor:
     tensor([[0.5000, 0.5000, 1.0000, 0.0000]])
     """
     t = _stacked("gate_state", teacher_logits)
-    answered = t.isfinite().all(2, keepdim=True)
-    return torch.where(answered, t, torch.zeros_like(t)).softmax(2).transpose(0, 1).flatten(1)
+    got = t.isfinite().all(2, keepdim=True)
+    return torch.where(got, t, torch.zeros_like(t)).softmax(2).transpose(0, 1).flatten(1)
 
 
 def mixture_nll(
@@ -299,11 +327,11 @@ def mixture_nll(
         "mixture_nll", "gate_logits", gate_logits, (t.shape[1], len(t)), "give one score for each sample and teacher"
     )
     index, counted = class_index("mixture_nll", labels, t.shape[1:2], t.shape[2])
-    answered = t.isfinite().all(2)
-    log_p = torch.where(answered[..., None], t, torch.zeros_like(t)).log_softmax(2)
+    got = t.isfinite().all(2)
+    log_p = torch.where(got[..., None], t, torch.zeros_like(t)).log_softmax(2)
     own = log_p.gather(2, index.expand(len(t), -1)[..., None])[..., 0]
     (g,) = working(gate_logits)
-    known_to_some = answered.any(0)
-    scores = g.mT.masked_fill(~answered & known_to_some, -torch.inf).log_softmax(0)
+    known_to_some = got.any(0)
+    scores = g.mT.masked_fill(~got & known_to_some, -torch.inf).log_softmax(0)
     values = -(scores + own).logsumexp(0)
     return reduce(values, (counted & known_to_some).to(values.dtype), reduction=reduction)

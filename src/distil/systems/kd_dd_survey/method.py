@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from distil.data.held import HeldOut, held_out_ids, inside, listed
+from distil.data.held import held_out_ids, inside, listed
 from distil.engine.context import Context
-from distil.engine.method import AtEquality, Batch, Handles, Method, Sum, Traces, is_streams
+from distil.engine.method import AtEquality, Batch, Handles, Method, Sum, Traces
 from distil.engine.trace import ModelHandle
 from distil.errors import DistilError, nearest
 from distil.functional.reduction import Term
 from distil.functional.weighting import (
     CERTAINTIES,
     TARGETS,
+    TEACHER_WEIGHTS,
+    answered,
     certainty,
-    gate_state,
     mean_one,
-    mixture_nll,
     several_teachers,
     smoothed_labels,
+    stacked_answers,
     teacher_weights,
 )
+from distil.methods.gate import TeacherGate
 from distil.methods.supervised import Supervised
 
 __all__ = ["WeightedTeachers", "published"]
 
-TEACHERS = ("uniform", "confidence", "entropy", "gate", "alternate")
+TEACHERS = (*TEACHER_WEIGHTS, "gate", "alternate")
 FAILURES = ("skip", "stop")
 MOST = 4096  # samples that a gate learns from
 
@@ -57,8 +59,9 @@ class WeightedTeachers(Method):
         failing: "skip" goes on where a teacher fails, "stop" raises.
 
     A teacher *fails* on a batch where its call raises, and on a sample where its scores are not finite. Then the others
-    share its part; a sample that nobody answered costs 0. It is warned of once for each teacher and counted in
-    ``failed``; one that answered nothing in a whole epoch stops the run, since that is no failure but an absence.
+    share its part; a sample that nobody answered costs 0. It is warned of once for each teacher; one that answered
+    nothing in a whole epoch stops the run, since that is no failure but an absence. (Passes made ahead, with
+    ``teacher_forward`` "stream" or "offload", raise where they are made.)
 
     Requirements: a teacher, or a mapping of names to teachers, of the student's classes. "confidence" and "gate" read
     labels; "gate" needs ``prepare`` and ids. The gate is as honest as its samples: teachers that were trained on them
@@ -78,8 +81,6 @@ class WeightedTeachers(Method):
     """
 
     at_equality: Mapping[str, AtEquality] = {"teachers": "zero"}
-    failed: Tensor
-    answered: Tensor
 
     def __init__(
         self, *, target: str = "probabilities", teachers: str = "uniform", shares: Sequence[float] | None = None,
@@ -99,17 +100,19 @@ class WeightedTeachers(Method):
                 "and at most 0.5."
             )
         smoothed_labels(torch.ones(1), smoothing)
-        if shares is not None and (teachers == "alternate" or not shares or min(shares) < 0 or not sum(shares) > 0):
+        odd = shares is not None and (not shares or min(shares) < 0 or not sum(shares) > 0)
+        if odd or (shares is not None and teachers in ("alternate", "gate")):
             raise DistilError(
-                f"weightedteachers: shares={list(shares)} must be numbers of at least 0, not all 0, and do not go "
-                "with teachers='alternate', which asks one at a time."
+                f"weightedteachers: shares={list(shares or ())} must be numbers of at least 0, not all 0, and do not "
+                "go with teachers='alternate' or 'gate'."
             )
         self.target, self.kind, self.shares, self.sure, self.failing = target, teachers, shares, certainty, failing
         self.smoothing, self.temperature, self.validation = smoothing, temperature, validation
         self.labels = teachers in ("confidence", "gate")
         self.at_equality = {"teachers": "zero" if not smoothing else None}
-        self.gate: nn.Module | None = None
+        self.gate: TeacherGate | None = None
         self._warned: set[str] = set()
+        self._tally: dict[str, list[Tensor]] = {}  # of this epoch: which samples each teacher answered
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Refuse models that do not fit; make the gate, which is even until it has learned."""
@@ -124,37 +127,102 @@ class WeightedTeachers(Method):
                     "[B, C] of the same classes in the same order from all."
                 )
         if self.shares is not None and len(self.shares) != len(traces):
-            raise DistilError(f"weightedteachers: {len(self.shares)} shares for {len(traces)} teachers.")
-        for name in ("failed", "answered"):
-            self.register_buffer(name, torch.zeros(len(traces), device=student.logits.device))
+            raise DistilError(f"weightedteachers: {len(self.shares)} shares for {len(traces)} teachers; give as many.")
         if self.kind == "gate":
-            self.gate = nn.Linear(len(traces) * student.logits.shape[1], len(traces))
-            nn.init.zeros_(self.gate.weight)
-            nn.init.zeros_(self.gate.bias)
-            self.gate.requires_grad_(False)
+            self.gate = TeacherGate(len(traces), student.logits.shape[1]).to(student.logits.device)
 
     def prepare(self, teacher: Handles, data: Any) -> None:
         """Teach the gate, on a share of each class, which teacher knows what."""
         if self.gate is None:
             return
-        if is_streams(next(iter(data))):
-            raise DistilError("weightedteachers(teachers=gate) reads one stream of labelled samples.")
         ids, labels = listed(data)
         held = held_out_ids(ids, labels, min(self.validation, MOST / len(ids)))
-        parts = HeldOut(part for batch in data for part in inside(batch, held)).pools
-        known = [(torch.stack(self._said(teacher, part)), part["labels"]) for part in parts]
-        self.gate.requires_grad_(True)
-        optimizer = torch.optim.LBFGS(self.gate.parameters(), max_iter=50, line_search_fn="strong_wolfe")
-        gate = self.gate
+        parts = []
+        for part in (part for batch in data for part in inside(batch, held)):
+            said = self._said(teacher, part, 0)
+            like = next((each for each in said.values() if each is not None), None)
+            if like is not None:
+                parts.append((stacked_answers(list(said.values()), like), part["labels"]))
+        self.gate.learn(parts)
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            losses = [mixture_nll(said, gate(gate_state(said).to(gate.weight)), y) for said, y in known]
-            decay = [parameter.square().mean() for parameter in gate.parameters()]
-            loss = Term(torch.stack([*losses])).mean()
-            loss.backward()
-            return loss
+    def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
+        """Return the term ``teachers``, one value per sample."""
+        # A batch of its own: passes that the engine remembers it makes ahead of this, where a failure would stop it.
+        said = self._said(teacher, dict(batch), ctx.step)
+        s = student(batch).logits
+        t = stacked_answers(list(said.values()), s)
+        self._note(said, answered(t), ctx)
+        kind = self.kind if self.kind in TEACHER_WEIGHTS else "uniform"
+        prior = self.shares if self.gate is None else self.gate(t)
+        w = teacher_weights(t, kind=kind, labels=batch["labels"] if kind == "confidence" else None, prior=prior)
+        v = None if self.sure == "none" else mean_one(certainty(t, kind=self.sure, weights=w))
+        how: dict[str, Any] = {"target": self.target, "temperature": self.temperature, "smoothing": self.smoothing}
+        values = several_teachers(s, t, w, **how, weight=v, reduction="none")
+        return {"teachers": Term(values, coupled=v is not None)}
 
-        with torch.enable_grad():
-            optimizer.step(closure)  # type: ignore[no-untyped-call]
-        self.gate.requires_grad_(False)
+    def after_epoch(self, metrics: Mapping[str, float], ctx: Context) -> None:
+        """Say which teachers failed; stop where one answered nothing in the whole epoch."""
+        for name, looks in self._tally.items():
+            got, asked = sum(int(each.sum()) for each in looks), sum(len(each) for each in looks)
+            if not got:
+                raise DistilError(
+                    f"weightedteachers: the teacher '{name}' answered none of {asked} samples of an epoch (its call "
+                    "failed, or its scores were not finite); repair it or leave it out."
+                )
+            if got < asked:
+                self._warn(name, f"left {asked - got} of {asked} samples of an epoch without finite scores")
+        self._tally = {}
+
+    def _said(self, teacher: Handles, batch: Batch, turn: int) -> dict[str, Tensor | None]:
+        """Ask all teachers, or under "alternate" the one whose turn it is (the next where its call fails)."""
+        handles = teacher if isinstance(teacher, Mapping) else {"model": teacher}
+        said: dict[str, Tensor | None] = {}
+        order = [*handles]
+        for name in order[turn % len(order) :] + order[: turn % len(order)] if self.kind == "alternate" else order:
+            said[name] = self._asked(name, handles[name], batch)
+            if self.kind == "alternate" and said[name] is not None:
+                break
+        return said
+
+    def _asked(self, name: str, handle: ModelHandle, batch: Batch) -> Tensor | None:
+        """Return a teacher's logits; None where its call fails, which is warned of once."""
+        try:
+            return handle(batch).logits
+        except DistilError:
+            raise  # a mistake in how things were set up
+        except Exception as error:
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if self.failing == "stop":
+                raise DistilError(f"weightedteachers: the teacher '{name}' failed: {said}") from error
+            self._warn(name, f"failed on a batch ({said}); the others go on without it")
+            return None
+
+    def _note(self, said: Mapping[str, Any], got: Tensor, ctx: Context) -> None:
+        """Remember who answered which samples, on the device: counting waits for the end of the epoch."""
+        if ctx.training:
+            for name, each in zip(said, got):
+                self._tally.setdefault(name, []).append(each)
+        if self.failing == "stop" and not bool(got.all()):
+            raise DistilError(
+                "weightedteachers(failing=stop): a teacher's scores are not finite; failing=skip lets the others go on."
+            )
+
+    def _warn(self, name: str, text: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            warnings.warn(f"weightedteachers: the teacher '{name}' {text}.", stacklevel=2)
+
+
+def published(
+    *, target: str = "probabilities", teachers: str = "uniform", certainty: str = "none", smoothing: float = 0.0,
+    temperature: float = 1.0, label_weight: float = 1.0, kd_weight: float = 1.0,
+) -> Sum:  # fmt: skip
+    """Return labels and weighted teachers, each of weight 1; the survey names no weights.
+
+    >>> published(teachers="entropy", label_weight=0).expression
+    '...'
+    """
+    made = WeightedTeachers(
+        target=target, teachers=teachers, certainty=certainty, smoothing=smoothing, temperature=temperature
+    )
+    return label_weight * Supervised() + kd_weight * made
