@@ -5,11 +5,21 @@ loss takes ``weight=`` and gives its unreduced values with ``reduction="none"``.
 a docstring says that no gradient reaches it.
 """
 
+from distil.functional.activation import activation_map, crop_activation, masked_step, min_max, soft_mask
 from distil.functional.affinity import correlation_congruence, correlation_kernel, kernel_congruence, pkt, unit_rows
 from distil.functional.averages import flat_weights, moving_average, named_weights
 from distil.functional.backends import backend
 from distil.functional.bilevel import full_precision, unrolled_step
 from distil.functional.bottleneck import unit_scores
+from distil.functional.collage import (
+    Chosen,
+    best_crops,
+    label_cross_entropy,
+    padded,
+    shuffled_patches,
+    square_boxes,
+    stitched,
+)
 from distil.functional.contrastive import bank_logits, bank_rows, crd, log_normaliser, noise_contrast
 from distil.functional.crops import (
     channel_moments,
@@ -159,6 +169,14 @@ from distil.functional.trilateral import (
     mean_rows,
     trilateral_state,
 )
+from distil.functional.two_numbers import (
+    half_distances,
+    label_bytes,
+    label_distances,
+    mixed_cross_entropy,
+    rebuilt_labels,
+    two_distances,
+)
 from distil.functional.views import entropy, paired_views, view_pairs
 
 __all__ = [
@@ -167,6 +185,7 @@ __all__ = [
     "RIDGE_KERNELS",
     "SIAMESE_CHANGES",
     "STATE_BLOCKS",
+    "Chosen",
     "ClassMeans",
     "Convention",
     "Mix",
@@ -178,6 +197,7 @@ __all__ = [
     "SparseTargets",
     "Subspaces",
     "Term",
+    "activation_map",
     "add_probabilities",
     "as_soft_labels",
     "attention_map",
@@ -187,6 +207,7 @@ __all__ = [
     "bank_logits",
     "bank_rows",
     "batch_relation",
+    "best_crops",
     "by_deviation",
     "channel_gram",
     "channel_masks",
@@ -200,6 +221,7 @@ __all__ = [
     "correlation_congruence",
     "correlation_kernel",
     "crd",
+    "crop_activation",
     "crop_boxes",
     "cropped",
     "cross_attention",
@@ -232,6 +254,7 @@ __all__ = [
     "gradient_distance",
     "gradient_gram",
     "graph_weights",
+    "half_distances",
     "hard_split",
     "hierarchical_context",
     "high_frequency",
@@ -245,6 +268,9 @@ __all__ = [
     "kernel_congruence",
     "kernel_ridge",
     "kl",
+    "label_bytes",
+    "label_cross_entropy",
+    "label_distances",
     "labelled_rows",
     "latent_prior",
     "linear_rows",
@@ -258,6 +284,7 @@ __all__ = [
     "masked_map",
     "masked_mse",
     "masked_reconstruction",
+    "masked_step",
     "masked_weights",
     "mean_labels",
     "mean_logits",
@@ -266,7 +293,9 @@ __all__ = [
     "members_by_chance",
     "members_by_clusters",
     "members_by_labels",
+    "min_max",
     "mixed",
+    "mixed_cross_entropy",
     "mixed_labels",
     "mmd",
     "moving_average",
@@ -285,6 +314,7 @@ __all__ = [
     "nst",
     "null_space",
     "on_line",
+    "padded",
     "paired_views",
     "pairwise_distances",
     "pasted",
@@ -302,6 +332,7 @@ __all__ = [
     "random_rotation",
     "ratio_by_likelihood",
     "ratio_by_margin",
+    "rebuilt_labels",
     "recover_labels",
     "reduce",
     "rescaled_cross_entropy",
@@ -319,17 +350,21 @@ __all__ = [
     "sample_gram",
     "sampled_cross_entropy",
     "sampled_kl",
+    "shuffled_patches",
     "siamese",
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
     "soft_label_cross_entropy",
     "soft_label_term",
+    "soft_mask",
     "source_cross_entropy",
     "sparse_kd",
     "spatial_masks",
+    "square_boxes",
     "standardise",
     "standardised_channels",
+    "stitched",
     "subclass_coordinates",
     "subclass_cross_entropy",
     "subclass_log_probs",
@@ -346,6 +381,7 @@ __all__ = [
     "total_variation",
     "trajectory_distance",
     "trilateral_state",
+    "two_distances",
     "unit_rows",
     "unit_scores",
     "unrolled_step",
