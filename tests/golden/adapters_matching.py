@@ -1,4 +1,4 @@
-"""Adapters of matching: gradients, distributions and trajectories (kd-dd-survey), and DM's part of the baselines' case."""
+"""Adapters of matching: gradients, distributions, trajectories (kd-dd-survey), and DM's part of the baselines' case."""
 
 from __future__ import annotations
 
