@@ -69,6 +69,14 @@ from distil.functional.masking import (
     masked_mse,
     spatial_masks,
 )
+from distil.functional.matching import (
+    GRADIENT_DISTANCES,
+    gradient_distance,
+    mean_match,
+    mmd,
+    row_distance,
+    trajectory_distance,
+)
 from distil.functional.members import (
     filled_labels,
     hard_split,
@@ -114,6 +122,7 @@ from distil.functional.relation import (
     rkd_angle,
     rkd_distance,
 )
+from distil.functional.ridge import RIDGE_KERNELS, kernel_ridge, latent_prior, nearest_rows, ridge_kernel
 from distil.functional.sample_scores import (
     el2n,
     following_difficulty,
@@ -134,6 +143,7 @@ from distil.functional.selection import (
     without_twins,
 )
 from distil.functional.selectivity import nst
+from distil.functional.siamese import SIAMESE_CHANGES, SiameseStrengths, SiameseView, draw_siamese, siamese
 from distil.functional.soft_labels import (
     as_soft_labels,
     draw_teacher,
@@ -203,6 +213,9 @@ from distil.functional.weighting import (
 
 __all__ = [
     "CONVENTIONS",
+    "GRADIENT_DISTANCES",
+    "RIDGE_KERNELS",
+    "SIAMESE_CHANGES",
     "STATE_BLOCKS",
     "Chosen",
     "ClassMeans",
@@ -212,6 +225,8 @@ __all__ = [
     "PatchMask",
     "Plane",
     "Selected",
+    "SiameseStrengths",
+    "SiameseView",
     "SparseTargets",
     "Subspaces",
     "Term",
@@ -260,6 +275,7 @@ __all__ = [
     "dominant_labels",
     "draw_mix",
     "draw_patch",
+    "draw_siamese",
     "draw_teacher",
     "draw_tokens",
     "edges",
@@ -279,6 +295,7 @@ __all__ = [
     "fused",
     "gate_state",
     "gather_tokens",
+    "gradient_distance",
     "gradient_gram",
     "gradient_similarity",
     "grand",
@@ -297,12 +314,14 @@ __all__ = [
     "kd",
     "kept_share",
     "kernel_congruence",
+    "kernel_ridge",
     "kl",
     "label_bytes",
     "label_cross_entropy",
     "label_distances",
     "labelled_rows",
     "last_layer_gradients",
+    "latent_prior",
     "linear_rows",
     "local_relation",
     "log_normaliser",
@@ -319,6 +338,7 @@ __all__ = [
     "match_pursuit",
     "mean_labels",
     "mean_logits",
+    "mean_match",
     "mean_one",
     "mean_rows",
     "members_by_chance",
@@ -329,12 +349,14 @@ __all__ = [
     "mixed_cross_entropy",
     "mixed_labels",
     "mixture_nll",
+    "mmd",
     "moving_average",
     "mse",
     "multilevel",
     "named_weights",
     "nckd",
     "nearest_mean",
+    "nearest_rows",
     "nearest_tokens",
     "neighbour_contrast",
     "neighbour_overlap",
@@ -373,9 +395,11 @@ __all__ = [
     "restore_patches",
     "reverse_kl",
     "reversed_gradient",
+    "ridge_kernel",
     "rkd",
     "rkd_angle",
     "rkd_distance",
+    "row_distance",
     "row_gram",
     "sample_gram",
     "sampled_cross_entropy",
@@ -383,6 +407,7 @@ __all__ = [
     "several_teachers",
     "shared_quotas",
     "shuffled_patches",
+    "siamese",
     "skew_kl",
     "skew_reverse_kl",
     "smoothed_labels",
@@ -413,6 +438,7 @@ __all__ = [
     "topk_kl",
     "topk_of",
     "total_variation",
+    "trajectory_distance",
     "trilateral_state",
     "two_distances",
     "uncertainty",

@@ -9,6 +9,31 @@ __all__ = ["CONDENSERS", "find"]
 
 CONDENSERS: dict[str, Condenser] = {
     "random": Condenser("distil.loops.condense_random:random_set", "real samples, drawn at random from each class"),
+    "dm": Condenser(
+        "distil.loops.condense_matching:dm",
+        "samples whose mean features are the real ones in nets drawn at random",
+        "distil.loops.matching:Distributions",
+    ),
+    "dc": Condenser(
+        "distil.loops.condense_matching:dc",
+        "samples that give the gradients of the real data",
+        "distil.loops.matching:Gradients",
+    ),
+    "tm": Condenser(
+        "distil.loops.condense_matching:tm",
+        "samples on which nets learn in few steps what experts learned in epochs",
+        "distil.loops.condense_matching:Ways",
+    ),
+    "krr": Condenser(
+        "distil.loops.condense_matching:krr",
+        "samples whose ridge regression, in closed form, answers for the real data",
+        "distil.loops.ridge_sets:Ridge",
+    ),
+    "latent": Condenser(
+        "distil.loops.condense_matching:latent",
+        "samples made of codes that are matched and held near those of real data",
+        "distil.loops.condense_matching:Latents",
+    ),
 }
 
 
