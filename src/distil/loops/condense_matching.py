@@ -11,7 +11,7 @@ import torch
 from distil.data.condensed import CondensedSet
 from distil.data.loading import mix_seed
 from distil.errors import DistilError
-from distil.loops.condense import Order, options_of
+from distil.loops.order import Order, options_of
 from distil.loops.matching import Carrier, Distributions, Gradients, Real, match_distributions, match_gradients, started
 from distil.loops.ridge_sets import Ridge, match_ridge, principal_codes, prior_of
 from distil.loops.trajectories import Experts, Trajectories, match_trajectories, train_experts

@@ -25,7 +25,7 @@ from distil.functional import (
     siamese,
     standardised_channels,
 )
-from distil.loops.condense import Order
+from distil.loops.order import Order
 from distil.loops.training import build_model
 from distil.models.heads import find_head, replaced
 

@@ -1,1 +1,5 @@
-"""Survey of KD and dataset distillation of LLMs (arXiv 2025): see ``distil show kd-dd-survey``."""
+"""Survey of KD and dataset distillation of LLMs (arXiv 2025): teachers and samples weighted, and small sets."""
+
+from distil.systems.kd_dd_survey.method import WeightedTeachers, published
+
+__all__ = ["WeightedTeachers", "published"]
