@@ -123,7 +123,7 @@ def test_a_match_leaves_the_net_alone_and_the_inner_epochs_train_it(monkeypatch:
 
 
 def test_statistics_of_batch_norm_come_from_real_samples_and_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = fresh_net(Real(order(images())), "distil:convnet(width=3, depth=2, norm=batch)", "one")
+    kept = fresh_net(Real(order(images())), "distil:convnet(width=3, depth=2, norm='batch')", "one")
     monkeypatch.setattr(matching, "fresh_net", lambda *args: kept)
     real = Real(order(images(), 1))
     carrier = started(real, 1, "noise", torch.Generator().manual_seed(0))
@@ -137,8 +137,8 @@ def test_statistics_of_batch_norm_come_from_real_samples_and_are_held(monkeypatc
 def test_standardised_inputs_are_given_back_as_the_data_hold_them() -> None:
     for bundle in (vectors(), images()):
         real = Real(order(bundle))
-        rows = real.read(torch.arange(40))
-        torch.testing.assert_close(real.raw(rows), bundle.train.inputs[:40])
+        rows = real.read(torch.arange(len(bundle.train)))
+        torch.testing.assert_close(real.raw(rows), bundle.train.inputs)
         mean, deviation = channel_moments(rows)
         assert float(mean.abs().max()) < 1e-4
         assert float(deviation.square().mean()) == pytest.approx(1, abs=1e-4)
@@ -186,12 +186,28 @@ def test_matching_with_a_teachers_targets_differs_and_needs_a_teacher() -> None:
     bundle = vectors()
     asked = {"iterations": 3, "net": NET, "batch": 30}
     hard = condense(order(bundle, options=asked), "dc")
-    soft = condense(order(bundle, options={**asked, "soft": True}, teachers=(teacher(bundle),)), "dc")
+    net = teacher(bundle)
+    soft = condense(order(bundle, options=asked, teachers=(net,)), "dc-kd")
     assert not torch.equal(hard.inputs, soft.inputs)
-    with pytest.raises(DistilError, match="none is given"):
-        condense(order(bundle, options={**asked, "soft": True}), "dc")
+    assert soft.kind == "static"
+    assert soft.record["temperature"] == 1
+    assert soft.logits is not None
+    torch.testing.assert_close(soft.logits, net(soft.inputs).detach())
+    with pytest.raises(DistilError, match="needs a trained teacher"):
+        condense(order(bundle, options=asked), "dc-kd")
     with pytest.raises(DistilError, match="learn_labels must be false"):
-        Gradients(soft=True, learn_labels=True)
+        condense(order(bundle, options={"learn_labels": True}, teachers=(net,)), "dc-kd")
+
+
+def test_gradients_with_a_sure_teacher_are_those_of_the_labels() -> None:
+    bundle = vectors()
+    sure = teacher(bundle)
+    real, plain = Real(order(bundle, teachers=(sure,)), soft=True), Real(order(bundle))
+    sure.layers[0].weight.data.zero_()  # every class alike, whatever the input: then one class for all
+    sure.layers[0].bias.data = torch.tensor([0.0, 50.0, 0.0])
+    labels = torch.ones(4, dtype=torch.long)
+    rows = plain.read(torch.arange(4))
+    torch.testing.assert_close(real.targets(rows, 0 * labels), plain.targets(rows, labels))
 
 
 def test_a_teachers_targets_are_its_probabilities_on_inputs_as_the_data_hold_them() -> None:
@@ -219,7 +235,8 @@ def test_labels_are_learned_as_soft_ones_that_start_at_the_class(method: str) ->
 
 def test_only_what_is_compared_differs_between_means_moments_and_kernels() -> None:
     made = {
-        name: condense(order(options={**QUICK["dm"], "compare": name}), "dm") for name in ("mean", "moments", "mmd")
+        name: condense(order(options={"iterations": 3, "lr": 0.01, "compare": name}), "dm")
+        for name in ("mean", "moments", "mmd")
     }
     assert len({small.fingerprint for small in made.values()}) == 3
 
