@@ -11,12 +11,13 @@ import torch
 from distil.data.condensed import CondensedSet
 from distil.data.loading import mix_seed
 from distil.errors import DistilError
-from distil.loops.condense import Order, options_of
+from distil.loops.labelling import Labelling, relabelled
 from distil.loops.matching import Carrier, Distributions, Gradients, Real, match_distributions, match_gradients, started
+from distil.loops.order import Order, options_of
 from distil.loops.ridge_sets import Ridge, match_ridge, principal_codes, prior_of
 from distil.loops.trajectories import Experts, Trajectories, match_trajectories, train_experts
 
-__all__ = ["Latents", "Ways", "dc", "dm", "krr", "latent", "tm"]
+__all__ = ["Latents", "Ways", "dc", "dc_kd", "dm", "krr", "latent", "tm"]
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,23 @@ def dm(order: Order) -> CondensedSet:
 def dc(order: Order) -> CondensedSet:
     """Make a set by gradient matching; see :func:`~distil.loops.matching.match_gradients`."""
     how: Gradients = options_of(order, Gradients)
-    real, generator = Real(order, soft=how.soft), _generator(order, "dc")
+    real, generator = Real(order), _generator(order, "dc")
     carrier = started(real, order.per_class, how.start, generator, soft=how.learn_labels)
-    losses = match_gradients(real, carrier, how, generator)
-    return finished(real, carrier, losses)
+    return finished(real, carrier, match_gradients(real, carrier, how, generator))
+
+
+def dc_kd(order: Order) -> CondensedSet:
+    """Make a set that gives the gradients of distillation: targets are the teacher's probabilities on both sides.
+
+    The set has its teacher's logits as labels, at temperature 1; see :func:`~distil.loops.matching.match_gradients`.
+    """
+    how: Gradients = options_of(order, Gradients)
+    if how.learn_labels:
+        raise DistilError("dc-kd: the teacher labels the set, so learn_labels must be false.")
+    real, generator = Real(order, soft=True), _generator(order, "dc-kd")
+    carrier = started(real, order.per_class, how.start, generator)
+    small = finished(real, carrier, match_gradients(real, carrier, how, generator))
+    return relabelled(small, order.teachers, Labelling("static", temperature=1.0), task=order.task)
 
 
 def tm(order: Order) -> CondensedSet:

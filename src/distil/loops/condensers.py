@@ -21,6 +21,12 @@ CONDENSERS: dict[str, Condenser] = {
         "samples that give the gradients of the real data",
         "distil.loops.matching:Gradients",
     ),
+    "dc-kd": Condenser(
+        "distil.loops.condense_matching:dc_kd",
+        "samples that give the gradients of distillation by a teacher, which labels them",
+        "distil.loops.matching:Gradients",
+        teachers=1,
+    ),
     "tm": Condenser(
         "distil.loops.condense_matching:tm",
         "samples on which nets learn in few steps what experts learned in epochs",

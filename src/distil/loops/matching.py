@@ -25,7 +25,7 @@ from distil.functional import (
     siamese,
     standardised_channels,
 )
-from distil.loops.condense import Order
+from distil.loops.order import Order
 from distil.loops.training import build_model
 from distil.models.heads import find_head, replaced
 
@@ -70,7 +70,7 @@ class Real:
             self.deviation = self.deviation.square().mean().sqrt().expand_as(self.deviation)
         self.teacher = order.teachers[0].to(self.device).eval() if soft and order.teachers else None
         if soft and self.teacher is None:
-            raise DistilError("Targets of a teacher were asked for and none is given; name one, or leave soft out.")
+            raise DistilError("The gradients of distillation need a teacher, and none is given; name one.")
 
     def read(self, positions: Tensor) -> Tensor:
         """Return samples by their positions, standardised."""
@@ -177,7 +177,6 @@ class Gradients:
         start, augment: as for distributions.
         distance: "ours", "mse" or "cos".
         layers: "all" parameters, or the "last" layer's alone, which is cheaper.
-        soft: targets are the teacher's probabilities, on both sides; the set is to be labelled so as well.
         learn_labels: labels are learned too, as softmax of free logits, with the rate ``label_lr``.
     """
 
@@ -193,7 +192,6 @@ class Gradients:
     augment: bool = True
     distance: str = "ours"
     layers: str = "all"
-    soft: bool = False
     learn_labels: bool = False
     label_lr: float = 0.1
 
@@ -201,8 +199,6 @@ class Gradients:
         _sound("dc", self, distance=GRADIENT_DISTANCES, layers=("all", "last"))
         if self.outer < 0 or self.inner < 0:
             raise DistilError(f"dc: outer={self.outer} and inner={self.inner} must be at least 0 (0: as published).")
-        if self.soft and self.learn_labels:
-            raise DistilError("dc: soft=true takes the teacher's labels, so learn_labels must be false.")
 
     def loops(self, per_class: int) -> tuple[int, int]:
         """Return how many matches an iteration makes, and epochs of the net between them."""
@@ -304,8 +300,8 @@ def match_gradients(
         The mean loss of every iteration's matches.
 
     Paper: Zhao, Mopuri, Bilen, *Dataset Condensation with Gradient Matching*, ICLR 2021, arXiv 2006.05929; with
-    ``augment``, Zhao, Bilen, ICML 2021, arXiv 2102.08259. With ``soft`` both gradients are those of distillation, which
-    no code was found for: the small side's targets are what the teacher says of it as it is now.
+    ``augment``, Zhao, Bilen, ICML 2021, arXiv 2102.08259. Where ``real`` is soft, both gradients are those of
+    distillation, which no code was found for: the small side's targets are what the teacher says of it as it is now.
     """
     optimizer = torch.optim.SGD(carrier.groups(how.lr, how.label_lr), momentum=how.momentum)
     outer, inner = how.loops(int(carrier.labels.bincount().max()))
@@ -338,7 +334,7 @@ def _gradient_loss(real: Real, carrier: Carrier, how: Gradients, net: nn.Module,
         rows = carrier.rows(label)
         labels = torch.full((len(whole),), label, device=real.device)
         there = real.targets(whole, labels)
-        here = real.targets(inputs[rows].detach(), carrier.labels[rows]) if how.soft else targets[rows]
+        here = targets[rows] if real.teacher is None else real.targets(inputs[rows].detach(), carrier.labels[rows])
         theirs = torch.autograd.grad(F.cross_entropy(net(change(whole)), there), parameters)
         ours = torch.autograd.grad(F.cross_entropy(net(change(inputs[rows])), here), parameters, create_graph=True)
         total = total + gradient_distance(ours, theirs, distance=how.distance)
@@ -352,7 +348,7 @@ def _learn(
     """Train the net on the set as it is now, in batches of at most 256."""
     inputs, targets = carrier.inputs().detach(), carrier.targets().detach()
     net.train()
-    if how.soft:
+    if real.teacher is not None:
         targets = real.targets(inputs, carrier.labels)
     for _ in range(epochs):
         for rows in torch.randperm(len(inputs), generator=generator).split(256):
