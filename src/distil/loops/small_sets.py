@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distil.data import load, split
+from distil.data.augmented import Augmentation
 from distil.data.bundle import Bundle, DictDataset, ids_of, labels_of
 from distil.data.condensed import CondensedSet
 from distil.data.fingerprint import fingerprint
@@ -118,7 +119,8 @@ def turned_back(small: CondensedSet, bundle: Bundle, *, distinct: bool = True) -
 
 def judged_arm(
     lab: Lab, role: Role, label: str, make: Callable[[int], CondensedSet], bundle: Bundle, training: StudentTraining, *,
-    student: str, unseen: Sequence[str] = (), teachers: Sequence[nn.Module] = (), phrase: str = "",
+    student: str, unseen: Sequence[str] = (), teachers: Sequence[nn.Module] = (),
+    augmentation: Augmentation | None = None, phrase: str = "",
 ) -> Arm:  # fmt: skip
     """Return an arm that trains fresh nets on the set that ``make(seed)`` gives: the student, and others after it.
 
@@ -127,7 +129,9 @@ def judged_arm(
     """
     if student in unseen:
         raise DistilError(f"{student} made the sets, so it is no unseen architecture; leave it out.")
-    arm = set_arm(lab, role, label, make, student, bundle, training, teachers=teachers, phrase=phrase)
+    arm = set_arm(
+        lab, role, label, make, student, bundle, training, teachers=teachers, augmentation=augmentation, phrase=phrase
+    )
 
     def run(seed: int) -> Outcome:
         outcome, task = arm.run(seed), get_task(bundle.task)
@@ -136,8 +140,9 @@ def judged_arm(
         for name in unseen:
             model = build_model(name, bundle, seed=seed, role="unseen")
             trained = train_on(
-                small, model, training, task=task, teachers=teachers, val=bundle.val, seed=seed, device=lab.device
-            )
+                small, model, training, task=task, teachers=teachers, val=bundle.val, seed=seed,
+                augmentation=augmentation, device=lab.device,
+            )  # fmt: skip
             model.load_state_dict(trained.best)
             scores[f"accuracy of {name}"] = task.evaluate(model, bundle.test)[task.metric]
         return replace(outcome, diagnostics={**outcome.diagnostics, **scores})

@@ -8,6 +8,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
+from distil.data.augmented import Augmentation
 from distil.data.bundle import Bundle
 from distil.data.condensed import CondensedSet
 from distil.errors import DistilError, nearest
@@ -38,6 +39,7 @@ IMAGES = {
     "unseen": ["distil:mlp(hidden=128)"],
     "arms": ["random", "dm", "dc", "tm", "full"],
     "training": {"updates": 300, "lr": 3e-3},
+    "augmentation": {"crop": "pad", "pad": 2, "flip": True},
     "dm": {"iterations": 100, "batch": 32},
     "dc": {"iterations": 20, "batch": 32, "outer": 2, "inner": 5},
     "tm": {"iterations": 40, "lr": 100.0, "experts": 2, "expert_epochs": 8, "expert_lr": 0.05, "steps": 5, "latest": 5},
@@ -68,6 +70,7 @@ class Setup:
         student: makes the sets (drawn apart) and judges them; also the teacher of soft labels.
         unseen: architectures that only judge.
         arms: which; all by default.
+        augmentation: how judges are shown the sets, all alike.
         dm, dc, tm, krr, latent: options of the methods, chosen on validation under a seed that is not shown.
     """
 
@@ -77,6 +80,9 @@ class Setup:
     unseen: tuple[str, ...] = ("distil:mlp(layers=1)",)
     arms: tuple[str, ...] = ()
     training: StudentTraining = field(default_factory=lambda: StudentTraining(updates=300, lr=1e-2, weight_decay=0.0))
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(crop="none", flip=False, mix="none", batch=64)
+    )
     teacher_training: Training = field(default_factory=lambda: Training(epochs=15, batch_size=64, lr=3e-3))
     dm: Distributions = field(default_factory=lambda: Distributions(iterations=300))
     dc: Gradients = field(default_factory=lambda: Gradients(iterations=100, distance="cos", lr=1.0, batch=64))
@@ -98,8 +104,17 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         raise DistilError(f"arms={list(setup.arms)}: {hint}")
     arms = {
         name: judged_arm(
-            lab, role, label, make, bundle, setup.training, student=setup.student, unseen=setup.unseen, phrase=label
-        )
+            lab,
+            role,
+            label,
+            make,
+            bundle,
+            setup.training,
+            student=setup.student,
+            unseen=setup.unseen,
+            augmentation=setup.augmentation,
+            phrase=label,
+        )  # fmt: skip
         for name, (role, label, make) in known.items()
         if not setup.arms or name in setup.arms
     }
@@ -110,7 +125,9 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         "Sets": f"{setup.per_class} of each of {len(bundle.classes)} classes, made anew for every seed with nets of "
         f"the form {setup.student}",
         "Judges": f"fresh nets {setup.student} and, unseen while sets were made, {', '.join(setup.unseen) or 'none'}; "
-        f"{how.updates} updates, {how.optimizer}, learning rate {how.lr:g} ({how.schedule}), for every set",
+        f"{how.updates} updates, {how.optimizer}, learning rate {how.lr:g} ({how.schedule}), for every set; "
+        f"shown with crop {setup.augmentation.crop}, {'' if setup.augmentation.flip else 'un'}mirrored, mix "
+        f"{setup.augmentation.mix}",
         "Not equal": "what making a set costs; its seconds stand among the diagnostics",
         "Soft labels": "the teacher's logits on each sample, temperature 1",
     }
