@@ -114,7 +114,7 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
             unseen=setup.unseen,
             augmentation=setup.augmentation,
             phrase=label,
-        )  # fmt: skip
+        )
         for name, (role, label, make) in known.items()
         if not setup.arms or name in setup.arms
     }
