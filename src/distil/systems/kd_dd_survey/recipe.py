@@ -24,6 +24,7 @@ from distil.loops.ridge_sets import Ridge
 from distil.loops.small_sets import SmallData, judged_arm, small_data, turned_back, whole_set
 from distil.loops.training import Teacher, Training, train_teacher
 from distil.loops.trajectories import train_experts
+from distil.systems.kd_dd_survey.teachers_recipe import Teachers, teachers_experiment
 
 __all__ = ["EVIDENCE", "Setup", "experiment"]
 
@@ -45,6 +46,18 @@ IMAGES = {
     "tm": {"iterations": 40, "lr": 100.0, "experts": 2, "expert_epochs": 8, "expert_lr": 0.05, "steps": 5, "latest": 5},
     "seeds": [0, 1, 2],
 }
+SELECTED = {"herding": "Herding", "k-center": "k-centre", "grand": "GraNd"}
+"""Condensers that pick real samples, and how reports call them."""
+FURTHER = {
+    "clusters": "Clusters",
+    "uncertainty": "Uncertainty",
+    "el2n": "EL2N",
+    "forgetting": "Forgetting",
+    "craig": "CRAIG, weighed",
+    "gradmatch": "GradMatch, weighed",
+}
+"""More of them, which run where ``arms`` names them."""
+CHOSEN = ["random", *SELECTED, *FURTHER, "random-soft", "herding-soft", "full"]
 EVIDENCE: tuple[Mapping[str, Any], ...] = (
     {},
     *({"per_class": count, "dc": MORE} for count in (5, 10)),
@@ -54,11 +67,12 @@ EVIDENCE: tuple[Mapping[str, Any], ...] = (
         for count in (1, 5, 10)
     ),
     *({**IMAGES, "per_class": count} for count in (1, 10)),
+    *({"per_class": count, "arms": CHOSEN} for count in (1, 10)),
+    {"part": "teachers"},
 )
-"""Digits, AG News and SST-2 as MiniLM vectors at 1, 5 and 10 per class; CIFAR-10 at 16 pixels at 1 and 10."""
-
-SELECTED = {"herding": "Herding", "k-center": "k-centre", "grand": "GraNd"}
-"""Condensers that pick real samples, and how reports call them; those that are there are rivals."""
+"""Digits, AG News and SST-2 as MiniLM vectors at 1, 5 and 10 per class; CIFAR-10 at 16 pixels at 1 and 10; every way to
+choose real digits; several teachers."""
+PARTS = ("sets", "teachers")
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,7 @@ class Setup:
     """The recipe's settings.
 
     Attributes:
+        part: "sets" (all that follows but ``teachers``), or "teachers": several of them, weighted (``teachers`` alone).
         per_class: samples of each class in every set but the whole.
         student: makes the sets (drawn apart) and judges them; also the teacher of soft labels.
         unseen: architectures that only judge.
@@ -74,6 +89,7 @@ class Setup:
         dm, dc, tm, krr, latent: options of the methods, chosen on validation under a seed that is not shown.
     """
 
+    part: str = "sets"
     data: SmallData = field(default_factory=SmallData)
     per_class: int = 1
     student: str = "distil:mlp(hidden=128)"
@@ -89,11 +105,16 @@ class Setup:
     tm: Ways = field(default_factory=lambda: Ways(iterations=100, lr=10.0))
     krr: Ridge = field(default_factory=lambda: Ridge(iterations=300))
     latent: Latents = field(default_factory=lambda: Latents(iterations=300))
+    teachers: Teachers = field(default_factory=Teachers)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
 def experiment(setup: Setup, lab: Lab) -> Experiment:
     """Return the arms: sets drawn, selected and matched, what each part changes, and the full data as a bound."""
+    if setup.part not in PARTS:
+        raise DistilError(f"part={setup.part!r} is unknown; {nearest(setup.part, PARTS)}")
+    if setup.part == "teachers":
+        return teachers_experiment(setup.teachers, lab)
     bundle = small_data(setup.data, lab)
     teacher = train_teacher(lab, setup.student, bundle, setup.teacher_training, seed=0)
     made = _Sets(setup, bundle, teacher, lab)
@@ -116,7 +137,7 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
             phrase=label,
         )
         for name, (role, label, make) in known.items()
-        if not setup.arms or name in setup.arms
+        if (name in setup.arms if setup.arms else name not in FURTHER)
     }
     how = setup.training
     setting = {
@@ -155,9 +176,8 @@ class _Sets:
         found: dict[str, tuple[Role, str, Make]] = {
             "random": ("reference", "Random", partial(self.drawn, "random", {}))
         }
-        for name, label in SELECTED.items():
-            if name in CONDENSERS:
-                found[name] = ("rival", label, partial(self.drawn, name, {}))
+        for name, label in (SELECTED | FURTHER).items():
+            found[name] = ("rival", label, partial(self.drawn, name, {}))
         found |= {
             "dm": ("method", "Distribution matching", partial(self.drawn, "dm", asdict(s.dm))),
             "dc": ("method", "Gradient matching", partial(self.drawn, "dc", asdict(s.dc))),
@@ -170,6 +190,7 @@ class _Sets:
             ),
             "dm-real": ("ablation", "Distribution matching, nearest real samples", self.real),
             "random-soft": ("ablation", "Random, soft labels", partial(self.soft, "random")),
+            "herding-soft": ("ablation", "Herding, soft labels", partial(self.soft, "herding")),
             "dm-soft": ("ablation", "Distribution matching, soft labels", partial(self.soft, "dm")),
             "dc-soft": ("ablation", "Gradient matching, soft labels", partial(self.soft, "dc")),
             "dc-kd": ("ablation", "Gradients of distillation, soft labels", partial(self.drawn, "dc-kd", asdict(s.dc))),
@@ -182,7 +203,7 @@ class _Sets:
         asked = dict(options)
         if "net" in asked and not asked["net"]:
             asked["net"] = self.setup.student
-        teachers = (self.teacher.module,) if method == "dc-kd" else ()
+        teachers = (self.teacher.module,) if CONDENSERS[method].teachers in (1, "many") else ()
         return Order(self.bundle, self.setup.per_class, seed, teachers, self.lab.device, self.lab.progress, asked)
 
     def drawn(self, method: str, options: Mapping[str, Any], seed: int) -> CondensedSet:
@@ -209,7 +230,7 @@ class _Sets:
 
     def soft(self, method: str, seed: int) -> CondensedSet:
         """Return a set with the teacher's logits as labels."""
-        options = asdict(getattr(self.setup, method)) if method != "random" else {}
+        options = asdict(getattr(self.setup, method)) if hasattr(self.setup, method) else {}
         small = self.drawn(method, options, seed)
         return relabelled(small, [self.teacher.module], Labelling("static", temperature=1.0))
 
