@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -213,16 +213,16 @@ class _Sets:
 
     def followed(self, seed: int) -> CondensedSet:
         """Return the set that follows the experts, who are trained once for all seeds."""
-        how = self.setup.tm
-        order = self.order(seed, "tm", asdict(how))
-        net = str(order.options["net"])
-        first = self.order(0, "tm", asdict(how))
+        how = replace(self.setup.tm, net=self.setup.tm.net or self.setup.student)
+        order, first = (self.order(each, "tm", asdict(how)) for each in (seed, 0))
         wanted = how.experts_wanted()
         experts = self.lab.stage(
-            "experts", lambda: train_experts(Real(first), wanted), shared=True, net=net, data=self.bundle.fingerprint,
+            "experts", lambda: train_experts(Real(first), wanted), shared=True, data=self.bundle.fingerprint,
             experts=wanted,
         )  # fmt: skip
-        return self.stored("tm", order, lambda: described(followed(Real(order), experts.value, how, net), order, "tm"))
+        return self.stored(
+            "tm", order, lambda: described(followed(Real(order), experts.value, how, how.net), order, "tm")
+        )
 
     def real(self, seed: int) -> CondensedSet:
         """Return distribution matching's set, each sample replaced by the nearest real one of its class."""
