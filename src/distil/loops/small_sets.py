@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from distil.data import load, split
-from distil.data.bundle import Bundle, DictDataset, ids_of, labels_of
+from distil.data.augmented import Augmentation
+from distil.data.bundle import Bundle, ids_of, labels_of
 from distil.data.condensed import CondensedSet
 from distil.data.fingerprint import fingerprint
 from distil.errors import DistilError
-from distil.functional import channel_moments, nearest_rows, standardised_channels
+from distil.functional import nearest_rows, standardised_channels
 from distil.loops.condensed import StudentTraining, set_arm, train_on
-from distil.loops.encoded import embeddings
 from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.matching import Real
 from distil.loops.order import Order
 from distil.loops.training import build_model
+from distil.loops.vectors import vectors_of
 from distil.tasks import get_task
 
 __all__ = ["SmallData", "judged_arm", "small_data", "turned_back", "whole_set"]
@@ -49,10 +49,10 @@ class SmallData:
 
 
 def small_data(chosen: SmallData, lab: Lab) -> Bundle:
-    """Load the data; texts are embedded once, centred and divided by one number, which keeps the order of distances."""
+    """Load the data, texts as their embeddings, and cut them."""
     whole: Bundle = load(chosen.data, limit=chosen.limit, **({"size": chosen.size} if chosen.size else {}))
     if chosen.encoder:
-        whole = _encoded(whole, chosen, lab)
+        whole = vectors_of(lab, chosen.encoder, whole, max_length=chosen.max_length)
     parts = {"train": whole.train, "val": whole.val}
     for name, count in (("train", chosen.train), ("val", chosen.val)):
         if count is not None and count < len(parts[name]):
@@ -61,26 +61,6 @@ def small_data(chosen: SmallData, lab: Lab) -> Bundle:
         return whole
     drawn = fingerprint({name: ids_of(part) for name, part in parts.items()})
     return replace(whole, **parts, fingerprint=f"{whole.fingerprint}-{drawn}")
-
-
-def _encoded(raw: Bundle, chosen: SmallData, lab: Lab) -> Bundle:
-    ids, rows = embeddings(lab, chosen.encoder, raw, max_length=chosen.max_length)
-    place = torch.full((int(ids.max()) + 1,), -1).scatter(0, ids, torch.arange(len(ids)))
-
-    def of(part: Any) -> Tensor:
-        return rows[place[ids_of(part)]]
-
-    mean, deviation = channel_moments(of(raw.train))
-    deviation = deviation.square().mean().sqrt().expand_as(deviation)
-    made = {
-        name: DictDataset(standardised_channels(of(part), mean, deviation), labels_of(part), ids_of(part))
-        for name, part in (("train", raw.train), ("val", raw.val), ("test", raw.test))
-    }
-    known = fingerprint({"encoder": chosen.encoder, "max_length": chosen.max_length})
-    return Bundle(
-        f"{raw.name} as vectors", "classification", made["train"], made["val"], made["test"], raw.classes,
-        (rows.shape[1],), f"{raw.fingerprint}-{known}", (*raw.notes, f"texts are embeddings of {chosen.encoder}"),
-    )  # fmt: skip
 
 
 def whole_set(bundle: Bundle) -> CondensedSet:
@@ -118,7 +98,8 @@ def turned_back(small: CondensedSet, bundle: Bundle, *, distinct: bool = True) -
 
 def judged_arm(
     lab: Lab, role: Role, label: str, make: Callable[[int], CondensedSet], bundle: Bundle, training: StudentTraining, *,
-    student: str, unseen: Sequence[str] = (), teachers: Sequence[nn.Module] = (), phrase: str = "",
+    student: str, unseen: Sequence[str] = (), teachers: Sequence[nn.Module] = (),
+    augmentation: Augmentation | None = None, phrase: str = "",
 ) -> Arm:  # fmt: skip
     """Return an arm that trains fresh nets on the set that ``make(seed)`` gives: the student, and others after it.
 
@@ -127,7 +108,9 @@ def judged_arm(
     """
     if student in unseen:
         raise DistilError(f"{student} made the sets, so it is no unseen architecture; leave it out.")
-    arm = set_arm(lab, role, label, make, student, bundle, training, teachers=teachers, phrase=phrase)
+    arm = set_arm(
+        lab, role, label, make, student, bundle, training, teachers=teachers, augmentation=augmentation, phrase=phrase
+    )
 
     def run(seed: int) -> Outcome:
         outcome, task = arm.run(seed), get_task(bundle.task)
@@ -136,8 +119,9 @@ def judged_arm(
         for name in unseen:
             model = build_model(name, bundle, seed=seed, role="unseen")
             trained = train_on(
-                small, model, training, task=task, teachers=teachers, val=bundle.val, seed=seed, device=lab.device
-            )
+                small, model, training, task=task, teachers=teachers, val=bundle.val, seed=seed,
+                augmentation=augmentation, device=lab.device,
+            )  # fmt: skip
             model.load_state_dict(trained.best)
             scores[f"accuracy of {name}"] = task.evaluate(model, bundle.test)[task.metric]
         return replace(outcome, diagnostics={**outcome.diagnostics, **scores})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from statistics import fmean
 from typing import Any
 
+from distil.data.augmented import Augmentation
 from distil.data.bundle import Bundle
 from distil.data.condensed import CondensedSet
 from distil.errors import DistilError, nearest
@@ -39,6 +40,7 @@ IMAGES = {
     "unseen": ["distil:mlp(hidden=128)"],
     "arms": ["random", "dm", "dc", "tm", "full"],
     "training": {"updates": 300, "lr": 3e-3},
+    "augmentation": {"crop": "pad", "pad": 2, "flip": True},
     "dm": {"iterations": 100, "batch": 32},
     "dc": {"iterations": 20, "batch": 32, "outer": 2, "inner": 5},
     "tm": {"iterations": 40, "lr": 100.0, "experts": 2, "expert_epochs": 8, "expert_lr": 0.05, "steps": 5, "latest": 5},
@@ -83,6 +85,7 @@ class Setup:
         student: makes the sets (drawn apart) and judges them; also the teacher of soft labels.
         unseen: architectures that only judge.
         arms: which; all by default.
+        augmentation: how judges are shown the sets, all alike.
         dm, dc, tm, krr, latent: options of the methods, chosen on validation under a seed that is not shown.
     """
 
@@ -93,6 +96,9 @@ class Setup:
     unseen: tuple[str, ...] = ("distil:mlp(layers=1)",)
     arms: tuple[str, ...] = ()
     training: StudentTraining = field(default_factory=lambda: StudentTraining(updates=300, lr=1e-2, weight_decay=0.0))
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(crop="none", flip=False, mix="none", batch=64)
+    )
     teacher_training: Training = field(default_factory=lambda: Training(epochs=15, batch_size=64, lr=3e-3))
     dm: Distributions = field(default_factory=lambda: Distributions(iterations=300))
     dc: Gradients = field(default_factory=lambda: Gradients(iterations=100, distance="cos", lr=1.0, batch=64))
@@ -119,7 +125,16 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         raise DistilError(f"arms={list(setup.arms)}: {hint}")
     arms = {
         name: judged_arm(
-            lab, role, label, make, bundle, setup.training, student=setup.student, unseen=setup.unseen, phrase=label
+            lab,
+            role,
+            label,
+            make,
+            bundle,
+            setup.training,
+            student=setup.student,
+            unseen=setup.unseen,
+            augmentation=setup.augmentation,
+            phrase=label,
         )
         for name, (role, label, make) in known.items()
         if (name in setup.arms if setup.arms else name not in FURTHER)
@@ -131,7 +146,9 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         "Sets": f"{setup.per_class} of each of {len(bundle.classes)} classes, made anew for every seed with nets of "
         f"the form {setup.student}",
         "Judges": f"fresh nets {setup.student} and, unseen while sets were made, {', '.join(setup.unseen) or 'none'}; "
-        f"{how.updates} updates, {how.optimizer}, learning rate {how.lr:g} ({how.schedule}), for every set",
+        f"{how.updates} updates, {how.optimizer}, learning rate {how.lr:g} ({how.schedule}), for every set; "
+        f"shown with crop {setup.augmentation.crop}, {'' if setup.augmentation.flip else 'un'}mirrored, mix "
+        f"{setup.augmentation.mix}",
         "Not equal": "what making a set costs; its seconds stand among the diagnostics",
         "Soft labels": "the teacher's logits on each sample, temperature 1",
     }
@@ -196,16 +213,16 @@ class _Sets:
 
     def followed(self, seed: int) -> CondensedSet:
         """Return the set that follows the experts, who are trained once for all seeds."""
-        how = self.setup.tm
-        order = self.order(seed, "tm", asdict(how))
-        net = str(order.options["net"])
-        first = self.order(0, "tm", asdict(how))
+        how = replace(self.setup.tm, net=self.setup.tm.net or self.setup.student)
+        order, first = (self.order(each, "tm", asdict(how)) for each in (seed, 0))
         wanted = how.experts_wanted()
         experts = self.lab.stage(
-            "experts", lambda: train_experts(Real(first), wanted), shared=True, net=net, data=self.bundle.fingerprint,
+            "experts", lambda: train_experts(Real(first), wanted), shared=True, data=self.bundle.fingerprint,
             experts=wanted,
         )  # fmt: skip
-        return self.stored("tm", order, lambda: described(followed(Real(order), experts.value, how, net), order, "tm"))
+        return self.stored(
+            "tm", order, lambda: described(followed(Real(order), experts.value, how, how.net), order, "tm")
+        )
 
     def real(self, seed: int) -> CondensedSet:
         """Return distribution matching's set, each sample replaced by the nearest real one of its class."""
