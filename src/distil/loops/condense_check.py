@@ -100,6 +100,8 @@ def check_teachers(order: Order, method: str, condenser: Condenser, labelling: L
             warnings.warn(f"{method} asks no teacher; those named are left alone.", stacklevel=2)
         return
     if given == 0:
+        if wanted == "any":
+            return
         raise DistilError(f"{method} needs a trained teacher; name one with --teacher.")
     if wanted == 1 and given > 1:
         raise DistilError(f"{method} works with one teacher, and {given} were named; name one --teacher.")
