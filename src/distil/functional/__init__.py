@@ -8,6 +8,7 @@ a docstring says that no gradient reaches it.
 from distil.functional.affinity import correlation_congruence, correlation_kernel, kernel_congruence, pkt, unit_rows
 from distil.functional.averages import flat_weights, moving_average, named_weights
 from distil.functional.backends import backend
+from distil.functional.batchnorm import Layer, batch_moments, statistics_distance, statistics_terms
 from distil.functional.bilevel import full_precision, unrolled_step
 from distil.functional.bottleneck import unit_scores
 from distil.functional.collage import (
@@ -15,7 +16,6 @@ from distil.functional.collage import (
     best_crops,
     label_cross_entropy,
     padded,
-    shuffled_patches,
     square_boxes,
     stitched,
 )
@@ -98,6 +98,16 @@ from distil.functional.patches import (
     take_patches,
     token_distance,
 )
+from distil.functional.pixels import (
+    clipped_pixels,
+    compensated,
+    cosine_rate,
+    draw_rolls,
+    masked_step,
+    rolled,
+    roughness,
+    unit_pixels,
+)
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
 from distil.functional.pruning import kept_share, magnitude_masks, masked_weights
 from distil.functional.ranking import plackett_luce, teacher_ranking
@@ -166,6 +176,7 @@ __all__ = [
     "Chosen",
     "ClassMeans",
     "Convention",
+    "Layer",
     "Mix",
     "Patch",
     "PatchMask",
@@ -181,6 +192,7 @@ __all__ = [
     "backend",
     "bank_logits",
     "bank_rows",
+    "batch_moments",
     "batch_relation",
     "best_crops",
     "by_deviation",
@@ -193,8 +205,11 @@ __all__ = [
     "class_probabilities",
     "class_relation",
     "class_subspaces",
+    "clipped_pixels",
+    "compensated",
     "correlation_congruence",
     "correlation_kernel",
+    "cosine_rate",
     "crd",
     "crop_boxes",
     "cropped",
@@ -210,6 +225,7 @@ __all__ = [
     "dominant_labels",
     "draw_mix",
     "draw_patch",
+    "draw_rolls",
     "draw_teacher",
     "draw_tokens",
     "edges",
@@ -251,6 +267,7 @@ __all__ = [
     "masked_map",
     "masked_mse",
     "masked_reconstruction",
+    "masked_step",
     "masked_weights",
     "mean_labels",
     "mean_logits",
@@ -304,11 +321,12 @@ __all__ = [
     "rkd",
     "rkd_angle",
     "rkd_distance",
+    "rolled",
+    "roughness",
     "row_gram",
     "sample_gram",
     "sampled_cross_entropy",
     "sampled_kl",
-    "shuffled_patches",
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
@@ -320,6 +338,8 @@ __all__ = [
     "square_boxes",
     "standardise",
     "standardised_channels",
+    "statistics_distance",
+    "statistics_terms",
     "stitched",
     "subclass_coordinates",
     "subclass_cross_entropy",
@@ -336,6 +356,7 @@ __all__ = [
     "topk_of",
     "total_variation",
     "trilateral_state",
+    "unit_pixels",
     "unit_rows",
     "unit_scores",
     "unrolled_step",
