@@ -39,6 +39,16 @@ def labelled(function: Callable[..., Tensor], labels: Tensor = LABELS, **options
     return lambda s, t, **kw: function(s, t, labels[: len(s)], **options, **kw)
 
 
+def two_numbers(**options: object) -> Callable[..., Tensor]:
+    """Against given distances, or those of given logits; one image is mixed with its own class, one with nothing."""
+
+    def call(s: Tensor, t: Tensor, **kw: object) -> Tensor:
+        pair = LABELS[: len(s)], torch.tensor([1, 2, -100, 0])[: len(s)]
+        return D.two_distances(s, D.label_distances(t, *pair) if t.shape == s.shape else t, *pair, **options, **kw)
+
+    return call
+
+
 def on_edges(function: Callable[..., Tensor], **options: object) -> Callable[..., Tensor]:
     def call(s: Tensor, t: Tensor, **kw: object) -> Tensor:
         return function(s, t, EDGES if len(s) > 1 else EDGES[:, :0], **options, **kw)
@@ -196,6 +206,10 @@ LOSSES = {
         )
         for mask in ("own", "shared")
         for sigma in ("median", 2.0)
+    },
+    **{
+        f"two_distances {name}": Loss(two_numbers(distance=name), teacher=(4, 2), detached=True)
+        for name in D.two_numbers.DISTANCES
     },
     "token_contrast": Loss(partial(D.token_contrast, temperature=0.5), zero=False),
 }

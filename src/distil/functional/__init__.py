@@ -5,6 +5,7 @@ loss takes ``weight=`` and gives its unreduced values with ``reduction="none"``.
 a docstring says that no gradient reaches it.
 """
 
+from distil.functional.activation import activation_map, crop_activation, masked_step, min_max, soft_mask
 from distil.functional.affinity import correlation_congruence, correlation_kernel, kernel_congruence, pkt, unit_rows
 from distil.functional.averages import flat_weights, moving_average, named_weights
 from distil.functional.backends import backend
@@ -16,17 +17,12 @@ from distil.functional.collage import (
     best_crops,
     label_cross_entropy,
     padded,
+    shuffled_patches,
     square_boxes,
     stitched,
 )
 from distil.functional.contrastive import bank_logits, bank_rows, crd, log_normaliser, noise_contrast
-from distil.functional.crops import (
-    channel_moments,
-    crop_boxes,
-    cropped,
-    noise_like,
-    standardised_channels,
-)
+from distil.functional.crops import channel_moments, crop_boxes, cropped, noise_like, standardised_channels
 from distil.functional.cutmix import Patch, draw_patch, pasted, patch_at
 from distil.functional.dense import cwd, resize_match
 from distil.functional.divergence import (
@@ -47,14 +43,7 @@ from distil.functional.fusion import fused, ratio_by_likelihood, ratio_by_margin
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
 from distil.functional.landscape import Plane, on_line, plane_through
-from distil.functional.maps import (
-    class_attention,
-    flow_matrix,
-    fsp,
-    hierarchical_context,
-    initial_log_scale,
-    vid,
-)
+from distil.functional.maps import class_attention, flow_matrix, fsp, hierarchical_context, initial_log_scale, vid
 from distil.functional.masking import (
     attention_weights,
     channel_masks,
@@ -168,6 +157,14 @@ from distil.functional.trilateral import (
     mean_rows,
     trilateral_state,
 )
+from distil.functional.two_numbers import (
+    half_distances,
+    label_bytes,
+    label_distances,
+    mixed_cross_entropy,
+    rebuilt_labels,
+    two_distances,
+)
 from distil.functional.views import entropy, paired_views, view_pairs
 
 __all__ = [
@@ -184,6 +181,7 @@ __all__ = [
     "SparseTargets",
     "Subspaces",
     "Term",
+    "activation_map",
     "add_probabilities",
     "as_soft_labels",
     "attention_map",
@@ -211,6 +209,7 @@ __all__ = [
     "correlation_kernel",
     "cosine_rate",
     "crd",
+    "crop_activation",
     "crop_boxes",
     "cropped",
     "cross_attention",
@@ -242,6 +241,7 @@ __all__ = [
     "gather_tokens",
     "gradient_gram",
     "graph_weights",
+    "half_distances",
     "hard_split",
     "hierarchical_context",
     "high_frequency",
@@ -254,7 +254,9 @@ __all__ = [
     "kept_share",
     "kernel_congruence",
     "kl",
+    "label_bytes",
     "label_cross_entropy",
+    "label_distances",
     "labelled_rows",
     "linear_rows",
     "local_relation",
@@ -275,7 +277,9 @@ __all__ = [
     "members_by_chance",
     "members_by_clusters",
     "members_by_labels",
+    "min_max",
     "mixed",
+    "mixed_cross_entropy",
     "mixed_labels",
     "moving_average",
     "mse",
@@ -310,6 +314,7 @@ __all__ = [
     "random_rotation",
     "ratio_by_likelihood",
     "ratio_by_margin",
+    "rebuilt_labels",
     "recover_labels",
     "reduce",
     "rescaled_cross_entropy",
@@ -327,11 +332,13 @@ __all__ = [
     "sample_gram",
     "sampled_cross_entropy",
     "sampled_kl",
+    "shuffled_patches",
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
     "soft_label_cross_entropy",
     "soft_label_term",
+    "soft_mask",
     "source_cross_entropy",
     "sparse_kd",
     "spatial_masks",
@@ -356,6 +363,7 @@ __all__ = [
     "topk_of",
     "total_variation",
     "trilateral_state",
+    "two_distances",
     "unit_pixels",
     "unit_rows",
     "unit_scores",
