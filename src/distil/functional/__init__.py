@@ -92,7 +92,6 @@ from distil.functional.pixels import (
     compensated,
     cosine_rate,
     draw_rolls,
-    masked_step,
     rolled,
     roughness,
     unit_pixels,

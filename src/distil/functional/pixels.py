@@ -22,7 +22,6 @@ __all__ = [
     "compensated",
     "cosine_rate",
     "draw_rolls",
-    "masked_step",
     "rolled",
     "roughness",
     "unit_pixels",
@@ -121,22 +120,6 @@ def cosine_rate(rate: float, *, step: int, steps: int) -> float:
     """
     positive("cosine_rate", "steps", steps)
     return 0.5 * (1 + math.cos(math.pi * step / steps)) * rate
-
-
-def masked_step(before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
-    """Return ``before`` moved by ``mask`` times the step to ``after``; where the mask is 0 not a bit changes.
-
-    The mask weighs the step itself: an optimizer that divides by the size of gradients (Adam) would undo a mask on
-    those.
-
-    Args:
-        before, after: the same shape.
-        mask: broadcastable to them, at least 0.
-
-    >>> masked_step(torch.tensor([1.0, 1.0]), torch.tensor([3.0, 3.0]), torch.tensor([0.0, 0.5]))
-    tensor([1., 2.])
-    """
-    return torch.where(mask > 0, before + mask * (after - before), before)
 
 
 def compensated(images: Tensor, compensators: Tensor) -> Tensor:
