@@ -36,15 +36,3 @@ def mlp(case: Case) -> Answer:
     seen: list[torch.Tensor] = []
     model.layers[min(1, len(widths) - 1)].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     return {"out/mlp_logits": model(case.inp.mlp_x), "out/mlp_hidden0": seen[0]}
-
-
-@adapter("baselines-graph-dd", "baselines-graph-dd")
-def glnn(case: Case) -> Answer:
-    z, lamb = case.inp.glnn_z, case.hp.glnn_lamb
-    kd, ce = D.node_kl(z, case.inp.glnn_target_kd), F.cross_entropy(z, case.inp.glnn_target_ce)
-    return {
-        "out/glnn_kd_unweighted": kd,
-        "out/glnn_ce_unweighted": ce,
-        "grad/glnn_z_kd_weighted": case.gradient((1 - lamb) * kd, "glnn_z"),
-        "grad/glnn_z_ce_weighted": case.gradient(lamb * ce, "glnn_z"),
-    }

@@ -9,6 +9,7 @@ from distil.functional.activation import activation_map, crop_activation, min_ma
 from distil.functional.affinity import correlation_congruence, correlation_kernel, kernel_congruence, pkt, unit_rows
 from distil.functional.averages import flat_weights, moving_average, named_weights
 from distil.functional.backends import backend
+from distil.functional.batchnorm import Layer, batch_moments, statistics_distance, statistics_terms
 from distil.functional.bilevel import full_precision, unrolled_step
 from distil.functional.bottleneck import unit_scores
 from distil.functional.collage import (
@@ -21,13 +22,7 @@ from distil.functional.collage import (
     stitched,
 )
 from distil.functional.contrastive import bank_logits, bank_rows, crd, log_normaliser, noise_contrast
-from distil.functional.crops import (
-    channel_moments,
-    crop_boxes,
-    cropped,
-    noise_like,
-    standardised_channels,
-)
+from distil.functional.crops import channel_moments, crop_boxes, cropped, noise_like, standardised_channels
 from distil.functional.cutmix import Patch, draw_patch, pasted, patch_at
 from distil.functional.dense import cwd, resize_match
 from distil.functional.divergence import (
@@ -48,14 +43,7 @@ from distil.functional.fusion import fused, ratio_by_likelihood, ratio_by_margin
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
 from distil.functional.landscape import Plane, on_line, plane_through
-from distil.functional.maps import (
-    class_attention,
-    flow_matrix,
-    fsp,
-    hierarchical_context,
-    initial_log_scale,
-    vid,
-)
+from distil.functional.maps import class_attention, flow_matrix, fsp, hierarchical_context, initial_log_scale, vid
 from distil.functional.masking import (
     attention_weights,
     channel_masks,
@@ -98,6 +86,15 @@ from distil.functional.patches import (
     restore_patches,
     take_patches,
     token_distance,
+)
+from distil.functional.pixels import (
+    clipped_pixels,
+    compensated,
+    cosine_rate,
+    draw_rolls,
+    rolled,
+    roughness,
+    unit_pixels,
 )
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
 from distil.functional.pruning import kept_share, magnitude_masks, masked_weights
@@ -176,6 +173,7 @@ __all__ = [
     "Chosen",
     "ClassMeans",
     "Convention",
+    "Layer",
     "Mix",
     "Patch",
     "PatchMask",
@@ -192,6 +190,7 @@ __all__ = [
     "backend",
     "bank_logits",
     "bank_rows",
+    "batch_moments",
     "batch_relation",
     "best_crops",
     "by_deviation",
@@ -204,8 +203,11 @@ __all__ = [
     "class_probabilities",
     "class_relation",
     "class_subspaces",
+    "clipped_pixels",
+    "compensated",
     "correlation_congruence",
     "correlation_kernel",
+    "cosine_rate",
     "crd",
     "crop_activation",
     "crop_boxes",
@@ -222,6 +224,7 @@ __all__ = [
     "dominant_labels",
     "draw_mix",
     "draw_patch",
+    "draw_rolls",
     "draw_teacher",
     "draw_tokens",
     "edges",
@@ -325,6 +328,8 @@ __all__ = [
     "rkd",
     "rkd_angle",
     "rkd_distance",
+    "rolled",
+    "roughness",
     "row_gram",
     "sample_gram",
     "sampled_cross_entropy",
@@ -342,6 +347,8 @@ __all__ = [
     "square_boxes",
     "standardise",
     "standardised_channels",
+    "statistics_distance",
+    "statistics_terms",
     "stitched",
     "subclass_coordinates",
     "subclass_cross_entropy",
@@ -359,6 +366,7 @@ __all__ = [
     "total_variation",
     "trilateral_state",
     "two_distances",
+    "unit_pixels",
     "unit_rows",
     "unit_scores",
     "unrolled_step",
