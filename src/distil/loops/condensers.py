@@ -9,6 +9,17 @@ __all__ = ["CONDENSERS", "find"]
 
 CONDENSERS: dict[str, Condenser] = {
     "random": Condenser("distil.loops.condense_random:random_set", "real samples, drawn at random from each class"),
+    "nrr-dd": Condenser(
+        "distil.systems.nrr_dd.procedure:condensed",
+        "real crops, refined where they show their class least; labels of two numbers (NRR-DD)",
+        options="distil.systems.nrr_dd.procedure:Options",
+        inputs="images",
+        teachers=1,
+        batchnorm=True,
+        cam=True,
+        whole=True,
+        refuses="distil.systems.nrr_dd.procedure:refuse",
+    ),
 }
 
 

@@ -13,7 +13,7 @@ from distil.functional.collage import best_crops, label_cross_entropy, padded, s
 from distil.functional.crops import cropped, noise_like
 from distil.functional.pixels import unit_pixels
 from distil.functional.refining import eight_bit
-from distil.loops.condense import Order
+from distil.loops.order import Order
 from distil.systems.nrr_dd.look import Look
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _collages(order: Order, look: Look, options: Options, label: int, generator:
     if options.init == "cidd":
         maps = look.maps(images, labels.expand(len(images)))
         shown = crop_activation(maps, boxes, side=side, score=options.crop_score, threshold=options.threshold)
-        kept = shown.argsort(1, descending=True, stable=True)[:, : options.keep]
+        kept = shown.argsort(dim=1, descending=True, stable=True)[:, : options.keep]
         boxes = boxes.gather(1, kept.unsqueeze(2).expand(-1, -1, 4))
     each = boxes.shape[1]
     crops = cropped(images.repeat_interleave(each, 0), boxes.flatten(0, 1), side=side)
@@ -72,7 +72,7 @@ def _collages(order: Order, look: Look, options: Options, label: int, generator:
             raise _too_few(order, label, wanted, len(images), "images that give one crop each")
         chosen = best_crops(unlikely.view(len(images), each), wanted)
         return stitched(crops.view(len(images), each, *crops.shape[1:])[chosen.image, chosen.crop], size, factor=factor)
-    ranked = unlikely.argsort(descending=options.confidence == "low", stable=True)
+    ranked = unlikely.argsort(dim=0, descending=options.confidence == "low", stable=True)
     if options.require_correct:
         ranked = ranked[logits.argmax(1)[ranked] == label]
     if len(ranked) < wanted:

@@ -1,4 +1,4 @@
-"""NRR-DD as a procedure: images that are found, refined where they show the class least, and labelled by two numbers."""
+"""NRR-DD as a procedure: images found, refined where they show their class least, and labelled by two numbers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from distil.functional.crops import crop_boxes, cropped
 from distil.functional.pixels import cosine_rate, draw_rolls, rolled
 from distil.functional.refining import REGIONS, eight_bit, masked_step, refining_loss, soft_mask
 from distil.functional.two_numbers import DISTANCES, SCE_TARGETS
-from distil.loops.condense import Order, options_of
+from distil.loops.order import Order, options_of
 from distil.loops.labelling import Labelling, relabelled
 from distil.systems.nrr_dd.discovery import discovered, factor_of
 from distil.systems.nrr_dd.look import Look
+from distil.tasks.base import evaluating
 
 __all__ = ["Options", "condensed", "refined", "refuse"]
 
@@ -178,9 +179,10 @@ def condensed(order: Order) -> CondensedSet:
         images = refined(images, labels, look, options, generator=generator, order=order)
     small = CondensedSet(images.cpu(), labels.cpu(), order.bundle.classes)
     how = options.labelling(factor_of(order, options), mix_seed("views", order.seed) % 2**31)
-    return relabelled(
-        small, order.teachers, how, task=order.task, device=str(look.device), progress=order.progress.step
-    )  # fmt: skip
+    with evaluating(look.teacher):
+        return relabelled(
+            small, order.teachers, how, task=order.task, device=str(look.device), progress=order.progress.step
+        )
 
 
 def refined(
@@ -192,8 +194,8 @@ def refined(
     brought to 256 levels at the end. A pixel of mask 0 comes back bit for bit.
 
     Args:
-        images: [n, C, H, W] in [0, 1].
-        labels: [n], class by class, as many of each.
+        images: [n, C, H, W] in [0, 1], on 256 levels.
+        labels: [n], class by class.
         look: the teacher.
         options: ``refine`` and what follows it; ``refine="off"`` moves nothing.
         generator: of the views.
@@ -224,11 +226,10 @@ def _refined(images: Tensor, labels: Tensor, look: Look, options: Options, gener
     extra = {"betas": (0.5, 0.9)} if options.optimizer == "adam" else {}
     optimizer = kinds[options.optimizer]([pixels], lr=options.lr, **extra)
     rolls = draw_rolls(options.steps, jitter=options.jitter, generator=generator)
-    region = {"threshold": options.threshold, "region": options.refine}
-    mask = soft_mask(look.maps(images, labels), **region)  # type: ignore[arg-type]
+    mask = _mask(pixels, labels, look, options)
     for step in range(options.steps):
         if options.cam_every and step and step % options.cam_every == 0:
-            mask = soft_mask(look.maps(pixels.detach(), labels), **region)  # type: ignore[arg-type]
+            mask = _mask(pixels, labels, look, options)
         logits, layers = look.deeply(_view(pixels, rolls[step], options, generator))
         loss = refining_loss(logits, labels, layers, statistics_weight=options.statistics_weight)
         optimizer.zero_grad()
@@ -240,6 +241,10 @@ def _refined(images: Tensor, labels: Tensor, look: Look, options: Options, gener
         with torch.no_grad():
             pixels.copy_(masked_step(before, pixels, mask))
     return pixels.detach()
+
+
+def _mask(pixels: Tensor, labels: Tensor, look: Look, options: Options) -> Tensor:
+    return soft_mask(look.maps(pixels.detach(), labels), threshold=options.threshold, region=options.refine)
 
 
 def _view(pixels: Tensor, roll: Tensor, options: Options, generator: torch.Generator) -> Tensor:
