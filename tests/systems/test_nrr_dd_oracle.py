@@ -90,7 +90,7 @@ def test_a_constant_map_is_zeros_and_a_refusal_is_a_sentence() -> None:
     for scale in (1.0, -1.0, 0.0):  # after ReLU the last two are zero everywhere
         found = D.activation_map(scale * features, weight, torch.tensor([0, 4]), size=(8, 8))
         assert torch.equal(found, torch.zeros(2, 8, 8))
-        for region in D.refining.REGIONS:
+        for region in D.activation.REGIONS:
             assert bool(D.soft_mask(found, region=region).isfinite().all())
     with pytest.raises(DistilError, match="label 5 is outside the 5 classes"):
         D.activation_map(features, weight, torch.tensor([0, 5]))

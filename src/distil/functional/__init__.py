@@ -5,7 +5,7 @@ loss takes ``weight=`` and gives its unreduced values with ``reduction="none"``.
 a docstring says that no gradient reaches it.
 """
 
-from distil.functional.activation import activation_map, crop_activation, min_max
+from distil.functional.activation import activation_map, crop_activation, masked_step, min_max, soft_mask
 from distil.functional.affinity import correlation_congruence, correlation_kernel, kernel_congruence, pkt, unit_rows
 from distil.functional.averages import flat_weights, moving_average, named_weights
 from distil.functional.backends import backend
@@ -91,6 +91,7 @@ from distil.functional.pixels import (
     compensated,
     cosine_rate,
     draw_rolls,
+    eight_bit,
     rolled,
     roughness,
     unit_pixels,
@@ -99,7 +100,6 @@ from distil.functional.prototypes import ClassMeans, class_means, direction_and_
 from distil.functional.pruning import kept_share, magnitude_masks, masked_weights
 from distil.functional.ranking import plackett_luce, teacher_ranking
 from distil.functional.reduction import Term, reduce, working
-from distil.functional.refining import eight_bit, masked_step, refining_loss, soft_mask
 from distil.functional.relation import (
     dist,
     dist_inter,
@@ -317,7 +317,6 @@ __all__ = [
     "rebuilt_labels",
     "recover_labels",
     "reduce",
-    "refining_loss",
     "rescaled_cross_entropy",
     "rescaled_kl",
     "resize_match",

@@ -1,4 +1,4 @@
-"""Where a classifier that pools its last map finds a class: activation maps, and the share of a crop.
+"""Where a classifier that pools its last map finds a class: activation maps, the share of a crop, and what may move.
 
 All of it needs a head that reads the average of the last map over positions; then the logit without its bias is the
 average of the class's map, and no gradient is needed to find it.
@@ -15,8 +15,9 @@ from distil.functional._checks import class_index, known, shaped
 from distil.functional.crops import cropped
 from distil.functional.reduction import working
 
-__all__ = ["activation_map", "crop_activation", "min_max"]
+__all__ = ["REGIONS", "activation_map", "crop_activation", "masked_step", "min_max", "soft_mask"]
 
+REGIONS = ("non-critical", "critical-only", "all-pixels")
 SCORES = ("mean", "share")
 
 
@@ -111,3 +112,63 @@ def crop_activation(maps: Tensor, boxes: Tensor, *, side: int, score: str = "mea
     if score == "share":
         found = (found >= threshold).to(found)
     return found.mean(1).view(len(maps), each)
+
+
+def soft_mask(maps: Tensor, *, threshold: float = 0.5, region: str = "non-critical") -> Tensor:
+    """Return how far each pixel may move, detached: the less it shows the class, the further.
+
+    "non-critical": ``M = max(0, ε − C)``, 0 on the critical pixels C ≥ ε and at most ε; with ε ≤ 0 nothing moves.
+    For comparison, "critical-only" is ``max(0, C − ε)`` and "all-pixels" 1 everywhere.
+
+    Args:
+        maps: C, [B, H, W] in [0, 1] (:func:`distil.functional.activation_map`).
+        threshold: ε.
+        region: see above.
+
+    Returns:
+        [B, 1, H, W], to be multiplied with all channels of an image (:func:`distil.functional.masked_step`).
+
+    >>> soft_mask(torch.tensor([[[0.0, 0.4, 0.5, 1.0]]]), threshold=0.5).flatten()
+    tensor([0.5000, 0.1000, 0.0000, 0.0000])
+
+    Paper: NRR-DD, CVPR 2025, arXiv 2503.18267 (the first; the others are this project's ablations).
+    """
+    known("soft_mask", "region", region, REGIONS)
+    shaped("soft_mask", "the maps", maps, ("B", "H", "W"), "give one map for each image")
+    (maps,) = working(maps.detach())
+    if region == "all-pixels":
+        found = torch.ones_like(maps)
+    else:
+        found = (threshold - maps if region == "non-critical" else maps - threshold).clamp(min=0)
+    return found[:, None]
+
+
+def masked_step(
+    before: Tensor, after: Tensor, mask: Tensor, *, low: Tensor | float = 0.0, high: Tensor | float = 1.0
+) -> Tensor:
+    """Return pixels after the masked part of a step: ``x + M · (x' − x)``, kept within the valid range.
+
+    It is the finished step that is masked, since an adaptive optimizer divides by the size of the gradients it has
+    seen: a mask on the gradient would be divided out again. Where the mask is 0 the pixels come back bit for bit,
+    even if they were out of range.
+
+    Args:
+        before: x, [B, C, H, W].
+        after: x', the same shape, what an optimizer made of it.
+        mask: M, [B, 1, H, W] (:func:`soft_mask`).
+        low, high: the valid range, numbers or tensors that broadcast (one value for each channel: [C, 1, 1]).
+
+    >>> masked_step(torch.zeros(1, 1, 1, 3), torch.ones(1, 1, 1, 3), torch.tensor([[[[0.0, 0.5, 2.0]]]]))
+    tensor([[[[0.0000, 0.5000, 1.0000]]]])
+
+    Paper: NRR-DD, CVPR 2025, arXiv 2503.18267; the clamp and that an optimizer's step is masked are readings.
+    """
+    shaped("masked_step", "the step", after, before.shape, "give the images before and after one step")
+    shaped("masked_step", "the mask", mask, (len(before), 1, *before.shape[2:]), "give one mask for each image")
+    moved = before + mask.to(before) * (after - before)
+    moved = torch.minimum(torch.maximum(moved, _as(low, moved)), _as(high, moved))
+    return torch.where(mask == 0, before, moved)
+
+
+def _as(value: Tensor | float, like: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
