@@ -11,8 +11,7 @@ from distil.errors import DistilError
 from distil.functional.activation import crop_activation
 from distil.functional.collage import best_crops, label_cross_entropy, padded, square_boxes, stitched
 from distil.functional.crops import cropped, noise_like
-from distil.functional.pixels import unit_pixels
-from distil.functional.refining import eight_bit
+from distil.functional.pixels import eight_bit, unit_pixels
 from distil.loops.order import Order
 from distil.systems.nrr_dd.look import Look
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +11,13 @@ from distil.data.augmented import Augmentation
 from distil.data.condensed import CondensedSet
 from distil.data.loading import mix_seed
 from distil.errors import DistilError, nearest
+from distil.functional.activation import REGIONS, soft_mask
 from distil.functional.collage import square_boxes
-from distil.functional.crops import crop_boxes, cropped
-from distil.functional.pixels import cosine_rate, draw_rolls, rolled
-from distil.functional.refining import REGIONS, eight_bit, masked_step, refining_loss, soft_mask
+from distil.functional.pixels import eight_bit
 from distil.functional.two_numbers import DISTANCES, SCE_TARGETS
-from distil.loops.order import Order, options_of
 from distil.loops.labelling import Labelling, relabelled
+from distil.loops.order import Order, options_of
+from distil.loops.synthesis import Synthesis, observed, synthesise
 from distil.systems.nrr_dd.discovery import discovered, factor_of
 from distil.systems.nrr_dd.look import Look
 from distil.tasks.base import evaluating
@@ -190,8 +188,9 @@ def refined(
 ) -> Tensor:
     """Return images whose pixels were moved to be typical of their class, by the mask of what shows it least.
 
-    ``x ← x + M · step`` with the step of an optimizer on cross-entropy plus the batch-norm term, kept in [0, 1] and
-    brought to 256 levels at the end. A pixel of mask 0 comes back bit for bit.
+    ``x ← x + M · step``, the step an optimizer's on cross-entropy plus the batch-norm term of what the teacher sees
+    (:func:`distil.loops.synthesis.synthesise`); kept in [0, 1] and brought to 256 levels at the end. A pixel of mask 0
+    comes back bit for bit.
 
     Args:
         images: [n, C, H, W] in [0, 1], on 256 levels.
@@ -203,53 +202,44 @@ def refined(
     """
     if options.refine == "off" or not options.steps:
         return images
+    crops = options.view == "crop" or (options.view == "auto" and min(images.shape[2:]) >= 64)
+    how = Synthesis(
+        steps=options.steps, rate=options.lr, statistics=options.statistics_weight, first=1.0, crops=crops,
+        jitter=0 if crops else options.jitter, optimizer=options.optimizer,
+    )  # fmt: skip
+    batches = _batches(labels, options.batch)
+    first = batches[0]
+    (network,) = observed([look.teacher], images[first], labels[first], how, call=look.call)
     found = images.clone()
-    batches = list(_batches(labels, options.batch))
     for k, where in enumerate(batches):
-        found[where] = _refined(images[where], labels[where], look, options, generator)
+        mask = _Mask(look, labels[where], options)
+        made = synthesise(
+            network, images[where], labels[where], how, low=0.0, high=1.0, mask=mask, generator=generator
+        )  # fmt: skip
+        found[where] = made.pixels
         if order is not None:
             order.progress.step(k + 1, len(batches))
     return eight_bit(found)
 
 
-def _batches(labels: Tensor, size: int) -> Iterator[Tensor]:
+def _batches(labels: Tensor, size: int) -> list[Tensor]:
     """Positions of nearly equal batches: the first image of each class, then the second of each, …"""
-    classes = labels.bincount()
-    columns = torch.arange(len(labels), device=labels.device).split(classes[classes > 0].tolist())
-    order = [int(column[k]) for k in range(max(map(len, columns))) for column in columns if k < len(column)]
-    return iter(torch.tensor(order, device=labels.device).chunk(-(-len(order) // size)))
+    counts = [count for count in labels.bincount().tolist() if count]
+    columns = torch.arange(len(labels), device=labels.device).split(counts)
+    order = [int(column[k]) for k in range(max(counts)) for column in columns if k < len(column)]
+    return list(torch.tensor(order, device=labels.device).chunk(-(-len(order) // size)))
 
 
-def _refined(images: Tensor, labels: Tensor, look: Look, options: Options, generator: torch.Generator) -> Tensor:
-    pixels = images.clone().requires_grad_()
-    kinds: dict[str, Any] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-    extra = {"betas": (0.5, 0.9)} if options.optimizer == "adam" else {}
-    optimizer = kinds[options.optimizer]([pixels], lr=options.lr, **extra)
-    rolls = draw_rolls(options.steps, jitter=options.jitter, generator=generator)
-    mask = _mask(pixels, labels, look, options)
-    for step in range(options.steps):
-        if options.cam_every and step and step % options.cam_every == 0:
-            mask = _mask(pixels, labels, look, options)
-        logits, layers = look.deeply(_view(pixels, rolls[step], options, generator))
-        loss = refining_loss(logits, labels, layers, statistics_weight=options.statistics_weight)
-        optimizer.zero_grad()
-        loss.backward(inputs=[pixels])
-        before = pixels.detach().clone()
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(options.lr, step=step, steps=options.steps)
-        optimizer.step()
-        with torch.no_grad():
-            pixels.copy_(masked_step(before, pixels, mask))
-    return pixels.detach()
+class _Mask:
+    """How far each pixel may move: found before the first step, and anew every so many steps if that is asked."""
 
+    def __init__(self, look: Look, labels: Tensor, options: Options) -> None:
+        self.look, self.labels, self.options = look, labels, options
+        self.found: Tensor | None = None
 
-def _mask(pixels: Tensor, labels: Tensor, look: Look, options: Options) -> Tensor:
-    return soft_mask(look.maps(pixels.detach(), labels), threshold=options.threshold, region=options.refine)
-
-
-def _view(pixels: Tensor, roll: Tensor, options: Options, generator: torch.Generator) -> Tensor:
-    """What the teacher sees of a batch at one step."""
-    side = min(pixels.shape[2:])
-    if options.view == "roll" or (options.view == "auto" and side < 64):
-        return rolled(pixels, roll)
-    return cropped(pixels, crop_boxes(len(pixels), generator=generator).to(pixels.device), side=side)
+    def __call__(self, step: int, pixels: Tensor) -> Tensor:
+        every = self.options.cam_every
+        if self.found is None or (every and step % every == 0):
+            maps = self.look.maps(pixels, self.labels)
+            self.found = soft_mask(maps, threshold=self.options.threshold, region=self.options.refine)
+        return self.found
