@@ -20,9 +20,9 @@ from distil.loops.order import Order, options_of
 from distil.loops.synthesis import Synthesis, observed, synthesise
 from distil.systems.nrr_dd.discovery import discovered, factor_of
 from distil.systems.nrr_dd.look import Look
-from distil.tasks.base import evaluating
+from distil.tasks.base import device_of, evaluating
 
-__all__ = ["Options", "condensed", "refined", "refuse"]
+__all__ = ["Options", "condensed", "labelled", "refined", "refuse"]
 
 KINDS = {"two-numbers": "two-numbers", "soft": "replayed", "onehot": "hard"}
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -175,11 +175,17 @@ def condensed(order: Order) -> CondensedSet:
     labels = labels.to(look.device)
     if options.refine != "off":
         images = refined(images, labels, look, options, generator=generator, order=order)
-    small = CondensedSet(images.cpu(), labels.cpu(), order.bundle.classes)
+    return labelled(CondensedSet(images.cpu(), labels.cpu(), order.bundle.classes), order)
+
+
+def labelled(small: CondensedSet, order: Order) -> CondensedSet:
+    """Return a set labelled as an order's options say, by its teacher, under views drawn from its seed."""
+    options: Options = options_of(order, Options)
     how = options.labelling(factor_of(order, options), mix_seed("views", order.seed) % 2**31)
-    with evaluating(look.teacher):
+    teacher = order.teachers[0]
+    with evaluating(teacher):
         return relabelled(
-            small, order.teachers, how, task=order.task, device=str(look.device), progress=order.progress.step
+            small, [teacher], how, task=order.task, device=str(device_of(teacher)), progress=order.progress.step
         )
 
 
