@@ -17,7 +17,6 @@ from distil.functional.collage import (
     best_crops,
     label_cross_entropy,
     padded,
-    shuffled_patches,
     square_boxes,
     stitched,
 )
@@ -331,7 +330,6 @@ __all__ = [
     "sample_gram",
     "sampled_cross_entropy",
     "sampled_kl",
-    "shuffled_patches",
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",
