@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,7 +14,7 @@ from distil.loops.condense_pixels import chunks_of, class_batches, generator_for
 from distil.loops.labelling import Labelling, relabelled
 from distil.loops.synthesis import Synthesis, synthesise
 
-__all__ = ["Infer", "infer_set", "refuse", "share_of_budget"]
+__all__ = ["Infer", "infer_set", "naturals_only", "refuse", "share_of_budget"]
 
 FINAL, BUDGETS = ("last", "published"), ("storage", "images")
 
@@ -100,6 +100,15 @@ class Infer:
                 f"{networks * copies}/{order.classes})⌋ = 0; ask for at least {least}, or name fewer networks."
             )
         return found
+
+
+def naturals_only(small: CondensedSet) -> CondensedSet:
+    """Return a set's real images as they are, with their labels: what it is without its additive images."""
+    if small.pairs is None:
+        return small
+    count = len(small.inputs)  # the first samples, one for each
+    kept = {name: value[:count] for name in ("labels", "ids", "logits") if (value := getattr(small, name)) is not None}
+    return replace(small, pairs=None, compensators=None, **kept)
 
 
 def share_of_budget(per_class: int, *, networks: int, classes: int, copies: int = 1) -> int:
