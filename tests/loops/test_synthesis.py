@@ -53,7 +53,7 @@ def by_hand(net: nn.Module, x: Tensor, u: Tensor, how: Synthesis, rolls: Tensor)
         loss = F.cross_entropy(logits, LABELS)
         loss = loss + how.statistics * (how.first * terms[0] + sum(terms[1:]))
         (g,) = torch.autograd.grad(loss, leaf)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         first = how.betas[0] * first + (1 - how.betas[0]) * g
         second = how.betas[1] * second + (1 - how.betas[1]) * g * g
         rate = how.rate * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * t / how.steps, dtype=u.dtype)))
@@ -208,7 +208,7 @@ def test_a_quick_form_that_is_another_network_is_not_taken() -> None:
     assert not said
     wrong = Observed(net)
     with torch.no_grad():
-        wrong._network.fc.weight.add_(1.0)
+        wrong._network.fc.weight.mul_(1.5)
     taken = agreeing(wrong, images(), LABELS, Synthesis(), say=said.append)
     assert not taken.channels_last
     assert "plain form" in said[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -11,56 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from distil import catalog
-from distil.data import DictDataset
 from distil.data.augmented import AugmentedBatch
-from distil.data.bundle import Bundle
 from distil.data.condensed import CondensedSet
 from distil.errors import DistilError
 from distil.functional import Mix, kl, mixed
 from distil.loops.condense import Order, condense
 from distil.loops.condense_pixels import pixel_space
 from distil.loops.labelling import target_of
-from distil.models import SmallCNN
 from distil.systems.infer import Infer, naturals_only, share_of_budget
 
-CLASSES = 5
+from .squares import CLASSES, bundle, teachers, trained
+
 QUICK: dict[str, Any] = {"steps": 3, "jitter": 2}
-
-
-@lru_cache
-def bundle() -> Bundle:
-    """Five classes of small images, each of its own colour and place."""
-    draw = torch.Generator().manual_seed(0)
-
-    def part(count: int, first: int) -> DictDataset:
-        labels = torch.arange(count) % CLASSES
-        images = 0.3 * torch.rand(count, 3, 8, 8, generator=draw)
-        for k, label in enumerate(labels.tolist()):
-            images[k, label % 3, :, label : label + 3] += 0.6
-        return DictDataset(images, labels, torch.arange(first, first + count))
-
-    return Bundle(
-        name="squares", task="classification", train=part(60, 0), val=part(30, 100), test=part(30, 200),
-        classes=tuple("abcde"), input_shape=(3, 8, 8), fingerprint="squares-1",
-    )  # fmt: skip
-
-
-@lru_cache
-def teachers() -> tuple[nn.Module, ...]:
-    """Two small nets, trained for a moment."""
-    nets = []
-    with torch.random.fork_rng(devices=[]):
-        for seed, widths in enumerate(((6, 8), (4, 6, 8))):
-            torch.manual_seed(seed)
-            net, data = SmallCNN(3, CLASSES, widths=widths), bundle().train
-            optimizer = torch.optim.Adam(net.parameters(), 0.02)
-            for _ in range(25):
-                loss = nn.functional.cross_entropy(net(data.inputs), data.labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            nets.append(net.eval())
-    return tuple(nets)
 
 
 def order(per_class: int = 5, *, seed: int = 0, nets: tuple[nn.Module, ...] | None = None, **options: Any) -> Order:
@@ -176,9 +137,9 @@ def test_labels_are_interpolated_as_logits_and_the_divergence_is_at_rest_where_i
         return AugmentedBatch(small.samples(rows), rows, others, share, slice(0, 4))
 
     assert target(small.logits[rows], batch(1.0), 0).abs().max() < 1e-6  # λ = 1: the stored logits themselves
-    mix = Mix(rows, others, torch.full((4,), 0.3))
+    mix = Mix(torch.arange(8), torch.tensor([4, 5, 6, 7, 0, 1, 2, 3]), torch.full((8,), 0.3))
     said = torch.stack([0.3 * small.logits[i] + 0.7 * small.logits[j] for i, j in zip(rows, others)])
-    torch.testing.assert_close(mixed(small.logits, mix), said)
+    torch.testing.assert_close(mixed(small.logits[:8], mix)[:4], said)
     assert target(said, batch(0.3), 0).abs().max() < 1e-6
     wrong = torch.randn(4, CLASSES, generator=torch.Generator().manual_seed(0))
     found = target(wrong, batch(0.3), 0)
@@ -251,21 +212,8 @@ def test_additive_images_lower_the_loss_of_the_network_they_are_made_for() -> No
     assert end < 0.8 * start
 
 
-def no_norms() -> SmallCNN:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        net, data = SmallCNN(3, CLASSES, widths=(8, 8), norm=False), bundle().train
-        optimizer = torch.optim.Adam(net.parameters(), 0.03)
-        for _ in range(60):
-            loss = nn.functional.cross_entropy(net(data.inputs), data.labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return net.eval()
-
-
 def test_networks_without_batch_norm_are_refused_unless_statistics_weigh_nothing() -> None:
-    nets = (teachers()[0], no_norms())
+    nets = (teachers()[0], trained((8, 8), seed=3, norm=False))
     with pytest.raises(DistilError, match=r"teacher 2 \(SmallCNN\) has no BatchNorm2d.*statistics=0"):
         condense(order(5, nets=nets), "infer")
     assert len(condense(order(5, nets=nets, statistics=0.0), "infer")) == 45

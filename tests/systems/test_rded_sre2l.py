@@ -17,7 +17,7 @@ from distil.loops.condense import Order, condense
 from distil.loops.condense_pixels import chunks_of, pixel_space
 from distil.loops.synthesis import synthesise
 
-from ..systems.test_infer import CLASSES, bundle, teachers
+from .squares import CLASSES, bundle, teachers
 
 
 def order(per_class: int = 2, *, seed: int = 0, **options: Any) -> Order:
