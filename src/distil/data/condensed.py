@@ -15,14 +15,12 @@ import torch
 from torch import Tensor
 
 from distil.data.bundle import Bundle, DictDataset, ids_of
+from distil.data.condensed_check import LABEL_KINDS, check, keeps_exactly, same_classes, stored_bytes
+from distil.data.condensed_files import read, write
 from distil.data.fingerprint import fingerprint
 from distil.errors import DistilError, nearest
 
 __all__ = ["LABEL_KINDS", "CondensedSet", "load_condensed"]
-
-LABEL_KINDS = ("hard", "static", "dynamic", "replayed", "two-numbers")
-"""How a set is labelled: by class; by stored logits, one row per sample; by the teachers while a student trains; by
-logits stored for every view of every epoch; by two distances stored for every view of every epoch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +64,6 @@ class CondensedSet:
     replay: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from distil.data.condensed_check import check
-
         check(self)
 
     def __len__(self) -> int:
@@ -133,8 +129,6 @@ class CondensedSet:
         one byte (two beyond 256 classes) for each stored input, since those of its sums follow; logits count as they
         are kept, and so do distances. A seed counts eight bytes; boxes, partners and the like as they are kept.
         """
-        from distil.data.condensed_check import keeps_exactly, stored_bytes
-
         return stored_bytes(self, keeps_exactly(self, exact))
 
     def save(self, folder: str | Path, *, exact: bool | None = None) -> Path:
@@ -146,8 +140,6 @@ class CondensedSet:
                 compensators too (rounded to 1/255 of their own range); vectors, and images that leave [0, 1], stay
                 exact.
         """
-        from distil.data.condensed_files import write
-
         return write(self, Path(folder), exact)
 
     def as_bundle(self, real: Bundle) -> Bundle:
@@ -155,8 +147,6 @@ class CondensedSet:
 
         Items have ids of their own, above all of ``real``'s.
         """
-        from distil.data.condensed_check import same_classes
-
         same_classes(self, real)
         first = 1 + max(int(ids_of(part).max()) for part in (real.train, real.val, real.test) if len(part))
         return replace(
@@ -171,6 +161,4 @@ class CondensedSet:
 
 def load_condensed(folder: str | Path) -> CondensedSet:
     """Read what :meth:`CondensedSet.save` wrote; a torn or changed file is named, and nothing in it is executed."""
-    from distil.data.condensed_files import read
-
-    return read(Path(folder))
+    return CondensedSet(**read(Path(folder)))

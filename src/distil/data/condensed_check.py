@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from distil.data.bundle import Bundle
     from distil.data.condensed import CondensedSet
 
-__all__ = ["LABELS_REPLAYED", "check", "keeps_exactly", "same_classes", "stored_bytes"]
+__all__ = ["LABELS_REPLAYED", "LABEL_KINDS", "check", "keeps_exactly", "same_classes", "stored_bytes"]
+
+LABEL_KINDS = ("hard", "static", "dynamic", "replayed", "two-numbers")
+"""How a set is labelled: by class; by stored logits, one row per sample; by the teachers while a student trains; by
+logits stored for every view of every epoch; by two distances stored for every view of every epoch."""
 
 LABELS_REPLAYED = ("logits", "distances")
 """The stored tensors that are labels; every other one records an augmentation."""
@@ -22,8 +26,6 @@ LABELS_REPLAYED = ("logits", "distances")
 
 def check(small: CondensedSet) -> None:
     """Refuse a set whose parts do not fit each other."""
-    from distil.data.condensed import LABEL_KINDS
-
     count, classes = len(small), len(small.classes)
     if small.inputs.ndim < 2 or count == 0 or not small.inputs.is_floating_point():
         raise _wrong(f"inputs of shape {tuple(small.inputs.shape)} and {small.inputs.dtype}; expected float [n, ...]")

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distil.data.condensed_check import keeps_exactly
 from distil.errors import DistilError
 from distil.files import write_folder
 
@@ -51,8 +52,6 @@ def is_condensed(folder: str | Path) -> bool:
 def write(small: CondensedSet, folder: Path, exact: bool | None) -> Path:
     """Write a set; see :meth:`distil.data.condensed.CondensedSet.save`."""
     from safetensors.torch import save_file
-
-    from distil.data.condensed_check import keeps_exactly
 
     if folder.exists() and not is_condensed(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise DistilError(f"{folder} holds something that is no condensed set; name another folder.")
@@ -92,12 +91,10 @@ def write(small: CondensedSet, folder: Path, exact: bool | None) -> Path:
     return write_folder(folder, fill)
 
 
-def read(folder: Path) -> CondensedSet:
-    """Read a set; see :func:`distil.data.condensed.load_condensed`."""
+def read(folder: Path) -> dict[str, Any]:
+    """Return what a set is made of; see :func:`distil.data.condensed.load_condensed`."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-
-    from distil.data.condensed import CondensedSet
 
     _verify(folder)
     facts = _json(folder / FACTS)
@@ -112,10 +109,14 @@ def read(folder: Path) -> CondensedSet:
                 compensators = torch.stack(made) if made else inputs[:0]
         replay = {name.removeprefix("replay."): tensors[name] for name in tensors if name.startswith("replay.")}
         plain = {name: tensors[name] for name in _PLAIN if name in tensors}
-        return CondensedSet(
-            inputs, plain.pop("labels"), tuple(map(str, facts["classes"])), compensators=compensators,
-            record=facts["record"], made=facts["made"], replay=replay, **plain,
-        )  # fmt: skip
+        if "labels" not in plain:
+            raise KeyError("labels")
+        facts = {
+            "classes": tuple(map(str, facts["classes"])),
+            "record": dict(facts["record"]),
+            "made": dict(facts["made"]),
+        }
+        return {"inputs": inputs, "compensators": compensators, "replay": replay, **plain, **facts}
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise DistilError(
             f"{folder} is no condensed set that this distil reads ({type(error).__name__}: {str(error)[:120]}); make "

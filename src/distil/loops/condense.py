@@ -2,150 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from importlib import import_module
-from typing import Any
+from dataclasses import replace
 
-import torch
-from torch import Tensor, nn
-
-from distil.data.bundle import Bundle, ids_of, labels_of
 from distil.data.condensed import CondensedSet
-from distil.errors import DistilError, nearest
-from distil.loops.lab import Progress, Quiet
-from distil.tasks import Task, get_task
+from distil.data.fingerprint import fingerprint
+from distil.loops.condense_check import check_order
+from distil.loops.condensers import find
+from distil.loops.labelling import Labelling, relabelled
+from distil.loops.order import Condenser, Order, architecture, imported, options_of
 
-__all__ = ["Condenser", "Order", "condense", "options_of"]
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is asked of a condenser.
-
-    Attributes:
-        bundle: the real data; a condenser uses its training part alone.
-        per_class: samples (or as many bytes as that) for each class.
-        seed: of every draw.
-        teachers: nets trained on the data; they take inputs as the bundle holds them (images in [0, 1]).
-        device: where it is computed; the CPU by default.
-        progress: where it shows how far it is.
-        options: the method's own, by name.
-    """
-
-    bundle: Bundle
-    per_class: int
-    seed: int = 0
-    teachers: tuple[nn.Module, ...] = ()
-    device: str | None = None
-    progress: Progress = field(default_factory=Quiet)
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def task(self) -> Task:
-        """The task of the data."""
-        return get_task(self.bundle.task)
-
-    @property
-    def classes(self) -> int:
-        """How many classes there are."""
-        return len(self.bundle.classes)
-
-    def real(self, label: int, *, limit: int | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Return the positions, in the training part, of one class's samples.
-
-        Args:
-            label: the class.
-            limit: at most so many, drawn with ``generator`` without replacement; else all in their order.
-            generator: a CPU generator.
-        """
-        found = (labels_of(self.bundle.train) == label).nonzero().flatten()
-        if generator is not None:
-            found = found[torch.randperm(len(found), generator=generator)]
-        return found if limit is None else found[:limit]
-
-    def inputs(self, positions: Tensor) -> Tensor:
-        """Return the training samples at ``positions`` as they are, ``[n, ...]`` float32 (images in [0, 1])."""
-        return inputs_of(self.bundle.train, positions)
-
-    def ids(self, positions: Tensor) -> Tensor:
-        """Return the ids of the training samples at ``positions``."""
-        return ids_of(self.bundle.train)[positions]
+__all__ = ["Condenser", "Order", "condense", "described", "options_of"]
 
 
-Run = Callable[[Order], CondensedSet]
-
-
-@dataclass(frozen=True)
-class Condenser:
-    """A method that makes a set, and what it needs before it can.
-
-    Attributes:
-        run: ``package.module:function``, imported when it is first used; the function takes an :class:`Order`.
-        about: one line for ``--help`` and reports.
-        options: ``package.module:Class`` of its options (a frozen dataclass with defaults), if it has any.
-        inputs: "images", "vectors" or "any".
-        teachers: 0 (none are used), 1 or "many" (at least one).
-        batchnorm: the teachers must have BatchNorm layers.
-        cam: the teacher must end in global pooling and one linear layer.
-        least: the smallest number per class that makes sense.
-        whole: every class must have at least ``per_class`` samples; else a class may have fewer, and gives all.
-        refuses: ``package.module:function`` of an :class:`Order` that raises where the order cannot be filled.
-    """
-
-    run: str
-    about: str
-    options: str = ""
-    inputs: str = "any"
-    teachers: int | str = 0
-    batchnorm: bool = False
-    cam: bool = False
-    least: int = 1
-    whole: bool = False
-    refuses: str = ""
-
-
-def condense(order: Order, method: str) -> CondensedSet:
+def condense(order: Order, method: str, labelling: Labelling | None = None) -> CondensedSet:
     """Return the small set that ``method`` makes; what cannot work is refused before anything is computed.
 
     Args:
         order: the data, the budget and the teachers.
         method: a name of :data:`distil.loops.condensers.CONDENSERS`.
+        labelling: how the set is labelled in place of the method's own way.
 
     Raises:
         DistilError: an unknown method or option, a budget below the method's least, too few samples of a class,
             teachers that are missing, lack what the method reads, or are no better than chance.
     """
-    from distil.loops.condense_check import check_order
-    from distil.loops.condensers import find
-
     condenser = find(method)
-    order = check_order(replace(order, options={**order.options}), method, condenser)
+    check_order(order, method, condenser, labelling)
     order.progress.begin(f"condensing {order.bundle.name} by {method}")
-    small = imported(condenser.run)(order)
-    return described(small, order, method)
-
-
-def options_of(order: Order, kind: type[Any]) -> Any:
-    """Return the order's options as the dataclass ``kind``; an unknown one is refused with the nearest name."""
-    assert is_dataclass(kind)
-    known = [each.name for each in fields(kind)]
-    odd = next((name for name in order.options if name not in known), None)
-    if odd is not None:
-        raise DistilError(f"the option {odd!r} is unknown; {nearest(str(odd), known)}")
-    return kind(**order.options)
-
-
-def imported(place: str) -> Any:
-    """Return what ``package.module:name`` names."""
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+    small = described(imported(condenser.run)(order), order, method)
+    if labelling is None:
+        return small
+    order.progress.begin(f"labelling the set: {labelling.kind}")
+    return relabelled(
+        small, order.teachers, labelling, task=order.task, device=order.device, progress=order.progress.step
+    )
 
 
 def described(small: CondensedSet, order: Order, method: str) -> CondensedSet:
     """Return the set with how it was made: method, options, seed, budget, and fingerprints of data and teachers."""
-    from distil.data.fingerprint import fingerprint
-
     made = {
         "method": method,
         "options": dict(order.options),
@@ -154,16 +48,6 @@ def described(small: CondensedSet, order: Order, method: str) -> CondensedSet:
         "data": order.bundle.fingerprint,
         "data_name": order.bundle.name,
         "teachers": [fingerprint(teacher) for teacher in order.teachers],
+        "nets": sorted({architecture(teacher) for teacher in order.teachers} | set(small.made.get("nets") or ())),
     }
-    return replace(small, made={**made, **small.made})
-
-
-def inputs_of(dataset: Any, positions: Tensor) -> Tensor:
-    """Return samples of a dataset as they are read, ``[n, ...]`` float32, without any random view."""
-    if getattr(dataset, "in_bulk", False):
-        inputs = dataset.batch(positions)["inputs"]
-    else:
-        inputs = torch.stack([torch.as_tensor(dataset[int(k)]["inputs"]) for k in positions.tolist()])
-    if not isinstance(inputs, Tensor):
-        raise DistilError("condensing reads images or vectors, and these samples are neither.")
-    return inputs.float()
+    return replace(small, made={**made, **small.made, "nets": made["nets"]})

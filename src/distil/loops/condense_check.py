@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from distil.data.bundle import labels_of
 from distil.engine.anatomy import anatomy
 from distil.errors import DistilError
-from distil.loops.condense import Condenser, Order, imported, options_of
+from distil.loops.labelling import Labelling
+from distil.loops.order import Condenser, Order, imported, options_of
 from distil.tasks.preflight import teacher_above_chance
 
 __all__ = ["check_order", "check_teachers", "class_counts", "per_class_or_all"]
@@ -23,8 +24,8 @@ def class_counts(order: Order) -> list[int]:
     return labels[labels >= 0].bincount(minlength=order.classes).tolist()
 
 
-def check_order(order: Order, method: str, condenser: Condenser) -> Order:
-    """Return the order, checked; remarks go to its progress.
+def check_order(order: Order, method: str, condenser: Condenser, labelling: Labelling | None = None) -> None:
+    """Refuse an order that cannot be filled; remarks go to its progress.
 
     Raises:
         DistilError: see :func:`distil.loops.condense.condense`.
@@ -35,10 +36,9 @@ def check_order(order: Order, method: str, condenser: Condenser) -> Order:
         options_of(order, imported(condenser.options))
     elif order.options:
         raise DistilError(f"{method} has no options, but {sorted(order.options)} were given; leave them out.")
-    check_teachers(order, method, condenser)
+    check_teachers(order, method, condenser, labelling)
     if condenser.refuses:
         imported(condenser.refuses)(order)
-    return order
 
 
 def per_class_or_all(order: Order, method: str) -> list[int]:
@@ -89,12 +89,15 @@ def _check_budget(order: Order, method: str, condenser: Condenser) -> None:
         )
 
 
-def check_teachers(order: Order, method: str, condenser: Condenser) -> None:
+def check_teachers(order: Order, method: str, condenser: Condenser, labelling: Labelling | None = None) -> None:
     """Refuse teachers that are missing, too many, without what the method reads, or no better than chance."""
     wanted, given = condenser.teachers, len(order.teachers)
-    if wanted == 0:
+    soft = labelling.kind if labelling is not None and labelling.kind != "hard" else ""
+    if soft and given == 0:
+        raise DistilError(f"{soft} labels come from a trained teacher; name one with --teacher.")
+    if wanted == 0 and not soft:
         if given:
-            warnings.warn(f"{method} asks no teacher for its images; those named label the set at most.", stacklevel=2)
+            warnings.warn(f"{method} asks no teacher; those named are left alone.", stacklevel=2)
         return
     if given == 0:
         raise DistilError(f"{method} needs a trained teacher; name one with --teacher.")

@@ -6,8 +6,8 @@ import torch
 
 from distil.data.condensed import CondensedSet
 from distil.data.loading import mix_seed
-from distil.loops.condense import Order
 from distil.loops.condense_check import per_class_or_all
+from distil.loops.order import Order
 
 __all__ = ["random_set"]
 

@@ -16,7 +16,7 @@ from distil.data.bundle import Bundle, View
 from distil.data.condensed import CondensedSet
 from distil.data.loading import epoch_order, mix_seed
 from distil.engine.optim import SCHEDULES, lr_factor, make_optimizers
-from distil.errors import DistilError, Diverged
+from distil.errors import DistilError, Diverged, nearest
 from distil.loops.lab import Arm, Lab, Outcome, Progress, Role
 from distil.loops.labelling import augmentation_of, target_of
 from distil.loops.measure import latency, reliability, size_in_bytes
@@ -54,13 +54,17 @@ class StudentTraining:
                 f"updates={self.updates} and validate={self.validate} must be at least 1, and checks={self.checks} "
                 "between 1 and the updates."
             )
+        if self.schedule not in (*SCHEDULES, HALF_COSINE):
+            raise DistilError(
+                f"schedule={self.schedule!r} is unknown; {nearest(self.schedule, [*SCHEDULES, HALF_COSINE])}"
+            )
 
     @property
     def curve(self) -> Callable[[float], float]:
         """The factor of the learning rate, from the share of the updates that is done."""
         if self.schedule == HALF_COSINE:
             return lambda done: 0.5 * (1 + math.cos(math.pi * done / 2))
-        return lr_factor(self.schedule if self.schedule in SCHEDULES else str(self.schedule), 0.0)
+        return lr_factor(self.schedule, 0.0)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,6 @@ class Trained:
     best: dict[str, Tensor]
     history: list[dict[str, Any]]
     seconds: float
-    teacher_seconds: float
 
 
 def train_on(
@@ -140,9 +143,7 @@ def train_on(
             if step in checks:
                 mean = float(torch.stack(losses).mean())
                 if not math.isfinite(mean):
-                    raise Diverged(
-                        f"the student's loss is {mean} after {step} updates; a smaller lr than {training.lr} helps."
-                    )
+                    raise Diverged(f"the student's loss is {mean} after {step} updates; lower lr={training.lr}.")
                 scores = task.evaluate(student, part, device=place) if part is not None else {}
                 history.append({"epoch": epoch + 1, "step": step, "loss": mean, "val": scores})
                 losses.clear()
@@ -156,7 +157,7 @@ def train_on(
                 break
         epoch += 1
     assert best is not None  # the last update is a check
-    return Trained(student.eval(), best, history, time.perf_counter() - began, 0.0)
+    return Trained(student.eval(), best, history, time.perf_counter() - began)
 
 
 def outcome_of(
@@ -177,7 +178,7 @@ def outcome_of(
     return Outcome(
         metrics={"last": last, "best": scores},
         history=trained.history,
-        cost={"seconds": trained.seconds, "teacher_seconds": trained.teacher_seconds, "updates": float(training.updates)},
+        cost={"seconds": trained.seconds, "teacher_seconds": 0.0, "updates": float(training.updates)},
         budget={
             "updates": training.updates, "batch_size": batch, "labels": per_class or len(small), "trials": trials,
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distil.errors import DistilError, nearest
-from distil.loops.condense import Condenser
+from distil.loops.order import Condenser
 
 __all__ = ["CONDENSERS", "find"]
 
