@@ -14,9 +14,10 @@ from distil.data.augmented import AugmentedBatch
 from distil.data.condensed import CondensedSet
 from distil.errors import DistilError
 from distil.functional import Mix, kl, mixed
-from distil.loops.condense import Order, condense
+from distil.loops.condense import condense
 from distil.loops.condense_pixels import pixel_space
 from distil.loops.labelling import target_of
+from distil.loops.order import Order
 from distil.systems.infer import Infer, naturals_only, share_of_budget
 
 from .squares import CLASSES, bundle, teachers, trained

@@ -13,8 +13,9 @@ from distil.data import DictDataset
 from distil.errors import DistilError
 from distil.functional import label_cross_entropy
 from distil.loops import condense_rded, condense_sre2l
-from distil.loops.condense import Order, condense
+from distil.loops.condense import condense
 from distil.loops.condense_pixels import chunks_of, pixel_space
+from distil.loops.order import Order
 from distil.loops.synthesis import synthesise
 
 from .squares import CLASSES, bundle, teachers

@@ -11,8 +11,8 @@ from distil.data.bundle import labels_of
 from distil.data.loading import mix_seed
 from distil.errors import DistilError
 from distil.functional.crops import channel_moments
-from distil.loops.condense import Order
 from distil.loops.condense_check import class_counts
+from distil.loops.order import Order
 from distil.loops.synthesis import Observed, Pixels, Synthesis, agreeing
 
 __all__ = ["chunks_of", "class_batches", "generator_for", "judges", "pixel_space"]

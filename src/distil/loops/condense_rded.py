@@ -16,10 +16,10 @@ from distil.data.condensed import CondensedSet
 from distil.errors import DistilError
 from distil.functional.collage import best_crops, label_cross_entropy, padded, square_boxes, stitched
 from distil.functional.crops import cropped
-from distil.loops.condense import Order, options_of
 from distil.loops.condense_check import class_counts
 from distil.loops.condense_pixels import generator_for, pixel_space
 from distil.loops.labelling import Labelling, relabelled, teachers_logits
+from distil.loops.order import Order, options_of
 from distil.loops.synthesis import Pixels
 
 __all__ = ["RDED", "rded_set"]

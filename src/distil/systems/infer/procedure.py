@@ -9,9 +9,9 @@ import torch
 from distil.data.augmented import Augmentation
 from distil.data.condensed import CondensedSet
 from distil.errors import DistilError, nearest
-from distil.loops.condense import Order, options_of
 from distil.loops.condense_pixels import chunks_of, class_batches, generator_for, judges, pixel_space
 from distil.loops.labelling import Labelling, relabelled
+from distil.loops.order import Order, options_of
 from distil.loops.synthesis import Synthesis, synthesise
 
 __all__ = ["Infer", "infer_set", "naturals_only", "refuse", "share_of_budget"]

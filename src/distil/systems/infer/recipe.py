@@ -9,11 +9,12 @@ from typing import Any
 from distil.data import split
 from distil.data.augmented import Augmentation
 from distil.data.condensed import CondensedSet
-from distil.loops.condense import Order, condense
+from distil.loops.condense import condense
 from distil.loops.condensed import StudentTraining, set_arm, stored_set
 from distil.loops.images import ImagePair, Pair, image_pair
 from distil.loops.lab import Arm, Lab, Role
 from distil.loops.labelling import Labelling, relabelled
+from distil.loops.order import Order
 from distil.loops.recipe import Experiment
 from distil.loops.training import Training, train_teacher
 from distil.systems.infer.procedure import Infer, naturals_only
