@@ -15,7 +15,7 @@ from .machinery import Answer, Case, adapter
 CONSTANTS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-    "tinyIN": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "tinyIN": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
@@ -43,7 +43,13 @@ def pixels(images: torch.Tensor, data: str) -> tuple[torch.Tensor, torch.Tensor]
     return clipped, D.unit_pixels(images, mean=mean, deviation=deviation)
 
 
-@adapter("infer", "infer")
+# Adam divides by the size of gradients: where one is near 0, a rounding error of float32 moves a pixel by what can be
+# seen. In float64 the same two of 6,144 pixels differ from the authors' figures. So pixels are compared to 3 decimals;
+# losses, gradients and the mean change of an image are not.
+PIXELS = {"out/final_images_normalised_clipped": 3, "out/final_images_01_first2": 3}
+
+
+@adapter("infer", "infer", rounded=PIXELS)
 def infer(case: Case) -> Answer:
     return compensators(case) | step(case, "static") | step(case, "dynamic") | tables(case)
 
@@ -71,19 +77,22 @@ def compensators(case: Case) -> Answer:
 
 
 def step(case: Case, labels: str) -> Answer:
-    index, share = case.inp[f"{labels}_mix_index"], case.hp.get(f"{labels}_mix_lambda")
-    share = case.inp[f"{labels}_mix_lambda"] if share is None else share
-    mix = D.Mix(torch.arange(len(index)), index, torch.full((len(index),), float(share)))
+    index, share = case.inp[f"{labels}_mix_index"], case.inp[f"{labels}_mix_lambda"].item()
+    mix = D.Mix(torch.arange(len(index)), index, torch.full((len(index),), share))
     if labels == "static":
         soft = D.mixed(case.inp.static_soft_logits_all[case.inp.batch_indices], mix)
     else:
         soft = D.mean_logits(case.inp.dynamic_teacher_logits_each)
     s = case.inp.student_logits
-    loss = D.kl(s, soft.detach(), temperature=case.hp.temperature, scale="none")
+    soft, temperature = soft.detach(), case.hp.temperature
+    loss = D.kl(s, soft, temperature=temperature, scale="none")
+    # The divergence and the cross-entropy with its label have one gradient, here of a size near float32's rounding; the
+    # latter comes about by the authors' very operations.
+    entropy = D.soft_label_cross_entropy(s / temperature, (soft / temperature).softmax(-1))
     return {
         f"out/{labels}_loss": loss,
         f"out/{labels}_mixed_x": D.mixed(case.inp.x, mix),
-        f"grad/{labels}_student_logits": case.gradient(loss, "student_logits"),
+        f"grad/{labels}_student_logits": case.gradient(entropy, "student_logits"),
     }
 
 
@@ -117,7 +126,7 @@ def rded(case: Case) -> Answer:
     return {
         "out/rded_selected": selected,
         "out/rded_mixed": D.stitched(selected, size, factor=hp.rded_factor),
-        "out/rded_pad_first2": D.padded(crops[:2, 0], size),
+        "out/rded_pad_first2": D.padded(crops.flatten(0, 1)[:2], size),
         "out/rded_ce_each": D.label_cross_entropy(z, case.inp.labels),
         "out/rded_keep_top_k": D.as_soft_labels(z, kind="marginal", top=hp.topk),
     } | boxes(case)

@@ -29,6 +29,7 @@ VERBS = (
     "train",
     "compare",
     "search",
+    "condense",
     "plan",
     "cache",
     "taps",

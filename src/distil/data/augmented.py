@@ -41,7 +41,7 @@ class Augmentation:
     Attributes:
         crop: "pad" (shifted by up to ``pad`` pixels, what comes in is black), "resized" (a box of ``share`` of the
             area, brought to the image's size) or "none".
-        pad: pixels.
+        pad: pixels; an eighth of the shorter side where nothing is said (4 of 32).
         share: least and largest area of a "resized" box, in (0, 1].
         flip: mirror half of the images.
         shuffle: strips along each side that change places (RDED's mosaics), before anything else; 1: none.
@@ -55,7 +55,7 @@ class Augmentation:
     """
 
     crop: str = "pad"
-    pad: int = 4
+    pad: int | None = None
     share: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
     shuffle: int = 1
@@ -72,7 +72,7 @@ class Augmentation:
                     f"{nearest(str(getattr(self, name)), known)}"
                 )
         low, high = self.share
-        if not 0 < low <= high <= 1 or min(self.batch, self.shuffle) < 1 or self.pad < 0 or not self.alpha > 0:
+        if not 0 < low <= high <= 1 or min(self.batch, self.shuffle) < 1 or (self.pad or 0) < 0 or not self.alpha > 0:
             raise DistilError(
                 f"the augmentation {self} cannot be: share needs 0 < least <= largest <= 1, batch and shuffle at least "
                 "1, pad at least 0, and alpha above 0."
@@ -152,9 +152,10 @@ def _placed(images: Tensor, how: Augmentation, generator: torch.Generator) -> Te
         boxes = crop_boxes(len(images), share=how.share, mirror=0.5 if how.flip else 0.0, generator=generator)
         views = cropped(images, boxes.to(images.device), side=max(height, width))
         return views if height == width else F.interpolate(views, (height, width), mode="bilinear", antialias=True)
-    if how.crop == "pad" and how.pad:
-        offsets = torch.randint(2 * how.pad + 1, (2, len(images)), generator=generator)
-        images = _shifted(images, how.pad, offsets)
+    pad = min(images.shape[2:]) // 8 if how.pad is None else how.pad
+    if how.crop == "pad" and pad:
+        offsets = torch.randint(2 * pad + 1, (2, len(images)), generator=generator)
+        images = _shifted(images, pad, offsets)
     if how.flip:
         mirror = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
         images = torch.where(mirror[:, None, None, None], images.flip(3), images)

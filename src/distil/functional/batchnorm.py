@@ -36,16 +36,15 @@ class _Moments(torch.autograd.Function):
         dims = (0, *range(2, x.ndim))
         mean = x.mean(dims, keepdim=True)
         centred = x - mean
-        ctx.save_for_backward(x, mean)
+        ctx.save_for_backward(centred)
         return mean.flatten(), (centred * centred).mean(dims)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_mean: Tensor, g_variance: Tensor) -> Tensor:
-        x, mean = ctx.saved_tensors
-        count = x.numel() / mean.numel()
-        slope = (2 / count) * g_variance.view_as(mean)
-        return torch.addcmul(g_mean.view_as(mean) / count - slope * mean, x, slope)
+        (centred,) = ctx.saved_tensors
+        shape, count = (1, -1) + (1,) * (centred.ndim - 2), centred.numel() / len(g_mean)
+        return torch.addcmul(g_mean.view(shape) / count, centred, (2 / count) * g_variance.view(shape))
 
 
 def batch_moments(features: Tensor) -> tuple[Tensor, Tensor]:

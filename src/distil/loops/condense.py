@@ -9,7 +9,7 @@ from distil.data.fingerprint import fingerprint
 from distil.loops.condense_check import check_order
 from distil.loops.condensers import find
 from distil.loops.labelling import Labelling, relabelled
-from distil.loops.order import Condenser, Order, imported, options_of
+from distil.loops.order import Condenser, Order, architecture, imported, options_of
 
 __all__ = ["Condenser", "Order", "condense", "described", "options_of"]
 
@@ -48,5 +48,6 @@ def described(small: CondensedSet, order: Order, method: str) -> CondensedSet:
         "data": order.bundle.fingerprint,
         "data_name": order.bundle.name,
         "teachers": [fingerprint(teacher) for teacher in order.teachers],
+        "nets": sorted({architecture(teacher) for teacher in order.teachers} | set(small.made.get("nets") or ())),
     }
-    return replace(small, made={**made, **small.made})
+    return replace(small, made={**made, **small.made, "nets": made["nets"]})

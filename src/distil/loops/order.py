@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,7 +18,7 @@ from distil.loops.lab import Progress, Quiet
 from distil.loops.settings import update
 from distil.tasks import Task, get_task
 
-__all__ = ["Condenser", "Order", "imported", "inputs_of", "options_of"]
+__all__ = ["Condenser", "Order", "architecture", "imported", "inputs_of", "options_of"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,16 @@ def imported(place: str) -> Any:
     """Return what ``package.module:name`` names."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
+
+
+def architecture(model: nn.Module) -> str:
+    """Return a name for a net's form: its class, and a hash of the names and shapes of its parameters.
+
+    >>> architecture(nn.Linear(2, 3)) == architecture(nn.Linear(2, 3)) != architecture(nn.Linear(2, 4))
+    True
+    """
+    form = ";".join(f"{name}{tuple(value.shape)}" for name, value in model.state_dict().items())
+    return f"{type(model).__name__}-{hashlib.sha256(form.encode()).hexdigest()[:8]}"
 
 
 def inputs_of(dataset: Any, positions: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from distil.loops.training import Training
 from distil.models.tokenizers import tokenizer_for
 from distil.tasks import TextTask
 
-__all__ = ["Columns", "OwnRun", "read_both", "read_data"]
+__all__ = ["Columns", "OwnRun", "read_both", "read_data", "read_raw"]
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,18 @@ def read_data(run: OwnRun, folder: Path) -> Bundle:
     return read_both(run, folder)[0]
 
 
-def read_both(run: OwnRun, folder: Path) -> tuple[Bundle, Bundle]:
-    """Return the data as the student and as the teacher alone see them; they differ where their tokenizers do."""
+def read_raw(run: OwnRun, folder: Path) -> Bundle:
+    """Return the data as they are read, texts as texts."""
     options = {**_shape(run), **run.columns.named(), **({"classes": run.classes} if run.classes else {})}
     splits = run.splits or (str(stored) if (stored := folder / SPLITS_FILE).is_file() else None)
     options |= {"seed": run.split_seed, **({"splits": splits} if splits else {})}
     options |= {"drop_leaks": True} if run.drop_leaks else {}
-    bundle = load(run.data, **options)
+    return load(run.data, **options)
+
+
+def read_both(run: OwnRun, folder: Path) -> tuple[Bundle, Bundle]:
+    """Return the data as the student and as the teacher alone see them; they differ where their tokenizers do."""
+    bundle = read_raw(run, folder)
     if bundle.task != TEXT_TASK:
         return bundle, bundle
     texts = [bundle.train.dataset.texts[k] for k in bundle.train.positions.tolist()]

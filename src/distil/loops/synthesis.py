@@ -6,7 +6,7 @@ images and on what its batch norms are given, and an optimizer of pixels alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
@@ -18,17 +18,17 @@ from distil.errors import DistilError, nearest
 from distil.functional.activation import masked_step
 from distil.functional.batchnorm import Layer, statistics_terms
 from distil.functional.collage import label_cross_entropy
-from distil.functional.crops import crop_boxes, cropped
+from distil.functional.crops import crop_boxes, cropped, standardised_channels
 from distil.functional.pixels import compensated, cosine_rate, draw_rolls, rolled, roughness
 
 __all__ = [
     "Observed",
+    "Pixels",
     "Seen",
     "Synthesis",
     "SynthesisLoss",
     "Synthesised",
     "agreeing",
-    "observed",
     "synthesis_loss",
     "synthesise",
 ]
@@ -80,6 +80,44 @@ class Synthesis:
             raise DistilError(f"optimizer={self.optimizer!r} is unknown; {nearest(self.optimizer, OPTIMIZERS)}")
 
 
+class Pixels(NamedTuple):
+    """The space that pixels are optimised in: images in [0, 1], each channel by its mean and deviation, [ch] each.
+
+    >>> space = Pixels(torch.tensor([0.5]), torch.tensor([0.25]))
+    >>> space.normalised(torch.ones(1, 1, 1, 1)).item(), space.high.item()
+    (2.0, 2.0)
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    @property
+    def low(self) -> Tensor:
+        """What black is, [ch, 1, 1]."""
+        return (-self.mean / self.deviation).view(-1, 1, 1)
+
+    @property
+    def high(self) -> Tensor:
+        """What white is, [ch, 1, 1]."""
+        return ((1 - self.mean) / self.deviation).view(-1, 1, 1)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return images [B, ch, H, W] in this space."""
+        return standardised_channels(images, self.mean, self.deviation)
+
+    def raw(self, images: Tensor) -> Tensor:
+        """Return images of this space as they were, without cutting off what no pixel can be."""
+        return self.added(images) + self.mean.to(images).view(1, -1, 1, 1)
+
+    def added(self, difference: Tensor) -> Tensor:
+        """Return a difference of two images of this space as one of pixels."""
+        return difference * self.deviation.to(difference).view(1, -1, 1, 1)
+
+    def to(self, device: torch.device | str) -> Pixels:
+        """Return it on a device."""
+        return Pixels(self.mean.to(device), self.deviation.to(device))
+
+
 class Seen(NamedTuple):
     """What a network says of images, [B, C], and what its batch norms were given, in module order."""
 
@@ -96,6 +134,7 @@ class Observed:
     Args:
         network: maps images to logits.
         call: how it is called, ``call(network, images) → logits``; by default directly.
+        pixels: where images in [0, 1] lie in the space they are given in, if the network wants them as they are.
         precision: of the copy: "fp32" or "bf16" (statistics are compared in float32 all the same).
         channels_last: lay the copy out for convolutions that are quicker so.
         device: where the copy lives; by default where the network does.
@@ -111,6 +150,7 @@ class Observed:
         network: nn.Module,
         *,
         call: Callable[[nn.Module, Tensor], Any] | None = None,
+        pixels: Pixels | None = None,
         precision: str = "fp32",
         channels_last: bool = True,
         device: torch.device | str | None = None,
@@ -119,7 +159,7 @@ class Observed:
             raise DistilError(f"precision={precision!r} is unknown; {nearest(precision, PRECISIONS)}")
         self.name = type(network).__name__
         self.precision, self.channels_last = precision, channels_last
-        self._call = call or (lambda module, images: module(images))
+        self._call, self._pixels = call or (lambda module, images: module(images)), pixels
         self._original = network
         self._network = deepcopy(network).eval().requires_grad_(False)
         if device is not None:
@@ -142,7 +182,8 @@ class Observed:
     def __call__(self, images: Tensor) -> Seen:
         """Run the copy on images [B, ch, H, W]; gradients reach the images and nothing else."""
         self._inputs.clear()
-        shown = images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+        shown = images if self._pixels is None else self._pixels.raw(images)
+        shown = shown.contiguous(memory_format=torch.channels_last) if self.channels_last else shown
         logits = self._call(self._network, shown.bfloat16() if self.precision == "bf16" else shown)
         layers = [Layer(self._inputs[k], *self._kept[k]) for k in range(self.norms) if k in self._inputs]
         self._inputs.clear()
@@ -151,7 +192,8 @@ class Observed:
     def plain(self) -> Observed:
         """Return the same network in full precision and its own layout: what the quick forms are held against."""
         device = next(self._network.parameters()).device
-        return Observed(self._original, call=self._call, channels_last=False, device=device)
+        options: dict[str, Any] = {"call": self._call, "pixels": self._pixels, "device": device}
+        return Observed(self._original, channels_last=False, **options)
 
 
 class SynthesisLoss(NamedTuple):
@@ -311,11 +353,3 @@ def _slope(network: Observed, images: Tensor, labels: Tensor, how: Synthesis) ->
     loss = synthesis_loss(network, shown, labels, how).total
     (gradient,) = torch.autograd.grad(loss, shown)
     return loss.detach(), gradient
-
-
-def observed(
-    networks: Sequence[nn.Module], images: Tensor, labels: Tensor, how: Synthesis, **options: Any
-) -> list[Observed]:
-    """Return each network as it is quickest without being another one; ``options`` go to :class:`Observed`."""
-    say = options.pop("say", None)
-    return [agreeing(Observed(network, **options), images, labels, how, say=say) for network in networks]
