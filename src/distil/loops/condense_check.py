@@ -15,7 +15,7 @@ from distil.loops.labelling import Labelling
 from distil.loops.order import Condenser, Order, imported, options_of
 from distil.tasks.preflight import teacher_above_chance
 
-__all__ = ["check_order", "check_teachers", "class_counts", "per_class_or_all"]
+__all__ = ["check_order", "check_teachers", "class_counts", "named_teacher_fits", "per_class_or_all"]
 
 
 def class_counts(order: Order) -> list[int]:
@@ -112,6 +112,11 @@ def check_teachers(order: Order, method: str, condenser: Condenser, labelling: L
         if condenser.cam:
             _check_cam(order, teacher, method, name)
         _check_skill(order, teacher, method, name)
+
+
+def named_teacher_fits(order: Order, name: str) -> None:
+    """Refuse a teacher, called ``name``, that does not fit the order's data or is no better than chance on them."""
+    _check_skill(order, order.teachers[0], "the set", name)
 
 
 def _check_skill(order: Order, teacher: nn.Module, method: str, name: str) -> None:
