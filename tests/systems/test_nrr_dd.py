@@ -25,13 +25,15 @@ from distil.functional import (
     soft_mask,
 )
 from distil.loops.condense import condense
+from distil.loops.condense_pixels import judges, pixel_space
 from distil.loops.condensed import StudentTraining, train_on
 from distil.loops.order import Order
-from distil.loops.synthesis import Observed, Synthesis, synthesis_loss
+from distil.loops.synthesis import Synthesis, synthesis_loss
 from distil.models import SmallCNN
 from distil.systems.nrr_dd import MixedLabels, published
 from distil.systems.nrr_dd.look import Look
-from distil.systems.nrr_dd.procedure import Options, condensed, refined
+from distil.systems.nrr_dd.procedure import Options, condensed
+from distil.systems.nrr_dd.procedure import refined as refined_by
 from distil.tasks import ClassificationTask
 
 CLASSES, SIDE = 3, 16
@@ -96,13 +98,18 @@ def start(count: int = 6) -> tuple[Tensor, Tensor]:
 # ---- refining
 
 
+def refined(images: Tensor, labels: Tensor, seen: Look, options: Options) -> Tensor:
+    asked = order(seen.teacher)
+    return refined_by(images, labels, asked, seen, options, pixel_space(asked))
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("threshold", [0.0, 0.4, 1.2])
 def test_critical_pixels_come_back_bit_for_bit_and_no_others(optimizer: str, threshold: float) -> None:
     images, labels = start()
     seen = look()
-    options = Options(steps=6, lr=0.1 if optimizer == "adam" else 20.0, optimizer=optimizer, threshold=threshold)
-    moved = refined(images, labels, seen, options, generator=seeded(), order=None)
+    options = Options(steps=6, lr=0.3 if optimizer == "adam" else 60.0, optimizer=optimizer, threshold=threshold)
+    moved = refined(images, labels, seen, options)
     critical = (seen.maps(images, labels) >= threshold)[:, None].expand_as(images)
     assert torch.equal(moved[critical], images[critical])
     assert 0 <= float(moved.min()) <= float(moved.max()) <= 1
@@ -118,8 +125,8 @@ def test_critical_pixels_come_back_bit_for_bit_and_no_others(optimizer: str, thr
 def test_the_ablations_move_what_they_say(region: str) -> None:
     images, labels = start()
     seen = look()
-    options = Options(steps=6, lr=0.1, refine=region)
-    moved = refined(images, labels, seen, options, generator=seeded(), order=None) != images
+    options = Options(steps=6, lr=0.3, refine=region)
+    moved = refined(images, labels, seen, options) != images
     critical = (seen.maps(images, labels) > 0.5)[:, None].expand_as(images)
     assert float(moved[critical].float().mean()) > 0.5
     assert (float(moved[~critical].float().mean()) > 0.5) is (region == "all-pixels")
@@ -129,20 +136,20 @@ def test_refining_lowers_the_loss_that_it_descends() -> None:
     images, labels = start()
     seen = look()
     how = Synthesis(statistics=1.0, first=1.0)
-    network = Observed(seen.teacher, call=seen.call)
-    moved = refined(images, labels, seen, Options(steps=40, jitter=0), generator=seeded(), order=None)
+    (network,) = judges(order(seen.teacher), [seen.teacher], pixel_space(order()), how)
+    moved = refined(images, labels, seen, Options(steps=40, jitter=0))
     with torch.no_grad():
-        before, after = (float(synthesis_loss(network, x, labels, how).total) for x in (images, moved))
+        before, after = (
+            float(synthesis_loss(network, pixel_space(order()).normalised(x), labels, how).total)
+            for x in (images, moved)
+        )
     assert after < before
 
 
 def test_activations_found_anew_may_release_pixels() -> None:
     images, labels = start()
     seen = look()
-    once, again = (
-        refined(images, labels, seen, Options(steps=9, lr=0.2, cam_every=k), generator=seeded(), order=None)
-        for k in (0, 3)
-    )
+    once, again = (refined(images, labels, seen, Options(steps=9, lr=0.2, cam_every=k)) for k in (0, 3))
     critical = (seen.maps(images, labels) >= 0.5)[:, None].expand_as(images)
     assert torch.equal(once[critical], images[critical])
     assert not torch.equal(once, again)
@@ -159,7 +166,7 @@ def test_batches_hold_all_classes_and_their_size_is_only_a_bound() -> None:
 
     noting = object.__new__(Noting)
     noting.__dict__.update(look().__dict__)
-    refined(images, labels, noting, Options(steps=1, batch=6), generator=seeded(), order=None)
+    refined(images, labels, noting, Options(steps=1, batch=6))
     assert seen == [[0, 0, 1, 1, 2, 2]] * 2
 
 
@@ -174,10 +181,11 @@ def test_the_map_of_a_trained_teacher_lies_on_the_object() -> None:
 # ---- discovery
 
 
-def crops_of(images: Tensor, label: int) -> tuple[Tensor, Tensor]:
-    """Images of one colour, as crops of a quarter, and how unlikely the teacher finds each."""
-    net, small = teacher(), images[:, :, :8, :8]
-    return small, label_cross_entropy(net(padded(small, (SIDE, SIDE))), torch.full((len(images),), label)).detach()
+def crops_of(given: Order, label: int) -> tuple[Tensor, Tensor]:
+    """A class's images of one colour, as crops of a quarter, and how unlikely the teacher finds each."""
+    space, small = pixel_space(given), given.inputs(given.real(label))[:, :, :8, :8]
+    shown = space.raw(padded(space.normalised(small), (SIDE, SIDE)))
+    return small, label_cross_entropy(teacher()(shown), torch.full((len(small),), label)).detach()
 
 
 def flat_bundle() -> Bundle:
@@ -195,7 +203,7 @@ def test_crops_are_ranked_by_confidence_and_stitched_row_by_row(confidence: str)
     assert small.inputs.shape == (2 * CLASSES, 3, SIDE, SIDE)
     assert small.labels.tolist() == [0, 0, 1, 1, 2, 2]
     for label in range(CLASSES):
-        crops, unlikely = crops_of(given.inputs(given.real(label)), label)
+        crops, unlikely = crops_of(given, label)
         ranked = unlikely.argsort(descending=confidence == "low")
         for place in range(2):
             for k, (row, column) in enumerate([(0, 0), (0, 8), (8, 0), (8, 8)]):
@@ -222,7 +230,7 @@ def test_rded_takes_of_each_image_its_most_confident_crop() -> None:
     options = {"init": "rded", "factor": 2, "crops": 2, "candidates": 8, "refine": "off", "labels": "onehot"}
     given = replace(order(**options), bundle=flat_bundle())
     small = condensed(given)
-    crops, unlikely = crops_of(given.inputs(given.real(1)), 1)
+    crops, unlikely = crops_of(given, 1)
     torch.testing.assert_close(small.inputs[2, :, :8, :8], crops[unlikely.argmin()])
 
 
@@ -231,7 +239,8 @@ def test_starts_without_crops() -> None:
     images = bundle().train.inputs
     assert all(any(torch.equal(image, other) for other in images) for image in real.inputs)
     noise = condensed(order(init="noise", refine="off", labels="onehot")).inputs
-    assert float(noise.std()) == pytest.approx(0.24, abs=0.02)
+    assert float(noise.mean()) == pytest.approx(float(images.mean()), abs=0.1)  # cut off where no pixel can be
+    assert float(noise.std()) > 0.05
     assert torch.equal(noise, eight_bit(noise))
 
 
@@ -339,12 +348,18 @@ def same(one: CondensedSet, other: CondensedSet) -> bool:
         {"confidence": "high"},
         *({"refine": name} for name in ("critical-only", "all-pixels", "off")),
         {"statistics_weight": 0.0},
-        *({"optimizer": "sgd", "lr": 5.0}, {"view": "crop"}, {"crop_score": "share"}, {"threshold": 0.8}, {"crops": 2}),
+        *(
+            {"optimizer": "sgd", "lr": 20.0},
+            {"view": "crop"},
+            {"crop_score": "share"},
+            {"threshold": 0.8},
+            {"crops": 2},
+        ),
     ],
     ids=str,
 )
 def test_a_component_that_is_switched_changes_the_images(changed: Mapping[str, Any]) -> None:
-    plain = {"steps": 6, "lr": 0.1, "labels": "onehot"}
+    plain = {"steps": 6, "lr": 0.3, "labels": "onehot"}
     first, again = condensed(order(**plain)), condensed(order(**plain))
     assert same(first, again)
     assert not same(first, condensed(order(**{**plain, **changed})))

@@ -33,6 +33,7 @@ CONDENSERS: dict[str, Condenser] = {
         inputs="images",
         teachers="many",
         refuses="distil.systems.infer.procedure:refuse",
+    ),
     "nrr-dd": Condenser(
         "distil.systems.nrr_dd.procedure:condensed",
         "real crops, refined where they show their class least; labels of two numbers (NRR-DD)",

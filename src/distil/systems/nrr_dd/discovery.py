@@ -11,8 +11,10 @@ from distil.errors import DistilError
 from distil.functional.activation import crop_activation
 from distil.functional.collage import best_crops, label_cross_entropy, padded, square_boxes, stitched
 from distil.functional.crops import cropped, noise_like
-from distil.functional.pixels import eight_bit, unit_pixels
+from distil.functional.pixels import eight_bit
+from distil.loops.condense_pixels import generator_for
 from distil.loops.order import Order
+from distil.loops.synthesis import Pixels
 from distil.systems.nrr_dd.look import Look
 
 if TYPE_CHECKING:
@@ -29,28 +31,29 @@ def factor_of(order: Order, options: Options) -> int:
     return options.factor or (2 if min(order.bundle.input_shape[1:]) >= 64 else 1)
 
 
-def discovered(order: Order, look: Look, options: Options, generator: torch.Generator) -> Tensor:
+def discovered(order: Order, look: Look, options: Options, space: Pixels) -> Tensor:
     """Return the images that refining starts from, [classes · per_class, C, H, W] in [0, 1], class by class.
 
     Raises:
         DistilError: a class gives fewer crops than are stitched.
     """
-    shape = order.bundle.input_shape
     if options.init == "noise":
-        drawn = noise_like(torch.zeros(order.classes * order.per_class, *shape), generator=generator)
-        grey = [0.5] * shape[0], [0.25] * shape[0]
-        return eight_bit(unit_pixels(drawn, mean=grey[0], deviation=grey[1]))
+        blank = torch.zeros(order.classes * order.per_class, *order.bundle.input_shape)
+        return eight_bit(space.raw(noise_like(blank, generator=generator_for(order, "nrr-dd", "noise"))))
     found = []
     for label in range(order.classes):
+        generator = generator_for(order, "nrr-dd", label)
         if options.init == "random-real":
             found.append(order.inputs(order.real(label, limit=order.per_class, generator=generator)))
         else:
-            order.progress.step(label, order.classes)
-            found.append(_collages(order, look, options, label, generator))
+            order.progress.step(label + 1, order.classes)
+            found.append(_collages(order, look, options, space, label, generator))
     return eight_bit(torch.cat(found))
 
 
-def _collages(order: Order, look: Look, options: Options, label: int, generator: torch.Generator) -> Tensor:
+def _collages(
+    order: Order, look: Look, options: Options, space: Pixels, label: int, generator: torch.Generator
+) -> Tensor:
     """One class's images: crops that were chosen by the teacher, side by side."""
     factor, size = factor_of(order, options), (order.bundle.input_shape[1], order.bundle.input_shape[2])
     side, wanted = min(size) // factor, order.per_class * factor**2
@@ -64,7 +67,8 @@ def _collages(order: Order, look: Look, options: Options, label: int, generator:
         boxes = boxes.gather(1, kept.unsqueeze(2).expand(-1, -1, 4))
     each = boxes.shape[1]
     crops = cropped(images.repeat_interleave(each, 0), boxes.flatten(0, 1), side=side)
-    logits = look.logits(padded(crops, size))
+    # What surrounds a crop is the mean colour, as in RDED, which pads normalised images with zeros.
+    logits = look.logits(space.raw(padded(space.normalised(crops), size)))
     unlikely = label_cross_entropy(logits, labels.expand(len(logits)))
     if options.init == "rded":
         if len(images) < wanted:

@@ -15,9 +15,10 @@ from distil.functional.activation import REGIONS, soft_mask
 from distil.functional.collage import square_boxes
 from distil.functional.pixels import eight_bit
 from distil.functional.two_numbers import DISTANCES, SCE_TARGETS
+from distil.loops.condense_pixels import generator_for, judges, pixel_space
 from distil.loops.labelling import Labelling, relabelled
 from distil.loops.order import Order, options_of
-from distil.loops.synthesis import Synthesis, observed, synthesise
+from distil.loops.synthesis import Pixels, Synthesis, synthesise
 from distil.systems.nrr_dd.discovery import discovered, factor_of
 from distil.systems.nrr_dd.look import Look
 from distil.tasks.base import device_of, evaluating
@@ -55,8 +56,7 @@ class Options:
         refine: which pixels move: "non-critical", "critical-only", "all-pixels", or "off".
         threshold: ε, from which activation on a pixel is critical.
         cam_every: steps after which activations are found anew; 0: never.
-        steps, optimizer, lr: of refining; the rate falls by a cosine. Pixels lie in [0, 1]: 0.025 is 0.1 of pixels that
-            were divided by a deviation of 0.25.
+        steps, optimizer, lr: of refining; the rate falls by a cosine. Pixels move in units of each channel's deviation.
         statistics_weight: of the batch-norm term.
         view, jitter: how the teacher sees a batch at each step: "roll" (shifted by up to ``jitter`` pixels, round the
             edge), "crop" (a random resized crop, mirrored half of the time); "auto": rolls below 64 pixels.
@@ -83,7 +83,7 @@ class Options:
     cam_every: int = 0
     steps: int = 200
     optimizer: str = "adam"
-    lr: float = 0.025
+    lr: float = 0.1
     statistics_weight: float = 1.0
     view: str = "auto"
     jitter: int = 4
@@ -168,14 +168,11 @@ def condensed(order: Order) -> CondensedSet:
     """
     refuse(order)
     options: Options = options_of(order, Options)
-    look = Look(order.teachers[0], order.task, order.inputs(torch.arange(2)))
-    generator = torch.Generator().manual_seed(mix_seed("condense", "nrr-dd", order.seed))
+    look, space = Look(order.teachers[0], order.task, order.inputs(torch.arange(2))), pixel_space(order)
+    images = discovered(order, look, options, space)
     labels = torch.arange(order.classes).repeat_interleave(order.per_class)
-    images = discovered(order, look, options, generator).to(look.device)
-    labels = labels.to(look.device)
-    if options.refine != "off":
-        images = refined(images, labels, look, options, generator=generator, order=order)
-    return labelled(CondensedSet(images.cpu(), labels.cpu(), order.bundle.classes), order)
+    images = refined(images.to(look.device), labels.to(look.device), order, look, options, space)
+    return labelled(CondensedSet(images.cpu(), labels, order.bundle.classes), order)
 
 
 def labelled(small: CondensedSet, order: Order) -> CondensedSet:
@@ -189,22 +186,20 @@ def labelled(small: CondensedSet, order: Order) -> CondensedSet:
         )
 
 
-def refined(
-    images: Tensor, labels: Tensor, look: Look, options: Options, *, generator: torch.Generator, order: Order | None
-) -> Tensor:
+def refined(images: Tensor, labels: Tensor, order: Order, look: Look, options: Options, space: Pixels) -> Tensor:
     """Return images whose pixels were moved to be typical of their class, by the mask of what shows it least.
 
     ``x ← x + M · step``, the step an optimizer's on cross-entropy plus the batch-norm term of what the teacher sees
-    (:func:`distil.loops.synthesis.synthesise`); kept in [0, 1] and brought to 256 levels at the end. A pixel of mask 0
-    comes back bit for bit.
+    (:func:`distil.loops.synthesis.synthesise`), kept where pixels can lie and at the end brought to 256 levels. A pixel
+    of mask 0 comes back bit for bit.
 
     Args:
         images: [n, C, H, W] in [0, 1], on 256 levels.
         labels: [n], class by class.
+        order: whose data, seed and progress these are.
         look: the teacher.
         options: ``refine`` and what follows it; ``refine="off"`` moves nothing.
-        generator: of the views.
-        order: whose progress is shown.
+        space: in which pixels move.
     """
     if options.refine == "off" or not options.steps:
         return images
@@ -213,19 +208,17 @@ def refined(
         steps=options.steps, rate=options.lr, statistics=options.statistics_weight, first=1.0, crops=crops,
         jitter=0 if crops else options.jitter, optimizer=options.optimizer,
     )  # fmt: skip
+    (network,) = judges(order, [look.teacher], space, how)
+    generator, found = generator_for(order, "nrr-dd", "views"), images.clone()
     batches = _batches(labels, options.batch)
-    first = batches[0]
-    (network,) = observed([look.teacher], images[first], labels[first], how, call=look.call)
-    found = images.clone()
     for k, where in enumerate(batches):
-        mask = _Mask(look, labels[where], options)
         made = synthesise(
-            network, images[where], labels[where], how, low=0.0, high=1.0, mask=mask, generator=generator
+            network, space.normalised(images[where]), labels[where], how, low=space.low, high=space.high,
+            mask=_Mask(look, labels[where], options, space), generator=generator,
         )  # fmt: skip
-        found[where] = made.pixels
-        if order is not None:
-            order.progress.step(k + 1, len(batches))
-    return eight_bit(found)
+        found[where] = eight_bit(space.raw(made.pixels))
+        order.progress.step(k + 1, len(batches))
+    return found
 
 
 def _batches(labels: Tensor, size: int) -> list[Tensor]:
@@ -239,13 +232,13 @@ def _batches(labels: Tensor, size: int) -> list[Tensor]:
 class _Mask:
     """How far each pixel may move: found before the first step, and anew every so many steps if that is asked."""
 
-    def __init__(self, look: Look, labels: Tensor, options: Options) -> None:
-        self.look, self.labels, self.options = look, labels, options
+    def __init__(self, look: Look, labels: Tensor, options: Options, space: Pixels) -> None:
+        self.look, self.labels, self.options, self.space = look, labels, options, space
         self.found: Tensor | None = None
 
     def __call__(self, step: int, pixels: Tensor) -> Tensor:
         every = self.options.cam_every
         if self.found is None or (every and step % every == 0):
-            maps = self.look.maps(pixels, self.labels)
+            maps = self.look.maps(self.space.raw(pixels), self.labels)
             self.found = soft_mask(maps, threshold=self.options.threshold, region=self.options.refine)
         return self.found

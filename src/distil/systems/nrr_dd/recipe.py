@@ -40,14 +40,13 @@ class Setup:
     """The recipe's settings. A seed draws images, views and a student's first weights; the teacher is one.
 
     None was tuned for any arm. ``images`` holds the method's own arm; the others change what their name says. ``noise``
-    is the rate of the arm that starts from noise, SRe2L's 0.25 of pixels that were divided by a deviation of 0.25.
-    ``test`` is how many test images are read at most.
+    is the rate of the arm that starts from noise, SRe2L's. ``test`` is how many test images are read at most.
     """
 
     pair: ImagePair = field(default_factory=_pair)
     per_class: int = 10
     images: Options = field(default_factory=lambda: Options(candidates=100, steps=100, epochs=150))
-    noise: float = 0.0625
+    noise: float = 0.25
     training: StudentTraining = field(
         default_factory=lambda: StudentTraining(updates=300, lr=5e-3, schedule="half-cosine")
     )
