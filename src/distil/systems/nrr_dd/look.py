@@ -50,12 +50,13 @@ class Look:
             )
         taps = {name: found.resolve(name, role="teacher") for name in ("map", "head", "emb")}
         self.handle = ModelHandle("teacher", "teacher", teacher, task, taps, frozen=True)
-        self.head = self.handle.part("head")
-        if not isinstance(self.head, nn.Linear):
+        head = self.handle.part("head")
+        if not isinstance(head, nn.Linear):
             raise DistilError(
                 f"nrr-dd needs a teacher whose head is one linear layer; that of {found.model} is a "
-                f"{type(self.head).__name__}."
+                f"{type(head).__name__}."
             )
+        self.head = head
         trace = self._seen(example)
         check_pooled("nrr-dd", trace, "map", trace["emb"], "what the classifier reads")
 

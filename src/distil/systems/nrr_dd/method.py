@@ -216,6 +216,7 @@ def _share(batch: Batch) -> Tensor:
 
 def _numbers(teacher: Handles, batch: Batch) -> Tensor:
     """The teacher's two numbers of each image: those that the batch brings, or asked for now."""
-    if "distances" in batch:
-        return batch["distances"]  # type: ignore[no-any-return]
+    stored: Tensor | None = batch.get("distances")
+    if stored is not None:
+        return stored
     return label_distances(teacher(batch).logits, *_pair(batch))
