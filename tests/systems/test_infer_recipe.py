@@ -26,7 +26,7 @@ TINY = (
     "training.checks=2",
     "training.updates=4",
     "synthesis.steps=2",
-    "batch=16",
+    "views.batch=16",
     "test=100",
     "seeds=[0]",
 )
