@@ -62,6 +62,8 @@ def test_what_a_method_makes_is_a_set_from_end_to_end(name: str, kind: str, tmp_
     assert small.classes == data.classes
     assert set(small.labels.tolist()) == {0, 1, 2}
     assert small.made["method"] == name
+    drawn = getattr(imported(CONDENSERS[name].options)(), "net", None) if CONDENSERS[name].options else None
+    assert len(small.made["nets"]) == len(teachers) + (drawn is not None)  # by none of these forms it may be judged
     added = 0 if small.compensators is None else small.compensators.numel()
     assert small.inputs.numel() + added <= PER_CLASS * 3 * small.inputs[0].numel()
     back = load_condensed(small.save(tmp_path / "set"))
