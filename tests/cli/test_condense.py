@@ -164,10 +164,12 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "one class": (["condense", "--data", "one"], "…one class only…"),
     "no images": (["condense", "--data", "empty"], "no images"),
     "a graph": (["condense", "--data", "graph.npz"], "is for node-classification"),
+    "texts without an encoder": (["condense", "--data", "texts.csv"], "name their encoder: --set encoder=hf:FOLDER"),
     "an encoder of images": (words("--set", "encoder=hf:x"), "is for texts"),
     "no set there": (words("--existing", "missing"), "there is no small set"),
     "pickled code as a set": (words("--existing", "hostile.pt"), "cannot be read as tensors alone"),
     "students that cannot be": (words("--evaluate", "--student", "distil:mlpp"), "did you mean 'mlp'"),
+    "students of other classes": (words("--evaluate", "--student", "models.py:five"), "has 5 outputs for 3 classes"),
     "a set that is none": (["train", "--data", "photos", "--method", "set", "--student", "x"], "is no condensed set"),
 }
 
@@ -175,6 +177,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_cannot_be_is_one_sentence_and_leaves_nothing(name: str, here: Path, capsys: Screen) -> None:
     typed, sentence = WRONG[name]
+    Path("texts.csv").write_text("text,label\n" + "so good it is,a\nso bad it was,b\n" * 12)
     assert sentence.strip("…") in refused(capsys, here, *typed, "--device", "cpu")
 
 

@@ -262,6 +262,12 @@ def test_a_bundle_trains_on_the_set_and_tests_on_the_real_parts() -> None:
     assert found.fingerprint != real.fingerprint
 
 
+def test_a_bundle_says_what_of_the_set_it_cannot_carry() -> None:
+    assert plain().as_bundle(bundle()).notes == ()
+    [note] = plain(logits=torch.zeros(4, 2), weights=torch.ones(4)).as_bundle(bundle()).notes
+    assert "static labels and weights are left out" in note
+
+
 def test_other_classes_or_sizes_are_refused() -> None:
     with pytest.raises(DistilError, match="has the classes"):
         plain().as_bundle(bundle(("cat", "cow")))

@@ -85,7 +85,8 @@ class Augmentation:
         odd = next((name for name in record if name not in known), None)
         if odd is not None:
             raise DistilError(f"the augmentation names {odd!r}; {nearest(str(odd), known)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+        given: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in record.items()}
+        return cls(**given)
 
     def for_vectors(self) -> Augmentation:
         """Return what is left of it for inputs without pixels: mixing by mixup, if by anything."""

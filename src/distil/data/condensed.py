@@ -107,7 +107,9 @@ class CondensedSet:
     def to(self, device: str | torch.device) -> CondensedSet:
         """Return the set with its tensors on ``device``."""
         names = ("inputs", "labels", "logits", "weights", "ids", "compensators", "pairs")
-        moved = {name: value.to(device) for name in names if isinstance(value := getattr(self, name), Tensor)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name in names if isinstance(value := getattr(self, name), Tensor)
+        }
         return replace(self, **moved, replay={name: value.to(device) for name, value in self.replay.items()})
 
     def with_labels(self, kind: str, **fields: Any) -> CondensedSet:
@@ -142,6 +144,13 @@ class CondensedSet:
         """
         return write(self, Path(folder), exact)
 
+    def _unused(self) -> list[str]:
+        """What of the set plain items cannot carry."""
+        left = [f"{self.kind} labels"] if self.kind != "hard" else []
+        left += ["weights"] if self.weights is not None else []
+        said = f"The set's {' and '.join(left)} are left out: its samples stand here with their classes alone."
+        return [said] if left else []
+
     def as_bundle(self, real: Bundle) -> Bundle:
         """Return a bundle that trains on this set, and validates and tests on ``real``'s own parts.
 
@@ -156,6 +165,7 @@ class CondensedSet:
             fingerprint=f"{real.fingerprint}-{self.fingerprint}",
             unlabelled=None,
             contents=None,
+            notes=(*real.notes, *self._unused()),
         )
 
 

@@ -96,7 +96,7 @@ def _from_folder(path: Path, real: Bundle) -> CondensedSet:
     for folder, label in labels.items():
         for file in files[folder]:
             try:
-                images.append(torch.from_numpy(read_picture(file, shape)))  # type: ignore[arg-type]
+                images.append(torch.from_numpy(read_picture(file, shape)))
             except DistilError as error:
                 raise DistilError(f"{file}: {error} A small set misses every image; make it again.") from None
             targets.append(label)

@@ -48,7 +48,11 @@ def storage_table(small: CondensedSet, *, exact: bool | None = None) -> dict[str
     held = small.storage(exact=exact)
     notes = {
         "images": f"{len(small.inputs)} {'images' if small.images else 'inputs'}"
-        + (f" and {len(small.compensators)} compensators, for {len(small)} samples" if small.pairs is not None else ""),
+        + (
+            f" and {len(small.compensators)} compensators, for {len(small)} samples"
+            if small.compensators is not None
+            else ""
+        ),
         "labels": {
             "hard": "a class for each input",
             "static": f"a class for each input, {len(small.classes)} logits for each sample",
