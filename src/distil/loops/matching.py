@@ -259,7 +259,6 @@ def match_distributions(
     """
     optimizer = torch.optim.SGD(carrier.groups(how.lr, how.lr), momentum=how.momentum)
     classes = real.order.classes
-    compared = [mean_match, mmd][how.compare == "mmd"]
     losses = []
     for step in range(how.iterations):
         net = fresh_net(real, how.net, "dm", real.order.seed, step).requires_grad_(False)
@@ -278,7 +277,7 @@ def match_distributions(
         made = net(torch.cat(small))
         theirs, ours = (torch.tensor(labels, device=real.device) for labels in (there, here))
         if how.compare == "mmd":
-            each = [compared(made[ours == c], target[theirs == c]) for c in range(classes)]
+            each = [mmd(made[ours == c], target[theirs == c]) for c in range(classes)]
             loss = torch.stack(each).sum()
         else:
             moments = 2 if how.compare == "moments" else 1

@@ -147,7 +147,8 @@ def match_trajectories(
             some = rows.pop()
             change = _change(real, how.augment, generator)
             said = functional_call(template, named_weights(weights["flat"], like), (change(inputs[some]),))
-            weights = unrolled_step(F.cross_entropy(said, targets[some]), weights, lr=log_step.exp())
+            loss = F.cross_entropy(said, targets[some])
+            weights = unrolled_step(loss, weights, lr=log_step.exp())  # type: ignore[arg-type]  # a tensor learns
         loss = trajectory_distance(weights["flat"], start, target)
         losses.append(moved(real, carrier, loss, optimizer, "tm", step, how.iterations))
     return losses, float(log_step.detach().exp())

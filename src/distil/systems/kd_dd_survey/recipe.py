@@ -41,6 +41,7 @@ IMAGES = {
     "arms": ["random", "dm", "dc", "tm", "full"],
     "training": {"updates": 300, "lr": 3e-3},
     "augmentation": {"crop": "pad", "pad": 2, "flip": True},
+    "teacher_training": {"epochs": 4},
     "dm": {"iterations": 100, "batch": 32},
     "dc": {"iterations": 20, "batch": 32, "outer": 2, "inner": 5},
     "tm": {"iterations": 40, "lr": 100.0, "experts": 2, "expert_epochs": 8, "expert_lr": 0.05, "steps": 5, "latest": 5},
