@@ -8,7 +8,7 @@ the pool wins, and distances are measured in float64, so that a choice does not 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ RULES = ("nearest", "farthest")
 QUOTAS = ("even", "proportional")
 
 
-class Selected(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Selected:
     """What was chosen: ``index`` [m] int64, places in the pool in the order of choice; ``weight`` [m] ≥ 0, float64."""
 
     index: Tensor
