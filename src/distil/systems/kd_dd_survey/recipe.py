@@ -12,13 +12,14 @@ from distil.data.augmented import Augmentation
 from distil.data.bundle import Bundle
 from distil.data.condensed import CondensedSet
 from distil.errors import DistilError, nearest
+from distil.loops.carrier import Real
 from distil.loops.condense import Order, condense, described
 from distil.loops.condense_matching import Latents, Ways, followed
 from distil.loops.condensed import StudentTraining, stored_set
 from distil.loops.condensers import CONDENSERS
 from distil.loops.lab import Lab, Role
 from distil.loops.labelling import Labelling, relabelled
-from distil.loops.matching import Distributions, Gradients, Real
+from distil.loops.matching import Distributions, Gradients
 from distil.loops.recipe import Experiment
 from distil.loops.ridge_sets import Ridge
 from distil.loops.small_sets import SmallData, judged_arm, small_data, turned_back, whole_set
