@@ -64,7 +64,7 @@ EVIDENCE: tuple[Mapping[str, Any], ...] = (
     {},
     *({"per_class": count, "dc": MORE} for count in (5, 10)),
     *(
-        {**texts, "per_class": count, "dc": MORE if count > 1 else {}}
+        {**texts, "per_class": count, "dc": {"lr": 10.0, **(MORE if count > 1 else {})}}
         for texts in TEXTS.values()
         for count in (1, 5, 10)
     ),
