@@ -13,9 +13,10 @@ from torch import nn
 from distil.data.augmented import Augmentation
 from distil.data.bundle import Bundle, labels_of
 from distil.data.condensed import CondensedSet
+from distil.data.fingerprint import fingerprint
 from distil.data.loading import mix_seed
 from distil.errors import DistilError
-from distil.loops.compare import compare
+from distil.loops.compare import check_seeds, compare
 from distil.loops.condense_random import random_set
 from distil.loops.condensed import StudentTraining, outcome_of, train_on
 from distil.loops.dd_scores import scores_of
@@ -27,7 +28,7 @@ from distil.loops.training import build_model
 from distil.report.text import size
 from distil.tasks import get_task
 
-__all__ = ["Judging", "evaluate", "labelling_of", "size_table", "students_for"]
+__all__ = ["Judging", "check_students", "evaluate", "labelling_of", "size_table", "students_for"]
 
 IMAGES = ("distil:cnn", "distil:resnet8", "distil:mobilenet")
 VECTORS = ("distil:mlp(hidden=64)", "distil:mlp(hidden=[128,64])", "distil:mlp(hidden=[])")
@@ -74,6 +75,24 @@ def students_for(judging: Judging, small: CondensedSet, bundle: Bundle) -> tuple
         seen = ", ".join(spec for spec in named if spec not in unseen)
         notes.append(f"{seen} is of the form of a net that made the set; its weights are fresh.")
     return named, notes
+
+
+def check_students(judging: Judging, bundle: Bundle) -> None:
+    """Refuse seeds and named students that cannot judge, before anything is made to be judged."""
+    check_seeds(judging.seeds)
+    task = get_task(bundle.task)
+    example = {"inputs": inputs_of(bundle.train, torch.tensor([0, 0]))}
+    for spec in judging.students:
+        model = build_model(spec, bundle, seed=0).eval()
+        try:
+            with torch.no_grad():
+                outputs = task.logits(task.call(model, example, "student")).shape[1]
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+            shape = tuple(bundle.input_shape)
+            why = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            raise DistilError(f"the student {spec} cannot be called on inputs of shape {shape} ({why}).") from error
+        if outputs != len(bundle.classes):
+            raise DistilError(f"the student {spec} has {outputs} outputs for {len(bundle.classes)} classes.")
 
 
 def evaluate(
@@ -163,7 +182,7 @@ def evaluate(
         students=list(students),
         judging=judging.training,
         data_fingerprint=bundle.fingerprint,
-        teacher_fingerprints=[architecture(t) for t in teachers],
+        teacher_fingerprints=[fingerprint(t) for t in teachers],
         **inputs,
     )
     report["warnings"] += notes

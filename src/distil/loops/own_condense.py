@@ -22,7 +22,7 @@ from distil.loops.condensed import stored_set
 from distil.loops.condensed_show import sheets_of, storage_table
 from distil.loops.condensers import find
 from distil.loops.inputs import InputSize, Normalise, as_teacher, image_task
-from distil.loops.judging import Judging, evaluate
+from distil.loops.judging import Judging, check_students, evaluate
 from distil.loops.lab import Lab
 from distil.loops.labelling import Labelling
 from distil.loops.order import Order
@@ -152,6 +152,8 @@ def prepared(run: CondenseRun, lab: Lab) -> Prepared:
     bundle = reading(run, lab, lab.out)
     for note in bundle.notes:
         lab.progress.say(f"{bundle.name}: {note}")
+    if run.evaluate or run.existing is not None:
+        check_students(run.judging, bundle)
     order = Order(
         bundle, run.per_class, seed=run.seed, teachers=_teachers(run, bundle, lab), device=lab.device,
         progress=lab.progress, options=run.options,
