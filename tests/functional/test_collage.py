@@ -13,7 +13,6 @@ from distil.functional import (
     cropped,
     label_cross_entropy,
     padded,
-    shuffled_patches,
     square_boxes,
     stitched,
 )
@@ -81,19 +80,6 @@ def test_boxes_are_square_and_lie_in_the_image() -> None:
     assert torch.allclose(cropped(image, square_boxes(1, share=(1.0, 1.0)), side=8), image, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(6, 6), (7, 5)])
-def test_patches_change_places_and_nothing_is_lost(size: tuple[int, int]) -> None:
-    image = normal(2, 3, *size)
-    stay = torch.arange(3)
-    assert torch.equal(shuffled_patches(image, across=stay, down=stay), image)
-    turned = shuffled_patches(image, across=torch.tensor([2, 0, 1]), down=torch.tensor([1, 2, 0]))
-    assert turned.shape == image.shape
-    assert torch.equal(turned.flatten().sort().values, image.flatten().sort().values)
-    columns = [c for k in (2, 0, 1) for c in np.array_split(np.arange(size[1]), 3)[k]]
-    rows = [r for k in (1, 2, 0) for r in np.array_split(np.arange(size[0]), 3)[k]]
-    assert torch.equal(turned, image[..., rows, :][..., columns])
-
-
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -104,10 +90,6 @@ def test_patches_change_places_and_nothing_is_lost(size: tuple[int, int]) -> Non
         (lambda: stitched(torch.zeros(4, 1, 2, 2), (4, 1), factor=2), "one pixel"),
         (lambda: padded(torch.zeros(1, 1, 4, 4), (4, 3)), "do not fit"),
         (lambda: square_boxes(1, share=(0.0, 1.0)), "share="),
-        (
-            lambda: shuffled_patches(torch.zeros(4, 4), across=torch.tensor([0, 0]), down=torch.tensor([0])),
-            "no order of patches",
-        ),
     ],
 )
 def test_what_does_not_fit_is_refused(call: object, says: str) -> None:

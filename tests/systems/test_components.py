@@ -149,6 +149,11 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "smoothing": [{"smoothing": 0.2}],
         "temperature": [{"temperature": 4.0}],
     },
+    "nrr-dd": {
+        "labels": [{"labels": "soft"}, {"labels": "onehot"}],
+        "distance": [{"distance": "mse"}, {"distance": "smooth-l1"}],
+        "sce_target": [{"sce_target": "reconstructed"}],
+    },
     "trg": {
         "kd": [{"kd": 0.0}],
         "inner": [{"inner": 0.0}],
@@ -169,10 +174,11 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
 ELSEWHERE = {
     "diswot": {"semantic", "relation", "init", "search", "proxy"},  # tests/systems/test_diswot.py
     "kd-dd-survey": {"matching", "distance", "selection", "labels", "carrier"},  # of small sets: tests/loops
+    "nrr-dd": {"init", "confidence", "refine", "statistics"},  # tests/systems/test_nrr_dd.py
     "random-teachers": {"alpha", "start", "bottleneck", "clip", "rewind"},  # tests/systems/test_random_teachers.py
 }
 OF_SEVERAL = {"kd-dd-survey", "meal-v2"}  # whose components tell several teachers apart
-ON_MAPS = {"diswot", "ofa-kd", "trg"}
+ON_MAPS = {"diswot", "nrr-dd", "ofa-kd", "trg"}
 ON_PATCHES = {"dmae"}
 WITH_CODE = [slug for slug, card in catalog.systems().items() if card.has_method and card.origin == "distil"]
 CASES = [(slug, key, changed) for slug, keys in FLIPS.items() for key, flips in keys.items() for changed in flips]

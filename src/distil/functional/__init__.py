@@ -9,6 +9,7 @@ from distil.functional.activation import activation_map, crop_activation, masked
 from distil.functional.affinity import correlation_congruence, correlation_kernel, kernel_congruence, pkt, unit_rows
 from distil.functional.averages import flat_weights, moving_average, named_weights
 from distil.functional.backends import backend
+from distil.functional.batchnorm import Layer, batch_moments, statistics_distance, statistics_terms
 from distil.functional.bilevel import full_precision, unrolled_step
 from distil.functional.bottleneck import unit_scores
 from distil.functional.collage import (
@@ -16,7 +17,6 @@ from distil.functional.collage import (
     best_crops,
     label_cross_entropy,
     padded,
-    shuffled_patches,
     square_boxes,
     stitched,
 )
@@ -49,14 +49,7 @@ from distil.functional.fusion import fused, ratio_by_likelihood, ratio_by_margin
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
 from distil.functional.landscape import Plane, on_line, plane_through
-from distil.functional.maps import (
-    class_attention,
-    flow_matrix,
-    fsp,
-    hierarchical_context,
-    initial_log_scale,
-    vid,
-)
+from distil.functional.maps import class_attention, flow_matrix, fsp, hierarchical_context, initial_log_scale, vid
 from distil.functional.masking import (
     attention_weights,
     channel_masks,
@@ -107,6 +100,16 @@ from distil.functional.patches import (
     restore_patches,
     take_patches,
     token_distance,
+)
+from distil.functional.pixels import (
+    clipped_pixels,
+    compensated,
+    cosine_rate,
+    draw_rolls,
+    eight_bit,
+    rolled,
+    roughness,
+    unit_pixels,
 )
 from distil.functional.prototypes import ClassMeans, class_means, direction_and_length, directional_norm
 from distil.functional.pruning import kept_share, magnitude_masks, masked_weights
@@ -220,6 +223,7 @@ __all__ = [
     "Chosen",
     "ClassMeans",
     "Convention",
+    "Layer",
     "Mix",
     "Patch",
     "PatchMask",
@@ -240,6 +244,7 @@ __all__ = [
     "backend",
     "bank_logits",
     "bank_rows",
+    "batch_moments",
     "batch_relation",
     "best_crops",
     "by_deviation",
@@ -255,9 +260,12 @@ __all__ = [
     "class_probabilities",
     "class_relation",
     "class_subspaces",
+    "clipped_pixels",
     "combined_labels",
+    "compensated",
     "correlation_congruence",
     "correlation_kernel",
+    "cosine_rate",
     "craig",
     "crd",
     "crop_activation",
@@ -275,10 +283,12 @@ __all__ = [
     "dominant_labels",
     "draw_mix",
     "draw_patch",
+    "draw_rolls",
     "draw_siamese",
     "draw_teacher",
     "draw_tokens",
     "edges",
+    "eight_bit",
     "el2n",
     "enhanced_cross_entropy",
     "entropy",
@@ -399,6 +409,8 @@ __all__ = [
     "rkd",
     "rkd_angle",
     "rkd_distance",
+    "rolled",
+    "roughness",
     "row_distance",
     "row_gram",
     "sample_gram",
@@ -406,7 +418,6 @@ __all__ = [
     "sampled_kl",
     "several_teachers",
     "shared_quotas",
-    "shuffled_patches",
     "siamese",
     "skew_kl",
     "skew_reverse_kl",
@@ -422,6 +433,8 @@ __all__ = [
     "stacked_answers",
     "standardise",
     "standardised_channels",
+    "statistics_distance",
+    "statistics_terms",
     "stitched",
     "subclass_coordinates",
     "subclass_cross_entropy",
@@ -442,6 +455,7 @@ __all__ = [
     "trilateral_state",
     "two_distances",
     "uncertainty",
+    "unit_pixels",
     "unit_rows",
     "unit_scores",
     "unrolled_step",

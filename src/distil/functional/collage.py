@@ -1,4 +1,4 @@
-"""Small crops chosen by a score and set side by side in one image; patches of an image in another order.
+"""Small crops chosen by a score and set side by side in one image.
 
 Paper: Sun et al., *On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm*
 (RDED), CVPR 2024, arXiv 2312.03526.
@@ -21,7 +21,6 @@ __all__ = [
     "best_crops",
     "label_cross_entropy",
     "padded",
-    "shuffled_patches",
     "square_boxes",
     "stitched",
 ]
@@ -160,32 +159,6 @@ def stitched(crops: Tensor, size: tuple[int, int], *, factor: int) -> Tensor:
         for i, high in enumerate(_sides(size[0], factor))
     ]
     return torch.cat(rows, -2)
-
-
-def shuffled_patches(images: Tensor, *, across: Tensor, down: Tensor) -> Tensor:
-    """Return images [..., H, W] whose columns of patches, then rows of patches, stand in another order.
-
-    Args:
-        images: at least as many pixels a side as there are patches along it.
-        across: int64 [f], which column of patches stands at each place from left to right.
-        down: int64 [f], the same for rows from top to bottom.
-
-    >>> image = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    >>> shuffled_patches(image, across=torch.tensor([1, 0]), down=torch.tensor([0, 1]))
-    tensor([[2., 1.],
-            [4., 3.]])
-
-    Differs from official code: the last patch has the pixels that are left over; there they are cut off.
-    """
-    for dim, order in ((-1, across), (-2, down)):
-        if sorted(order.tolist()) != list(range(len(order))) or images.shape[dim] < len(order):
-            raise DistilError(
-                f"shuffled_patches: {order.tolist()} is no order of patches for {images.shape[dim]} pixels; give each "
-                "of 0 … f − 1 once, and f up to the number of pixels."
-            )
-        parts = images.split(_sides(images.shape[dim], len(order)), dim)
-        images = torch.cat([parts[k] for k in order.tolist()], dim)
-    return images
 
 
 def _sides(length: int, parts: int) -> list[int]:

@@ -141,8 +141,10 @@ def _outputs(order: Order, teacher: nn.Module, name: str) -> int:
             output: Any = order.task.call(teacher.eval(), {"inputs": example}, "teacher")
         return int(output.shape[1])
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        grey = len(order.bundle.input_shape) == 3 and order.bundle.input_shape[0] == 1
         raise DistilError(
-            f"{name} cannot be called on inputs of shape {tuple(example.shape[1:])}: {str(error).splitlines()[0]}."
+            f"{name} cannot be called on inputs of shape {tuple(example.shape[1:])} ({str(error).splitlines()[0][:120]})."
+            f"{' Read grey images as RGB: --set channels=3.' if grey else ''}"
         ) from error
 
 
