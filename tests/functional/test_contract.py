@@ -120,7 +120,15 @@ TOKENS = normal(2, 3, scale=0.1)
 MASKS = {"channel": normal(4, 2, 3).sigmoid(), "spatial": normal(4, 2, 4, 4).sigmoid()}
 DENSE = {"student": (4, 3, 4, 4), "teacher": (4, 3, 4, 4)}
 MAPS = {"student": (3, 2, 4, 4), "teacher": (3, 5, 4, 4)}
+
+
+def of_one(target: str) -> Callable[..., Tensor]:
+    """Several teachers, of whom there is one."""
+    return lambda s, t, **kw: D.several_teachers(s, t[None], torch.ones(1, len(t)), target=target, **kw)
+
+
 LOSSES = {
+    **{f"several_teachers {name}": Loss(of_one(name), detached=True) for name in ("probabilities", "logits", "losses")},
     "kl": Loss(partial(D.kl, temperature=2.0)),
     "reverse_kl": Loss(partial(D.reverse_kl, temperature=2.0)),
     "soft_cross_entropy": Loss(partial(D.soft_cross_entropy, temperature=2.0), zero=False),

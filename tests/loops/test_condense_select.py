@@ -66,7 +66,7 @@ def teacher(seed: int = 0) -> nn.Module:
 
 
 def order(method: str, per_class: int = 2, *, count: int | None = None, **options: Any) -> Order:
-    teachers = (teacher(),) if method in TAUGHT else ()
+    teachers: tuple[nn.Module, ...] = (teacher(),) if method in TAUGHT else ()
     if count is not None:
         teachers = tuple(teacher(k) for k in range(count))
     return Order(bundle(), per_class, teachers=teachers, options={**FAST.get(method, {}), **options})

@@ -12,9 +12,10 @@ from distil.data.bundle import Bundle, DictDataset
 from distil.errors import DistilError, Diverged
 from distil.functional import channel_moments
 from distil.loops import condense_matching, matching, trajectories
+from distil.loops.carrier import Carrier, Real, fresh_net, started
 from distil.loops.condense import Order, condense
 from distil.loops.condense_matching import Ways
-from distil.loops.matching import Carrier, Distributions, Gradients, Real, fresh_net, match_gradients, started
+from distil.loops.matching import Distributions, Gradients, match_gradients
 from distil.loops.ridge_sets import Codes
 from distil.loops.training import build_model
 from distil.loops.trajectories import Experts, Trajectories, match_trajectories, train_experts

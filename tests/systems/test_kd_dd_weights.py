@@ -158,7 +158,7 @@ def test_the_gate_learns_who_knows_which_class_and_then_stays_as_it_is() -> None
     teachers: Any = {f"t{k}": Looked(t) for k, t in enumerate(expert)}
     made = Distiller(mlp(4), teachers, WeightedTeachers(teachers="gate", validation=0.5), example=batch)
     made.prepare([batch])
-    gate = made.method.methods["teachers"].gate
+    gate: Any = made.method.methods["teachers"].gate
     shares = gate(torch.stack(expert))
     torch.testing.assert_close(shares.sum(0), torch.ones(60))
     assert (shares.argmax(0) == labels % 2).float().mean() > 0.95

@@ -8,10 +8,10 @@ from torch import nn
 
 from distil.data.condensed import CondensedSet
 from distil.data.fingerprint import fingerprint
+from distil.loops.carrier import default_net
 from distil.loops.condense_check import check_order
 from distil.loops.condensers import find
 from distil.loops.labelling import Labelling, relabelled
-from distil.loops.matching import default_net
 from distil.loops.order import Condenser, Order, architecture, imported, options_of
 from distil.loops.training import build_model
 

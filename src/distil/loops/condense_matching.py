@@ -11,8 +11,9 @@ import torch
 from distil.data.condensed import CondensedSet
 from distil.data.loading import mix_seed
 from distil.errors import DistilError
+from distil.loops.carrier import Carrier, Real, started
 from distil.loops.labelling import Labelling, relabelled
-from distil.loops.matching import Carrier, Distributions, Gradients, Real, match_distributions, match_gradients, started
+from distil.loops.matching import Distributions, Gradients, match_distributions, match_gradients
 from distil.loops.order import Order, options_of
 from distil.loops.ridge_sets import Ridge, match_ridge, principal_codes, prior_of
 from distil.loops.trajectories import Experts, Trajectories, match_trajectories, train_experts

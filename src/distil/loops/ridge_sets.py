@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from distil.errors import DistilError
 from distil.functional import RIDGE_KERNELS, kernel_ridge, latent_prior
-from distil.loops.matching import SAMPLE, Carrier, Penalty, Real, _sound, moved
+from distil.loops.carrier import SAMPLE, Carrier, Penalty, Real, moved, sound
 
 __all__ = ["Codes", "Ridge", "match_ridge", "principal_codes", "prior_of"]
 
@@ -39,7 +39,7 @@ class Ridge:
     label_lr: float = 0.1
 
     def __post_init__(self) -> None:
-        _sound("krr", self, kernel=RIDGE_KERNELS)
+        sound("krr", self, kernel=RIDGE_KERNELS)
         if not self.ridge > 0:
             raise DistilError(f"krr: ridge={self.ridge} must be above 0.")
 

@@ -15,9 +15,9 @@ from distil.data.condensed import CondensedSet
 from distil.data.fingerprint import fingerprint
 from distil.errors import DistilError
 from distil.functional import nearest_rows, standardised_channels
+from distil.loops.carrier import Real
 from distil.loops.condensed import StudentTraining, set_arm, train_on
 from distil.loops.lab import Arm, Lab, Outcome, Role
-from distil.loops.matching import Real
 from distil.loops.order import Order
 from distil.loops.training import build_model
 from distil.loops.vectors import vectors_of

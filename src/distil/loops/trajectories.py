@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from distil.errors import DistilError, Diverged
 from distil.functional import flat_weights, named_weights, trajectory_distance, unrolled_step
-from distil.loops.matching import Carrier, Real, _change, _sound, fresh_net, moved
+from distil.loops.carrier import Carrier, Real, drawn_change, fresh_net, moved, sound
 
 __all__ = ["Experts", "Trajectories", "match_trajectories", "train_experts"]
 
@@ -48,7 +48,7 @@ class Trajectories:
 
     Attributes:
         iterations: each follows one expert from one epoch.
-        lr, momentum: of the samples, by SGD; gradients are tiny where nets are large, and the authors take 100 to
+        lr, momentum: of the samples, by SGD; gradients are tiny where nets are large: the authors take 100 to
             10,000 for images.
         step_lr: rate at which the step size of the inner training is learned, as a logarithm.
         step: the step size it begins with.
@@ -60,7 +60,7 @@ class Trajectories:
     """
 
     iterations: int = 500
-    lr: float = 100.0
+    lr: float = 10.0
     momentum: float = 0.5
     step_lr: float = 0.01
     step: float = 0.1
@@ -74,7 +74,7 @@ class Trajectories:
     label_lr: float = 1.0
 
     def __post_init__(self) -> None:
-        _sound("tm", self)
+        sound("tm", self)
         if min(self.steps, self.ahead) < 1 or self.latest < 0 or not self.step > 0 or self.step_lr < 0:
             raise DistilError(
                 f"tm: steps={self.steps} and ahead={self.ahead} must be at least 1, latest={self.latest} and "
@@ -145,9 +145,10 @@ def match_trajectories(
         for _ in range(how.steps):
             rows = rows or list(torch.randperm(len(inputs), generator=generator).split(how.batch))
             some = rows.pop()
-            change = _change(real, how.augment, generator)
+            change = drawn_change(real, how.augment, generator)
             said = functional_call(template, named_weights(weights["flat"], like), (change(inputs[some]),))
-            weights = unrolled_step(F.cross_entropy(said, targets[some]), weights, lr=log_step.exp())
+            loss = F.cross_entropy(said, targets[some])
+            weights = unrolled_step(loss, weights, lr=log_step.exp())  # type: ignore[arg-type]  # a tensor learns
         loss = trajectory_distance(weights["flat"], start, target)
         losses.append(moved(real, carrier, loss, optimizer, "tm", step, how.iterations))
     return losses, float(log_step.detach().exp())

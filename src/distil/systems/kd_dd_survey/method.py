@@ -219,8 +219,8 @@ def published(
 ) -> Sum:  # fmt: skip
     """Return labels and weighted teachers, each of weight 1; the survey names no weights.
 
-    >>> published(teachers="entropy", label_weight=0).expression
-    '...'
+    >>> sorted(published(teachers="entropy").methods), sorted(published(label_weight=0).methods)
+    (['supervised', 'teachers'], ['teachers'])
     """
     made = WeightedTeachers(
         target=target, teachers=teachers, certainty=certainty, smoothing=smoothing, temperature=temperature

@@ -12,13 +12,14 @@ from distil.data.augmented import Augmentation
 from distil.data.bundle import Bundle
 from distil.data.condensed import CondensedSet
 from distil.errors import DistilError, nearest
+from distil.loops.carrier import Real
 from distil.loops.condense import Order, condense, described
 from distil.loops.condense_matching import Latents, Ways, followed
 from distil.loops.condensed import StudentTraining, stored_set
 from distil.loops.condensers import CONDENSERS
 from distil.loops.lab import Lab, Role
 from distil.loops.labelling import Labelling, relabelled
-from distil.loops.matching import Distributions, Gradients, Real
+from distil.loops.matching import Distributions, Gradients
 from distil.loops.recipe import Experiment
 from distil.loops.ridge_sets import Ridge
 from distil.loops.small_sets import SmallData, judged_arm, small_data, turned_back, whole_set
@@ -41,6 +42,7 @@ IMAGES = {
     "arms": ["random", "dm", "dc", "tm", "full"],
     "training": {"updates": 300, "lr": 3e-3},
     "augmentation": {"crop": "pad", "pad": 2, "flip": True},
+    "teacher_training": {"epochs": 4},
     "dm": {"iterations": 100, "batch": 32},
     "dc": {"iterations": 20, "batch": 32, "outer": 2, "inner": 5},
     "tm": {"iterations": 40, "lr": 100.0, "experts": 2, "expert_epochs": 8, "expert_lr": 0.05, "steps": 5, "latest": 5},
@@ -62,7 +64,7 @@ EVIDENCE: tuple[Mapping[str, Any], ...] = (
     {},
     *({"per_class": count, "dc": MORE} for count in (5, 10)),
     *(
-        {**texts, "per_class": count, "dc": MORE if count > 1 else {}}
+        {**texts, "per_class": count, "dc": {"lr": 10.0, **(MORE if count > 1 else {})}}
         for texts in TEXTS.values()
         for count in (1, 5, 10)
     ),
