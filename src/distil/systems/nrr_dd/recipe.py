@@ -69,6 +69,7 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         "sre2l": ("rival", "noise, all pixels refined (SRe2L)", every),
         "not-refined": ("ablation", "not refined", off),
         "critical-only": ("ablation", "critical pixels refined", {"refine": "critical-only"}),
+        "correct": ("ablation", "of the crops it gets right", {"require_correct": True}),
         "confident": ("ablation", "the most confident crops", {"confidence": "high"}),
     }
 
