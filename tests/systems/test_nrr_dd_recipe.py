@@ -33,7 +33,19 @@ TOY = (
     "test=60",
     "seeds=[0, 1]",
 )
-ARMS = ["random", "nrr-dd", "soft", "onehot", "rded", "sre2l", "not-refined", "critical-only", "correct", "confident"]
+ARMS = [
+    "random",
+    "nrr-dd",
+    "soft",
+    "onehot",
+    "rded",
+    "sre2l",
+    "not-refined",
+    "random-refined",
+    "critical-only",
+    "correct",
+    "confident",
+]
 
 
 def test_the_recipe_runs_on_digits(tmp_path: Path) -> None:

@@ -47,10 +47,8 @@ class Setup:
     per_class: int = 10
     images: Options = field(default_factory=lambda: Options(candidates=100, steps=100, epochs=150))
     noise: float = 0.25
-    training: StudentTraining = field(
-        default_factory=lambda: StudentTraining(updates=300, lr=5e-3, schedule="half-cosine")
-    )
-    test: int = 3000
+    training: StudentTraining = field(default_factory=lambda: StudentTraining(updates=300, lr=5e-3, validate=500))
+    test: int = 2500
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -68,6 +66,7 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         "rded": ("rival", "RDED's images", {"init": "rded", **off}),
         "sre2l": ("rival", "noise, all pixels refined (SRe2L)", every),
         "not-refined": ("ablation", "not refined", off),
+        "random-refined": ("ablation", "real images at random, refined", {"init": "random-real"}),
         "critical-only": ("ablation", "critical pixels refined", {"refine": "critical-only"}),
         "correct": ("ablation", "of the crops it gets right", {"require_correct": True}),
         "confident": ("ablation", "the most confident crops", {"confidence": "high"}),
