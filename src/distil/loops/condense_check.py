@@ -100,6 +100,8 @@ def check_teachers(order: Order, method: str, condenser: Condenser, labelling: L
             warnings.warn(f"{method} asks no teacher; those named are left alone.", stacklevel=2)
         return
     if given == 0:
+        if wanted == "any":
+            return
         raise DistilError(f"{method} needs a trained teacher; name one with --teacher.")
     if wanted == 1 and given > 1:
         raise DistilError(f"{method} works with one teacher, and {given} were named; name one --teacher.")
@@ -139,8 +141,10 @@ def _outputs(order: Order, teacher: nn.Module, name: str) -> int:
             output: Any = order.task.call(teacher.eval(), {"inputs": example}, "teacher")
         return int(output.shape[1])
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        grey = len(order.bundle.input_shape) == 3 and order.bundle.input_shape[0] == 1
         raise DistilError(
-            f"{name} cannot be called on inputs of shape {tuple(example.shape[1:])}: {str(error).splitlines()[0]}."
+            f"{name} cannot be called on inputs of shape {tuple(example.shape[1:])} ({str(error).splitlines()[0][:120]})."
+            f"{' Read grey images as RGB: --set channels=3.' if grey else ''}"
         ) from error
 
 

@@ -143,7 +143,7 @@ def _trained(
             small, model, training, task=task, teachers=teachers, val=real.val, seed=seed, augmentation=view,
             device=lab.device, progress=lab.progress,
         )  # fmt: skip
-        outcome = outcome_of(trained, small, real, training, batch=augmentation_of(small).batch)
+        outcome = outcome_of(trained, small, real, training, batch=(view or augmentation_of(small)).batch)
         model.load_state_dict(trained.best)
         write_student(
             lab.out / "students" / f"{name}-seed{seed}.safetensors", model.eval(), built=model, task=task, bundle=real,

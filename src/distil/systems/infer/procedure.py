@@ -183,29 +183,27 @@ def infer_set(order: Order) -> CondensedSet:
             for k in range(count):
                 for chunk in chunks:
                     around = batches[k, chunk.start : chunk.stop]
-                    start = torch.zeros_like(around[:1] if how.shared else around)
+                    size = 1 if how.shared else len(chunk)
+                    start = around.new_zeros(size, *around.shape[1:])
                     found = synthesise(
                         network, start, torch.tensor(chunk, device=device), how.synthesis, around=around,
                         generator=generator_for(order, "infer", m, k, chunk.start),
                     )  # fmt: skip
                     added.append(space.added(found.pixels if how.final == "last" else found.before).cpu())
-                    size = len(start)
                     pairs += [
                         [k * order.classes + label, made + (place if size > 1 else 0)]
                         for place, label in enumerate(chunk)
                     ]
                     made += size
                 order.progress.step(len(added), len(places) * count * len(chunks))
-    table = torch.tensor(pairs)
-    samples = torch.tensor(labels)[table[:, 0]]
-    known = torch.where(table[:, 1] < 0, ids[table[:, 0]], -1)
+    of = ids.tolist()
     small = CondensedSet(
         inputs,
-        samples,
+        torch.tensor([labels[row] for row, _ in pairs]),
         order.bundle.classes,
-        ids=known,
+        ids=torch.tensor([of[row] if which < 0 else -1 for row, which in pairs]),
         compensators=torch.cat(added) if added else None,
-        pairs=table if added else None,
+        pairs=torch.tensor(pairs) if added else None,
         made={"natural": count, "networks": len(how.places(order)) if how.compensator else 0},
     )
     return relabelled(small, order.teachers, how.labelling, task=order.task, device=order.device)
