@@ -11,10 +11,11 @@ import pytest
 from distil import catalog
 from distil.boards import BOARDS, board
 from distil.boards.classification import ENTRIES, LEFT_OUT, PUBLISHED
-from distil.errors import DistilError
+from distil.errors import DistilError, Diverged
 from distil.loops.board import Entry, orderings
 from distil.loops.lab import Lab, code_for, files_behind
 from distil.loops.recipe import prepare_setup, run_recipe
+from distil.loops.tuning import tune_arms
 from distil.methods.expression import parse
 from distil.models import SmallCNN
 from distil.report.check import validate
@@ -191,3 +192,17 @@ def test_orderings_hold_are_reversed_or_undecided() -> None:
 
 def test_an_entry_needs_no_note() -> None:
     assert Entry("a", "kd", "A").note == ""
+
+
+def test_a_method_whose_tries_all_diverge_is_listed_and_the_board_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(lab: Lab, arms: Any, *given: Any, **more: Any) -> Any:
+        if "at" in arms:
+            raise Diverged("Every trial of 'at' diverged.")
+        return tune_arms(lab, arms, *given, **more)
+
+    monkeypatch.setattr("distil.loops.board.tune_arms", failing)
+    found = run(tmp_path, "[kd, at]", "seeds=[0]")
+    assert ["at", "Every trial of 'at' diverged."] in table(found, "Not on the board")["rows"]
+    assert [arm["name"] for arm in found["arms"]] == ["alone", "kd"]

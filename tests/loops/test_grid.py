@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distil.errors import DistilError
+from distil.errors import DistilError, Diverged
 from distil.loops.grid import Point, parse_grid, plan_trials, with_argument
 from distil.loops.lab import Lab, Outcome
 from distil.loops.training import Training
@@ -189,3 +189,26 @@ def test_each_arm_is_chosen_on_validation_under_a_seed_that_is_not_shown(tmp_pat
         "kd.temperature=2 was chosen (kd.temperature=1: 70; kd.temperature=2: 80; kd.temperature=4: 75)"
     )
     assert words["Tuning"].startswith("3 trials for every arm, each trained once with seed 1001")
+
+
+def test_a_trial_that_diverges_is_the_worst_and_is_shown_so(tmp_path: Path) -> None:
+    def run(name: str, point: Point) -> Callable[[int], Outcome]:
+        def made(seed: int) -> Outcome:
+            if point.values["kd.temperature"] in bad:
+                raise Diverged("Not a number at step 3: first in the loss.")
+            return outcome(70.0, val=(70.0,))
+
+        return made
+
+    arms = {"kd": ARMS["kd"]}
+    task, seed = get_task("classification"), tuning_seed((0,))
+    points = plan_trials({"kd.temperature": [1, 2]}, arms, TRAINING)
+    bad = {1}
+    tuned = tune_arms(Lab(tmp_path), points, run, seed=seed, task=task)
+    assert tuned["kd"].point.values == {"kd.temperature": 2}
+    report = tuning_report(tuned, seed=seed, task=task)
+    assert [t["score"] for t in report["arms"]["kd"]["tried"]] == [None, 70]
+    assert "kd.temperature=1: diverged" in tuning_words(tuned, seed=seed, task=task)["Tuning of kd"]
+    bad = {1, 2}
+    with pytest.raises(Diverged, match="Every trial of 'kd' diverged; the last said: Not a number"):
+        tune_arms(Lab(tmp_path / "again"), points, run, seed=seed, task=task)

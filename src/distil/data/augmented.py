@@ -152,8 +152,8 @@ def _placed(images: Tensor, how: Augmentation, generator: torch.Generator) -> Te
         boxes = crop_boxes(len(images), share=how.share, mirror=0.5 if how.flip else 0.0, generator=generator)
         views = cropped(images, boxes.to(images.device), side=max(height, width))
         return views if height == width else F.interpolate(views, (height, width), mode="bilinear", antialias=True)
-    pad = min(images.shape[2:]) // 8 if how.pad is None else how.pad
-    if how.crop == "pad" and pad:
+    pad = 0 if how.crop != "pad" else min(images.shape[2:]) // 8 if how.pad is None else how.pad
+    if pad:
         offsets = torch.randint(2 * pad + 1, (2, len(images)), generator=generator)
         images = _shifted(images, pad, offsets)
     if how.flip:

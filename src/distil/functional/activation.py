@@ -121,12 +121,12 @@ def soft_mask(maps: Tensor, *, threshold: float = 0.5, region: str = "non-critic
     For comparison, "critical-only" is ``max(0, C − ε)`` and "all-pixels" 1 everywhere.
 
     Args:
-        maps: C, [B, H, W] in [0, 1].
+        maps: C, [B, H, W] in [0, 1] (:func:`distil.functional.activation_map`).
         threshold: ε.
         region: see above.
 
     Returns:
-        [B, 1, H, W], to be multiplied with all channels of an image.
+        [B, 1, H, W], to be multiplied with all channels of an image (:func:`distil.functional.masked_step`).
 
     >>> soft_mask(torch.tensor([[[0.0, 0.4, 0.5, 1.0]]]), threshold=0.5).flatten()
     tensor([0.5000, 0.1000, 0.0000, 0.0000])

@@ -22,6 +22,7 @@ __all__ = [
     "compensated",
     "cosine_rate",
     "draw_rolls",
+    "eight_bit",
     "rolled",
     "roughness",
     "unit_pixels",
@@ -88,6 +89,15 @@ def unit_pixels(images: Tensor, *, mean: Sequence[float] | Tensor, deviation: Se
     tensor([[[0.0000, 0.6250, 1.0000]]])
     """
     return (images * _channels(deviation, images) + _channels(mean, images)).clamp(0, 1)
+
+
+def eight_bit(images: Tensor) -> Tensor:
+    """Return images in [0, 1] on the 256 levels that a PNG keeps; those that are there already stay as they are.
+
+    >>> eight_bit(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([0.0000, 0.5020, 1.0000])
+    """
+    return (images.clamp(0, 1) * 255).round() / 255
 
 
 def draw_rolls(steps: int, *, jitter: int, generator: torch.Generator | None = None) -> Tensor:

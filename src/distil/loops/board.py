@@ -299,8 +299,8 @@ def _tries(seats: Mapping[str, _Seat], tuned: Mapping[str, Tuned]) -> dict[str, 
             share = f"{seat.balance.share:.0%}" if seat.balance and not place else ""
             rows.append(
                 [
-                    seat.entry.label, point.expression, f"{point.training.lr:g}", share, score_text(one.scores[place], ".1f"),
-                    "chosen" if place == one.chosen else "",
+                    seat.entry.label, point.expression, f"{point.training.lr:g}", share,
+                    score_text(one.scores[place], ".1f"), "chosen" if place == one.chosen else "",
                 ]
             )  # fmt: skip
     return {

@@ -15,7 +15,7 @@ from distil.loops.labelling import Labelling
 from distil.loops.order import Condenser, Order, imported, options_of
 from distil.tasks.preflight import teacher_above_chance
 
-__all__ = ["check_order", "check_teachers", "class_counts", "per_class_or_all"]
+__all__ = ["check_order", "check_teachers", "class_counts", "named_teacher_fits", "per_class_or_all"]
 
 
 def class_counts(order: Order) -> list[int]:
@@ -100,6 +100,8 @@ def check_teachers(order: Order, method: str, condenser: Condenser, labelling: L
             warnings.warn(f"{method} asks no teacher; those named are left alone.", stacklevel=2)
         return
     if given == 0:
+        if wanted == "any":
+            return
         raise DistilError(f"{method} needs a trained teacher; name one with --teacher.")
     if wanted == 1 and given > 1:
         raise DistilError(f"{method} works with one teacher, and {given} were named; name one --teacher.")
@@ -112,6 +114,11 @@ def check_teachers(order: Order, method: str, condenser: Condenser, labelling: L
         if condenser.cam:
             _check_cam(order, teacher, method, name)
         _check_skill(order, teacher, method, name)
+
+
+def named_teacher_fits(order: Order, name: str) -> None:
+    """Refuse a teacher, called ``name``, that does not fit the order's data or is no better than chance on them."""
+    _check_skill(order, order.teachers[0], "the set", name)
 
 
 def _check_skill(order: Order, teacher: nn.Module, method: str, name: str) -> None:
@@ -134,8 +141,10 @@ def _outputs(order: Order, teacher: nn.Module, name: str) -> int:
             output: Any = order.task.call(teacher.eval(), {"inputs": example}, "teacher")
         return int(output.shape[1])
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        grey = len(order.bundle.input_shape) == 3 and order.bundle.input_shape[0] == 1
         raise DistilError(
-            f"{name} cannot be called on inputs of shape {tuple(example.shape[1:])}: {str(error).splitlines()[0]}."
+            f"{name} cannot be called on inputs of shape {tuple(example.shape[1:])} ({str(error).splitlines()[0][:120]})."
+            f"{' Read grey images as RGB: --set channels=3.' if grey else ''}"
         ) from error
 
 

@@ -217,7 +217,8 @@ def set_arm(
             small, model, training, task=get_task(bundle.task), teachers=teachers, val=bundle.val, seed=seed,
             augmentation=augmentation, device=lab.device, progress=lab.progress,
         )  # fmt: skip
-        return outcome_of(trained, small, bundle, training, batch=augmentation_of(small).batch, trials=trials)
+        batch = (augmentation or augmentation_of(small)).batch
+        return outcome_of(trained, small, bundle, training, batch=batch, trials=trials)
 
     return Arm(role, run, label=label, phrase=phrase or label, code=code)
 

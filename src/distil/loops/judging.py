@@ -207,7 +207,7 @@ def _one(
         small, build_model(spec, bundle, seed=seed), judging.training, task=get_task(bundle.task), teachers=teachers,
         val=bundle.val, seed=seed, augmentation=view, device=lab.device, progress=lab.progress,
     )  # fmt: skip
-    return outcome_of(trained, small, bundle, judging.training, batch=augmentation_of(small).batch)
+    return outcome_of(trained, small, bundle, judging.training, batch=(view or augmentation_of(small)).batch)
 
 
 def _mean(outcomes: Mapping[str, Outcome]) -> Outcome:

@@ -87,7 +87,7 @@ class Condenser:
         about: one line for ``--help`` and reports.
         options: ``package.module:Class`` of its options (a frozen dataclass with defaults), if it has any.
         inputs: "images", "vectors" or "any".
-        teachers: 0 (none are used), 1 or "many" (at least one).
+        teachers: 0 (none are used), 1, "many" (at least one) or "any" (none, or some).
         batchnorm: the teachers must have BatchNorm layers.
         cam: the teacher must end in global pooling and one linear layer.
         least: the smallest number per class that makes sense.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -124,14 +123,10 @@ class _Called(nn.Module):
         return self.task.logits(self.task.call(self.model, {"inputs": inputs}, "teacher"))
 
 
-def reading(run: CondenseRun | Mapping[str, Any], lab: Lab, folder: Path) -> Bundle:
-    """Read the data of a run, or of the record that a set keeps of it; texts become an encoder's vectors."""
-    told: dict[str, Any] = asdict(run) if isinstance(run, CondenseRun) else dict(run)
-    columns = told.pop("columns", {})
-    kept = {name: told[name] for name in (*READING, "splits") if name in told}
-    own = replace(OwnRun(columns=Columns(**_tuples(columns))), **_tuples(kept))
-    bundle = read_raw(own, folder)
-    encoder = told.get("encoder")
+def reading(run: CondenseRun, lab: Lab, folder: Path) -> Bundle:
+    """Read the data of a run; texts become an encoder's vectors."""
+    own = OwnRun(**{name: getattr(run, name) for name in (*READING, "splits")})
+    bundle, encoder = read_raw(own, folder), run.encoder
     if bundle.task == TEXT_TASK:
         if not encoder:
             raise DistilError(
@@ -238,11 +233,6 @@ def _source(run: CondenseRun) -> dict[str, Any]:
     kept = {name: told[name] for name in (*READING, "encoder") if told[name] != plain.get(name)}
     kept["columns"] = {name: value for name, value in told["columns"].items() if value}
     return kept | {"data": run.data if not Path(run.data).exists() else str(Path(run.data).resolve())}
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo what JSON makes of tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _count(small: CondensedSet) -> str:

@@ -136,6 +136,6 @@ def tuning_words(chosen: Mapping[str, Tuned], *, seed: int, task: Task) -> dict[
         "were tried at other learning rates"
     }
     for name, one in chosen.items():
-        tried = "; ".join(f"{p.text}: {score_text(score, '.4g')}" for p, score in zip(one.points, one.scores, strict=True))
+        tried = "; ".join(f"{p.text}: {score_text(s, '.4g')}" for p, s in zip(one.points, one.scores, strict=True))
         lines[f"Tuning of {name}"] = f"{one.point.text} was chosen ({tried})"
     return lines
