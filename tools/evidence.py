@@ -2,13 +2,16 @@
 
     python tools/evidence.py                    every system with a recipe, and the boards that run on a processor
     python tools/evidence.py pld classification    these
+    python tools/evidence.py classification:vid,nst    a further part of a board: KD and these methods
 
 Runs live in ``runs/evidence`` and are resumed after an interruption; ``evidence/SLUG.json`` is written when all of a
-system's settings are done, ``evidence/boards/NAME.json`` and its page beside it when a board is.
+system's settings are done, ``evidence/boards/NAME.json`` and its page beside it when a board is. A part of a board stands
+beside it under a number: methods that came later, where ``runs/`` is gone and all would have to be trained anew.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import sys
@@ -34,8 +37,9 @@ def main(wanted: list[str]) -> None:
     """Make the evidence of the systems named, or of all that have a recipe."""
     systems = [slug for slug, card in catalog.systems().items() if (card.folder / "recipe.py").is_file()]
     for slug in wanted or [*systems, *(name for name in BOARDS if name not in ON_A_GPU)]:
-        if slug in BOARDS:
-            one_board(slug)
+        name, _, methods = slug.partition(":")
+        if name in BOARDS:
+            one_board(name, [method for method in methods.split(",") if method])
             continue
         recipe: Any = load_recipe(slug)
         before = catalog.evidence_hash(slug)
@@ -66,21 +70,25 @@ def one_run(
     return {**kept, **{k: report[k] for k in ("verdicts", "versions", "machine")}}
 
 
-def one_board(name: str) -> None:
-    """Run a board and store its figures, the code behind each method, and its page."""
+def one_board(name: str, methods: list[str]) -> None:
+    """Run a board, or a part of it, and store its figures, the code behind each method, and its page."""
     source = ROOT / "src" / "distil"
     written = [*source.glob("methods/*.py"), *source.glob("systems/*/method.py")]
     before = catalog.maths_hash(written)
-    made = one_run(board(name), name, 0, {}, system=None)
+    made = one_run(board(name), name, 0, {"methods": ["kd", *methods]} if methods else {}, system=None)
     if catalog.maths_hash(written) != before:
         raise SystemExit(f"The methods changed while the board {name} was run; run it again.")
     for arm in made["arms"]:
         arm["hash"] = catalog.maths_hash(methods_of(arm["expression"]))
     folder = ROOT / "evidence" / "boards"
+    number = next(n for n in itertools.count(2) if not (folder / f"{name}.{n}.json").is_file())
+    stored = f"{name}.{number}" if methods else name
+    if methods:
+        made["title"] += f": part {number}"
     document = json.dumps({"board": name, "run": made}, indent=1, ensure_ascii=False)
-    path = write_text(folder / f"{name}.json", document + "\n")
+    path = write_text(folder / f"{stored}.json", document + "\n")
     page = (ROOT / "runs" / "evidence" / f"{name}-0" / "report.html").read_text(encoding="utf-8")
-    write_text(folder / f"{name}.html", page)
+    write_text(folder / f"{stored}.html", page)
     print(f"{path.relative_to(ROOT)} and its page")
 
 

@@ -71,6 +71,8 @@ def test_bundle_is_one_batch_under_three_masks(parts: dict[str, torch.Tensor]) -
         ({"edge_index": torch.zeros(3, 2, dtype=torch.long)}, "expected integers of shape"),
         ({"masks": {"train": torch.zeros(N)}}, "train mask holds no labelled node"),
         ({"masks": {k: torch.ones(N) for k in ("train", "val", "test")}}, "40 nodes are in both train and val"),
+        ({"x": torch.zeros(N, 0)}, r"features of shape \(40, 0\)"),
+        ({"x": torch.zeros(N, 2, dtype=torch.complex64)}, "dtype torch.complex64"),
         ({"masks": {"train": torch.ones(3)}}, r"train mask has shape \(3,\)"),
     ],
 )
@@ -163,11 +165,105 @@ def test_csv_pair(tmp_path: Path, parts: dict[str, torch.Tensor]) -> None:
     assert int(graph.val.sum()) == 10
     assert load(tmp_path).classes == ("ape", "zebra")
     (tmp_path / "edges.csv").write_text("source,target\nn0,n99\n")
-    with pytest.raises(DistilError, match=r"names an unknown node .*'n99'"):
+    with pytest.raises(DistilError, match=r"edges\.csv, line 2 names an unknown node 'n99'; nodes\.csv has no such id"):
         read_graph(tmp_path)
     (tmp_path / "edges.csv").unlink()
     with pytest.raises(DistilError, match=r"has no edges\.csv"):
         read_graph(tmp_path)
+
+
+def tables(folder: Path, nodes: str, edges: str = "source,target\na,b\nb,c\nc,d\n") -> Path:
+    (folder / "nodes.csv").write_text(nodes)
+    (folder / "edges.csv").write_text(edges)
+    return folder
+
+
+NODES = "id,label,f\na,x,1\nb,y,2\nc,x,3\nd,y,4\ne,x,5\nf,y,6\ng,x,7\nh,y,8\n"
+
+
+def test_two_tables_of_other_names_and_columns_make_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    parts = ["train", "train", "train", "train", "val", "val", "test", "test"]
+    rows = [f"p{k},{'ml' if k % 2 else 'db'},{part},title {k},{k / 4}" for k, part in enumerate(parts)]
+    Path("papers.csv").write_text("\n".join(["node,area,part,title,f", *rows]))
+    Path("cites.csv").write_text("year,to,from\n1999,p1,p0\n2001,p2,p1\n")
+    options: dict[str, Any] = {"label": "area", "split": "part", "ignore": ["title"], "classes": ["ml", "db"]}
+    bundle = load("papers.csv+cites.csv", **options)
+    graph = read_graph("papers.csv+cites.csv", **options)
+    assert bundle.name == graph.name == "papers"
+    assert graph.classes == ("ml", "db")
+    assert graph.y.tolist() == [1, 0] * 4
+    assert graph.x.flatten().tolist() == [k / 4 for k in range(8)]
+    assert graph.edge_index.tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]]
+    assert graph.train.tolist() == [part == "train" for part in parts]
+    with pytest.raises(DistilError, match=r"there is no table of edges 'gone\.csv'"):
+        load("papers.csv+gone.csv")
+    with pytest.raises(DistilError, match=r"papers\.csv, line 2 has the label 'db', which the setting 'classes' does"):
+        load("papers.csv+cites.csv", **options | {"classes": ["ml", "dbs"]})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges", "message"),
+    [
+        (
+            NODES.replace("b,y,2", "b,y,wide"),
+            "s,t\na,b\n",
+            r"nodes\.csv, line 3: the column 'f' holds 'wide', a feature",
+        ),
+        (NODES.replace("b,y,2", "b,y,"), "s,t\na,b\n", r"line 3: the column 'f' holds '', a feature that is no number"),
+        (NODES.replace("b,y,2", "b,y"), "s,t\na,b\n", "line 3: it has 2 fields and the header 3"),
+        ("id,label\na,x\nb,y\n", "s,t\na,b\n", "has no column of features"),
+        (NODES.replace("id,", "name,"), "s,t\na,b\n", "needs a header with id and label"),
+        (NODES, "a,b\nb,c\n", "begins with an edge; its first line must name the columns"),
+        (NODES, "s,t\na\n", "line 2: it has 1 fields and the header 2"),
+        (NODES, "s\na\n", "has one column; two are needed"),
+    ],
+)
+def test_tables_that_make_no_graph_are_refused(tmp_path: Path, nodes: str, edges: str, message: str) -> None:
+    with pytest.raises(DistilError, match=message):
+        read_graph(tables(tmp_path, nodes, edges))
+
+
+def test_how_many_classes_there_are_may_stand_in_the_file(tmp_path: Path, parts: dict[str, torch.Tensor]) -> None:
+    geometric = pytest.importorskip("torch_geometric.data")
+    torch.save(geometric.Data(**parts, num_classes=5), tmp_path / "g.pt")
+    assert read_graph(tmp_path / "g.pt").classes == ("0", "1", "2", "3", "4")
+    assert read_graph(tmp_path / "g.pt", classes=["a", "b", "c"]).classes == ("a", "b", "c")
+    torch.save(geometric.Data(**parts, num_classes=2), tmp_path / "g.pt")
+    with pytest.raises(DistilError, match=r"node 2 has the label 2, outside 0\.\.1"):
+        read_graph(tmp_path / "g.pt")
+    with pytest.raises(DistilError, match=r"node 2 has the label 2, outside 0\.\.1"):
+        read_graph(tmp_path / "g.pt", classes=["a", "b"])
+    np.savez(tmp_path / "g.npz", **{k: v.numpy() for k, v in parts.items()}, num_classes=[1, 2])
+    with pytest.raises(DistilError, match=r"num_classes is .*, no number of classes"):
+        read_graph(tmp_path / "g.npz")
+
+
+def test_pyg_processed_files_and_sparse_features_are_read(tmp_path: Path, parts: dict[str, torch.Tensor]) -> None:
+    geometric = pytest.importorskip("torch_geometric.data")
+    data = geometric.Data(**parts, name="ring", edge_attr=torch.ones(N - 2))
+    torch.save((data.to_dict(), None, geometric.Data), tmp_path / "processed.pt")
+    assert torch.equal(read_graph(tmp_path / "processed.pt").x, parts["x"])
+    torch.save({**parts, "x": parts["x"].to_sparse()}, tmp_path / "sparse.pt")
+    assert torch.equal(read_graph(tmp_path / "sparse.pt").x, parts["x"])
+    torch.save(geometric.HeteroData(), tmp_path / "hetero.pt")
+    with pytest.raises(DistilError, match=r"hetero\.pt' cannot be read safely"):
+        read_graph(tmp_path / "hetero.pt")
+
+
+def test_names_stored_as_objects_beside_a_benchmark_graph_are_not_read(
+    tmp_path: Path, parts: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    adjacency = csr_matrix((np.ones(N - 2), parts["edge_index"].numpy()), (N, N))
+    arrays = {f"adj_{part}": getattr(adjacency, part) for part in ("data", "indices", "indptr", "shape")}
+    arrays |= {"attr_matrix": parts["x"].numpy(), "labels": parts["y"].numpy()}
+    np.savez("g.npz", **arrays, idx_to_class=np.array([Hostile()], dtype=object))
+    assert torch.equal(read_graph("g.npz").x, parts["x"])
+    np.savez("torn.npz", **arrays | {"adj_indices": arrays["adj_indices"] + N})
+    with pytest.raises(DistilError, match=r"the arrays adj_\* make no matrix in compressed rows"):
+        read_graph("torn.npz")
+    assert not Path("executed").exists()
 
 
 class Hostile:

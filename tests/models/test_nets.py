@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from copy import deepcopy
@@ -13,6 +14,7 @@ from torch import nn
 from distil.errors import DistilError
 from distil.models import GAT, GCN, MLP, SAGE, CifarResNet, SmallCNN, UNet, load_model
 from distil.models.sparse import SparseLinear, compressed_rows
+from distil.models.thinning import thinned
 
 
 def test_importing_models_is_light() -> None:
@@ -234,3 +236,80 @@ def test_unet_merges_coarse_and_fine() -> None:
     (slope,) = torch.autograd.grad(model(x)[0, 0, 0, 0], x)
     assert (slope.abs().sum(1) > 0).float().mean() > 0.5
     assert slope[0, :, :8, :8].abs().mean() > 5 * slope[0, :, 24:, 24:].abs().mean()
+
+
+def test_dropout_by_random_bits_is_dropout() -> None:
+    ones = torch.ones(400, 500, requires_grad=True)
+    for p in (0.5, 0.6, 0.1):
+        torch.manual_seed(1)
+        kept = thinned(ones, p, training=True)
+        share = (kept == 0).float().mean().item()
+        assert abs(share - p) < 5 * (p * (1 - p) / ones.numel()) ** 0.5
+        torch.testing.assert_close(kept[kept != 0], torch.full_like(kept[kept != 0], 1 / (1 - p)), rtol=1e-4, atol=0)
+        torch.manual_seed(1)
+        assert torch.equal(thinned(ones, p, training=True), kept)
+        assert not torch.equal(thinned(ones, p, training=True), kept)
+    (slope,) = torch.autograd.grad(kept.sum(), ones)
+    assert torch.equal(slope, kept.detach())
+    assert thinned(ones, 0.5, training=False) is ones
+    rows = (thinned(ones, 0.5, training=True) == 0).float()
+    centred = rows - rows.mean()
+    assert abs((centred[:, :-1] * centred[:, 1:]).mean()) < 0.01  # neighbours are drawn apart
+    assert thinned(torch.ones(7, dtype=torch.float64), 0.5, training=True).dtype == torch.float64
+    assert thinned(torch.ones(9, dtype=torch.bfloat16), 0.5, training=True).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("net", "options"), [(GCN, {}), (SAGE, {}), (SAGE, {"self_loops": 2})], ids=["gcn", "sage", "sage twice"]
+)
+def test_sums_by_sparse_products_are_the_librarys(
+    net: type[nn.Module], options: dict[str, int], graph: tuple[torch.Tensor, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, edges, _ = graph
+    torch.manual_seed(0)
+    model = net(6, 8, 3, layers=3, **options)
+
+    def run() -> list[torch.Tensor]:
+        out = model(x, edges)
+        return [out, *torch.autograd.grad(out.square().sum(), list(model.parameters()))]
+
+    quick = run()
+    monkeypatch.setattr("distil.models.graph_layers.neighbourhood", lambda *_, **__: None)
+    for left, right in zip(quick, run()):
+        torch.testing.assert_close(left, right)
+
+
+def test_a_graph_network_pickles_and_copies(graph: tuple[torch.Tensor, ...]) -> None:
+    x, edges, _ = graph
+    model = GCN(6, 8, 3)
+    for other in (pickle.loads(pickle.dumps(model)), deepcopy(model)):
+        assert torch.equal(other(x, edges), model(x, edges))
+
+
+def test_edges_that_change_in_place_are_summed_anew(graph: tuple[torch.Tensor, ...]) -> None:
+    x, edges, _ = graph
+    edges, model = edges.clone(), GCN(6, 8, 3)
+    before = model(x, edges)
+    edges[:, 0] = edges[:, 1]
+    after = model(x, edges)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, model(x, edges.clone()))
+
+
+def test_sage_may_count_a_node_twice_among_its_neighbours(graph: tuple[torch.Tensor, ...]) -> None:
+    x, edges, a = graph
+    model = SAGE(6, 8, 3, layers=1, self_loops=2)
+    twice = a + torch.eye(len(a), dtype=a.dtype)
+    expected = (twice / twice.sum(1, keepdim=True)) @ (x @ model.layers[0].weight.T) + model.biases[0]
+    torch.testing.assert_close(model(x, edges), expected)
+    with pytest.raises(DistilError, match="once \\(1\\) or twice \\(2\\)"):
+        SAGE(6, 8, 3, self_loops=0)
+
+
+def test_gat_may_drop_features_out_as_well(graph: tuple[torch.Tensor, ...]) -> None:
+    x, edges, _ = graph
+    model = GAT(6, 8, 3, layers=1, attention_dropout=0.0, input_dropout=0.5)
+    torch.testing.assert_close(model.eval()(x, edges), model(x, edges))
+    assert not torch.equal(model.train()(x, edges), model(x, edges))
+    with pytest.raises(DistilError, match="is outside"):
+        GAT(6, 8, 3, input_dropout=1.0)

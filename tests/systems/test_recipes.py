@@ -114,6 +114,22 @@ def test_the_graph_recipe_runs_on_cora(tmp_path: Path) -> None:
     bound = next(arm for arm in report["arms"] if arm["role"] == "bound")
     assert bound["budget"] == {}
     assert bound["metrics"]["accuracy"]["last"][0] != bound["metrics"]["accuracy"]["last"][1]  # one for each seed
+    (serving,) = report["tables"]
+    assert [row[0] for row in serving["rows"]] == ["MLP without edges", "graph network with neighbour fetching"]
+    told = next(arm for arm in report["arms"] if arm["name"] == "ff-g2m")["diagnostics"]
+    assert set(told) > {"cosine", "distances", "share of highfrequency"}
+
+
+@pytest.mark.data
+@needs_data
+@pytest.mark.parametrize("teacher", ["gat", "sage"])
+def test_the_graph_recipe_hides_nodes_and_runs_glnns_variants(teacher: str, tmp_path: Path) -> None:
+    short = ("hidden=16", "teacher_training.epochs=15", "seeds=[0]", "inductive=true", "variants=true", "noise=0.001")
+    report = run("ff-g2m", tmp_path, f"teacher={teacher}", "teacher_training.lr=0.05", *short)
+    extra = {"glnn-turns", "glnn-hops", "gnn-kd", teacher}
+    assert {arm["name"] for arm in report["arms"] if arm["role"] == "bound"} == extra
+    assert report["data"]["test"] == 200
+    assert "200 test nodes and their" in report["setting"]["Data"]
 
 
 @pytest.mark.data
@@ -190,6 +206,10 @@ def test_every_recipe_states_valid_settings_for_its_evidence() -> None:
 def test_a_graph_without_a_tuned_setting_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DistilError, match=r"data='core'\) has no tuned setting; did you mean 'cora'"):
         run("ff-g2m", tmp_path, "data=core")
+    with pytest.raises(DistilError, match=r"teacher='gtc'\) has no tuned setting; did you mean 'gcn'"):
+        run("ff-g2m", tmp_path, "teacher=gtc")
+    with pytest.raises(DistilError, match="at least one hop"):
+        run("ff-g2m", tmp_path, "hops=0")
 
 
 def test_the_demo_gives_both_arms_the_same_updates_and_labels(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ class GraphData:
         train, val, test: bool masks ``[N]``, disjoint, over labelled nodes.
         classes: the class names.
         notes: what cleaning found.
+        columns: the names of the features, where a table gave them.
+        normalised: whether each row of the features was divided by its sum.
     """
 
     name: str
@@ -40,6 +42,8 @@ class GraphData:
     test: Tensor
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    normalised: bool = False
 
     def batch(self, split: str) -> dict[str, Tensor]:
         """Return the whole graph as one batch with the mask of ``split`` ("train", "val" or "test")."""
@@ -57,6 +61,7 @@ class GraphData:
 
     def bundle(self) -> Bundle:
         """Return the graph as a bundle whose three parts are the full batch under three masks."""
+        made = {"columns": list(self.columns)} if self.columns else {}
         content = {name: getattr(self, name) for name in ("x", "edge_index", "y", "train", "val", "test")}
         return Bundle(
             name=self.name,
@@ -68,6 +73,7 @@ class GraphData:
             input_shape=(self.x.shape[1],),
             fingerprint=fingerprint(content),
             notes=self.notes,
+            preprocessing={**made, **({"row_sums": True} if self.normalised else {})} or None,
         )
 
 
@@ -82,6 +88,7 @@ def make_graph(
     seed: int = 0,
     normalise: bool = False,
     notes: tuple[str, ...] = (),
+    columns: tuple[str, ...] = (),
 ) -> GraphData:
     """Check and clean a graph.
 
@@ -96,15 +103,19 @@ def make_graph(
         classes: the class names; default the numbers.
         normalise: divide each row of ``x`` by its sum.
         notes: of the reader.
+        columns: the names of the features.
 
     Raises:
         DistilError: for features that are not finite, labels or edges out of range, or an empty training mask.
     """
     found = list(notes)
-    x = x.float()
-    nodes = len(x)
-    if x.ndim != 2 or not nodes:
-        raise DistilError(f"graph {name!r}: features of shape {tuple(x.shape)}; expected [nodes, features].")
+    x = x if x.layout == torch.strided else x.to_dense()
+    if x.ndim != 2 or not x.numel() or x.is_complex():
+        raise DistilError(
+            f"graph {name!r}: features of shape {tuple(x.shape)} and dtype {x.dtype}; expected numbers [nodes, "
+            "features]."
+        )
+    x, nodes = x.float(), len(x)
     broken = (~x.isfinite()).any(1).nonzero().flatten()
     if len(broken):
         raise DistilError(
@@ -117,7 +128,9 @@ def make_graph(
     if normalise:
         x = row_normalised(x)
         found.append("features are row-normalised (each row sums to 1).")
-    return GraphData(name, x, edge_index, y, *chosen, classes=classes, notes=tuple(found))
+    return GraphData(
+        name, x, edge_index, y, *chosen, classes=classes, notes=tuple(found), columns=columns, normalised=normalise
+    )
 
 
 def row_normalised(x: Tensor) -> Tensor:

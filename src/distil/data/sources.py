@@ -60,8 +60,8 @@ def load(
             ``amazon-photo``, ``sst2``, ``ag-news`` below ``root``), or a path: an image folder, a ``.parquet`` or
             ``.csv`` of images, a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` of texts or of numbers and categories
             (or a folder of them), or a graph (``.npz``, ``.pt``, ``.safetensors``, a folder with nodes.csv and
-            edges.csv). A column that holds images makes a table one of images, else one with a usual name of texts
-            makes it one of texts, else it is one of numbers and categories.
+            edges.csv, or two such files as ``papers.csv+cites.csv``). A column that holds images makes a table one of
+            images, else one with a usual name of texts makes it one of texts, else it is one of numbers and categories.
         root: the data root; default the environment variable DISTIL_DATA.
         size, channels: the shape that images are brought to; default their own.
         seed: decides splits that are made here.
@@ -69,8 +69,8 @@ def load(
         options: ``image``, ``label``, ``memory_limit`` for image files (see :func:`distil.data.read_images`);
             ``text``, ``label``, ``split`` for texts (see :func:`distil.data.read_text`); ``label``, ``split``,
             ``categories``, ``ignore``, ``missing`` for numbers and categories (see :func:`distil.data.read_columns`);
-            ``classes``, ``splits`` and ``drop_leaks`` for all of these; ``normalise``, ``split`` for graphs (see
-            :func:`distil.data.read_graph`);
+            ``classes``, ``splits`` and ``drop_leaks`` for all of these; ``normalise``, ``split``, ``label``,
+            ``ignore``, ``classes`` for graphs (see :func:`distil.data.read_graph`);
             ``mirror`` for ``camvid``: whether training items are mirrored at random (default true).
 
     Raises:
@@ -87,15 +87,17 @@ def load(
         source = SOURCES[name]
         folder = _folder(name, source, root)
         return source.read(folder, **_accepted(name, shared, source.options))
-    path = Path(name_or_path).expanduser()
-    if not path.exists():
+    from distil.data.graph_tables import tables_of
+
+    path, tables = Path(name_or_path).expanduser(), tables_of(name_or_path)
+    if not path.exists() and tables is None:
         looks_like_path = len(path.parts) > 1 or path.suffix
         hint = "correct the path." if looks_like_path else nearest(name, SOURCES)
         raise DistilError(f"there is no data set or file called {name!r}; {hint}")
-    if path.suffix.lower() in (".npz", ".pt", ".safetensors") or (path / "edges.csv").exists():
+    if path.suffix.lower() in (".npz", ".pt", ".safetensors") or tables is not None:
         from distil.data.graph_files import read_graph
 
-        return read_graph(path, **_accepted(name, shared, _GRAPH)).bundle()
+        return read_graph(name_or_path, **_accepted(name, shared, _GRAPH)).bundle()
     from distil.data.tables import holds_columns, holds_text
 
     named = any(key in options for key in _ROWS_ONLY) and options.get("text") is None
@@ -117,7 +119,7 @@ _IMAGES = (*_TENSORS, "image", "label", "classes", "memory_limit")
 _TEXTS = ("seed", "limit", "text", "label", "split", "classes", "splits", "drop_leaks")
 _ROWS_ONLY = ("categories", "ignore", "missing")
 _ROWS = ("seed", "limit", "label", "split", *_ROWS_ONLY, "classes", "splits", "drop_leaks")
-_GRAPH = ("seed", "normalise", "split")
+_GRAPH = ("seed", "normalise", "split", "label", "ignore", "classes")
 
 
 def data_root(root: str | Path | None = None) -> Path | None:

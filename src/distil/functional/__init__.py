@@ -43,8 +43,19 @@ from distil.functional.divergence import (
     standardise,
     tckd,
 )
+from distil.functional.edge_chunks import in_edge_chunks
 from distil.functional.enhanced import dominant_labels, enhanced_cross_entropy, labelled_rows
 from distil.functional.features import attention_map, attention_transfer, mse, pool_match
+from distil.functional.frequency import (
+    NeighbourMeans,
+    NeighbourPairs,
+    contrast_divergence,
+    mean_divergence,
+    neighbour_means,
+    neighbour_pairs,
+    output_cosine,
+    pair_distance_divergence,
+)
 from distil.functional.fusion import fused, ratio_by_likelihood, ratio_by_margin
 from distil.functional.gram import channel_gram, class_maps, fc_gradient, gradient_gram, row_gram, sample_gram
 from distil.functional.graph import edges, high_frequency, low_frequency, neighbour_contrast, node_kl
@@ -90,6 +101,7 @@ from distil.functional.mixing import (
 )
 from distil.functional.mixtures import interpolated_kl, jsd, skew_kl, skew_reverse_kl, total_variation
 from distil.functional.multilevel import batch_relation, class_relation, multilevel, unsure_share
+from distil.functional.node_features import noisy_features, propagated_features
 from distil.functional.patches import (
     PatchMask,
     masked_reconstruction,
@@ -225,6 +237,8 @@ __all__ = [
     "Convention",
     "Layer",
     "Mix",
+    "NeighbourMeans",
+    "NeighbourPairs",
     "Patch",
     "PatchMask",
     "Plane",
@@ -263,6 +277,7 @@ __all__ = [
     "clipped_pixels",
     "combined_labels",
     "compensated",
+    "contrast_divergence",
     "correlation_congruence",
     "correlation_kernel",
     "cosine_rate",
@@ -316,6 +331,7 @@ __all__ = [
     "hierarchical_context",
     "high_frequency",
     "image_values",
+    "in_edge_chunks",
     "initial_log_scale",
     "inner_relation",
     "interpolated_kl",
@@ -346,6 +362,7 @@ __all__ = [
     "masked_step",
     "masked_weights",
     "match_pursuit",
+    "mean_divergence",
     "mean_labels",
     "mean_logits",
     "mean_match",
@@ -369,14 +386,19 @@ __all__ = [
     "nearest_rows",
     "nearest_tokens",
     "neighbour_contrast",
+    "neighbour_means",
     "neighbour_overlap",
+    "neighbour_pairs",
     "node_kl",
     "noise_contrast",
     "noise_like",
+    "noisy_features",
     "nst",
     "null_space",
     "on_line",
+    "output_cosine",
     "padded",
+    "pair_distance_divergence",
     "paired_views",
     "pairwise_distances",
     "pasted",
@@ -392,6 +414,7 @@ __all__ = [
     "plane_through",
     "pool_match",
     "principal_directions",
+    "propagated_features",
     "random_rotation",
     "ranked",
     "ratio_by_likelihood",

@@ -16,7 +16,7 @@ from torch import nn
 
 from distil.data.bundle import Bundle
 from distil.data.fingerprint import fingerprint
-from distil.data.loading import mix_seed
+from distil.data.loading import FullBatch, mix_seed
 from distil.data.splits import SPLITS_FILE, write_splits
 from distil.engine.anatomy import MEANINGS
 from distil.engine.distiller import Distiller
@@ -31,6 +31,7 @@ from distil.loops.inputs import as_teacher, for_key, image_task, in_words
 from distil.loops.lab import Arm, Lab, Outcome, Role, code_of
 from distil.loops.own_cache import teacher_of
 from distil.loops.own_check import check_call, first_line
+from distil.loops.own_graph import drawn, serving_tables
 from distil.loops.own_run import OwnRun, read_both, read_data
 from distil.loops.own_views import in_views, seen_by
 from distil.loops.recipe import data_report
@@ -172,6 +173,8 @@ def _try(text: str, run: OwnRun, made: Opened, lab: Lab, student: nn.Module) -> 
             epochs=run.training.epochs, taps=run.taps,
         )  # fmt: skip
         distiller.totals([example])
+        if isinstance(made.bundle.train, FullBatch):  # the example is all there is to go over
+            distiller.prepare([example])
         if distiller.prepared:  # else it waits for its pass over the data
             quiet = {"epochs": None, "steps": 1, "diagnose": False, "check_teacher": False}
             fit(distiller, [example], device=lab.device, **{**options, **quiet})
@@ -205,7 +208,8 @@ def _teacher(run: OwnRun, bundle: Bundle, module: nn.Module, lab: Lab, task: Tas
     if run.train_teacher:
         lr = run.training.lr if run.teacher_lr is None else run.teacher_lr
         longer = replace(run.training, epochs=run.train_teacher, lr=lr)
-        teacher = train_teacher(lab, run.teacher, bundle, longer, seed=0, start=module, task=as_teacher(task))
+        data = drawn(run, bundle)
+        teacher = train_teacher(lab, run.teacher, data, longer, seed=0, start=module, task=as_teacher(task))
     else:
         lab.progress.begin(f"scoring the teacher {run.teacher}")
         module.eval()
@@ -247,8 +251,9 @@ def run_own(
         setting |= tuning_words(tuned, seed=seed, task=task)
         common["tuned"] = {name: [one.point.values, len(one.points)] for name, one in tuned.items()}
     chosen = {name: tuned[name].point if tuned else tried[0] for name, tried in points.items()}
+    arms = {name: _arm(name, p, train(name, p, len(points[name]), shown=True), points) for name, p in chosen.items()}
     report = compare(
-        {name: _arm(name, p, train(name, p, len(points[name]), shown=True), points) for name, p in chosen.items()},
+        arms,
         run.seeds,
         lab,
         title=title,
@@ -260,6 +265,9 @@ def run_own(
         adjust=len(run.methods) > 1,
         **common,
     )
+    first = next(name for name in arms if name != "alone" or len(arms) == 1)
+    tables = serving_tables(lab, run.student, teacher, bundle, task, arm=first, seed=run.seeds[0])
+    report |= {"tables": tables} if tables else {}
     return report | ({"tuning": tuning_report(tuned, seed=seed, task=task)} if tuned else {})
 
 

@@ -19,6 +19,7 @@ from distil.data.views import Viewed, Views
 from distil.engine.anatomy import anatomy
 from distil.engine.layout import CHANNELS_LAST
 from distil.errors import DistilError
+from distil.loops.own_graph import check_large, in_parts
 from distil.loops.own_run import OwnRun, read_both
 from distil.loops.own_views import images_alone
 from distil.loops.training import example_of, fitting
@@ -101,8 +102,10 @@ class Plan:
 
 def teacher_of(run: OwnRun, bundle: Bundle) -> nn.Module:
     """Return the teacher that a run names: a model, or a cache of one (``cache:FOLDER``), which must be of its data."""
+    check_large(run, bundle)
     if not run.teacher.startswith(PREFIX):
-        return load_model(run.teacher, **fitting(bundle), weights=run.teacher_weights, pretrained=run.pretrained)
+        model = load_model(run.teacher, **fitting(bundle), weights=run.teacher_weights, pretrained=run.pretrained)
+        return in_parts(run, model)
     for name in ("teacher_weights", "pretrained", "train_teacher"):
         if getattr(run, name):
             raise DistilError(f"{name} is for a model, and {run.teacher} holds its stored answers; leave it out.")

@@ -53,7 +53,7 @@ def first_line(error: BaseException) -> str:
 
 def _fix(role: str, spec: str, shape: tuple[int, ...]) -> str:
     if len(shape) != 3:
-        return ""
+        return f"; make it for {shape[0]} features" if len(shape) == 1 else ""
     made = sized(spec, shape)
     fix = f"; --set input_size.{role}=SIDE resizes images for it"
     fix += f", and {made} is made for these" if made else ""

@@ -23,7 +23,7 @@ from distil.loops.training import Training
 from distil.models.tokenizers import tokenizer_for
 from distil.tasks import TextTask
 
-__all__ = ["Columns", "OwnRun", "behind", "read_both", "read_data", "read_raw"]
+__all__ = ["Columns", "LargeGraph", "OwnRun", "behind", "read_both", "read_data", "read_raw"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,20 @@ class Columns:
     def named(self) -> dict[str, Any]:
         """Those that the user named."""
         return {name: value for name in self.__dataclass_fields__ if (value := getattr(self, name))}
+
+
+@dataclass(frozen=True)
+class LargeGraph:
+    """How a graph is read that is too large for one pass of its teacher.
+
+    Attributes:
+        fanout: while the teacher is trained, how many neighbours of each node are followed, hop by hop, ``[10, 10]``
+            (-1: all), in batches of ``batch_size`` training nodes; the whole graph by default.
+        nodes: how many nodes the teacher answers at a time, from their whole neighbourhoods; 0 answers all at once.
+    """
+
+    fanout: tuple[int, ...] = ()
+    nodes: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,7 @@ class OwnRun:
         views: views of the training images, ``{count: 8, kinds: [crop, flip]}``, which every arm sees alike; none
         where ``count`` is 0, and those of the cache where the teacher is one. views_per_image: how many of them one
         reading of an image gives.
+        graph: how a large graph is read.
         strong: how the weak and the strong view of an image are made where a method compares two (mlld).
         training: how students are trained.
         grid: values to try, by ``component.argument`` or ``training.setting``; chosen on validation, every arm with the
@@ -114,6 +129,7 @@ class OwnRun:
     views: Views = field(default_factory=Views)
     views_per_image: int = 1
     strong: ImageViews = field(default_factory=ImageViews)
+    graph: LargeGraph = field(default_factory=LargeGraph)
     training: Training = field(default_factory=Training)
     grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     trials: int | None = None

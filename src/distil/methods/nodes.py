@@ -1,8 +1,9 @@
-"""What the methods on graphs share: the teacher's logits of all nodes, kept, and the edge sets of a batch."""
+"""What methods on graphs share: the teacher's logits of all nodes, kept, and what follows from them and the edges."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,11 @@ from distil.engine.method import Batch, Handles, Method, Traces
 from distil.engine.trace import ModelHandle
 from distil.errors import DistilError
 from distil.functional.graph import edges
+from distil.methods.compared import identified
 
-__all__ = ["EdgeSets", "NodeMemory", "NodeMethod"]
+__all__ = ["NodeMemory", "NodeMethod", "Once"]
+
+Made = TypeVar("Made")
 
 
 class NodeMemory(nn.Module):
@@ -30,11 +34,11 @@ class NodeMemory(nn.Module):
         super().__init__()
         self.register_buffer("logits", torch.zeros(0, 0))
 
-    def fill(self, teacher: ModelHandle, data: Any) -> None:
-        """Run the teacher over ``data`` and keep what it says."""
+    def fill(self, name: str, teacher: ModelHandle, data: Any) -> None:
+        """Run the teacher over ``data`` and keep what it says; ``name`` is whose memory it is, for messages."""
         self.logits = torch.zeros(0, 0)
         for batch in data:
-            self.store(batch["id"], teacher(batch).logits)
+            self.store(identified(name, batch), teacher(batch).logits)
 
     def store(self, ids: Tensor, logits: Tensor) -> None:
         """Keep the logits ``[N, C]`` of the nodes ``ids``."""
@@ -66,25 +70,30 @@ class NodeMemory(nn.Module):
         return self.logits[ids]
 
 
-class EdgeSets:
-    """The edges of a graph without self loops, or with one per node; kept while the batch brings the same tensor."""
+class Once:
+    """Something made of tensors, and kept for as long as the same tensors come unchanged; copies start empty.
+
+    A graph's batch brings the same tensors at every step.
+
+    >>> once, x = Once(), torch.tensor([2.0])
+    >>> once(lambda: x * 2, x) is once(lambda: x * 2, x)
+    True
+    """
 
     def __init__(self) -> None:
-        self._seen: tuple[Tensor, int] | None = None
-        self._kept: dict[bool, Tensor] = {}
+        self._of: tuple[tuple[Tensor, int], ...] | None = None
+        self._made: Any = None
 
-    def __call__(self, batch: Batch, *, self_loops: bool) -> Tensor:
-        if "edge_index" not in batch:
-            raise DistilError(
-                "This method distils over edges and the batch has no 'edge_index'; it fits graphs (task "
-                "'node-classification')."
-            )
-        index, count = batch["edge_index"], int(batch["inputs"].shape[0])
-        if self._seen is None or self._seen[0] is not index or self._seen[1] != count:
-            self._seen, self._kept = (index, count), {}
-        if self_loops not in self._kept:
-            self._kept[self_loops] = edges(index, count, self_loops=self_loops)
-        return self._kept[self_loops]
+    def __call__(self, make: Callable[[], Made], *tensors: Tensor) -> Made:
+        of = tuple((tensor, 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+        known = self._of is not None and len(of) == len(self._of)
+        if not known or any(a is not b or m != n for (a, m), (b, n) in zip(of, self._of or ())):
+            self._made, self._of = make(), of
+        made: Made = self._made
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_of": None, "_made": None}
 
 
 class NodeMethod(Method):
@@ -94,7 +103,7 @@ class NodeMethod(Method):
 
     def __init__(self, *, name: str | None = None) -> None:
         super().__init__(name=name)
-        self.edges = EdgeSets()
+        self._joined, self._targets = Once(), Once()
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Make the memory of the teacher's logits."""
@@ -102,4 +111,25 @@ class NodeMethod(Method):
 
     def prepare(self, teacher: Handles, data: Any) -> None:
         """Compute the teacher's logits of every node once."""
-        self.memory.fill(teacher, data)
+        self.memory.fill(self.called, teacher, data)
+
+    @property
+    def called(self) -> str:
+        """The method's name in messages."""
+        return type(self).__name__.lower()
+
+    def edges(self, batch: Batch, *, self_loops: bool) -> Tensor:
+        """Return the edges of a batch without self loops, or with one for each node."""
+        if "edge_index" not in batch:
+            raise DistilError(
+                "This method distils over edges and the batch has no 'edge_index'; it fits graphs (task "
+                "'node-classification')."
+            )
+        index, inputs = batch["edge_index"], batch["inputs"]
+        return self._joined(lambda: edges(index, len(inputs), self_loops=self_loops), index, inputs)
+
+    def targets(self, batch: Batch, make: Callable[[Tensor], Made]) -> Made:
+        """Return ``make(teacher's logits of the batch)``, made once for a graph that stays."""
+        ids = identified(self.called, batch)
+        index = batch.get("edge_index", ids)
+        return self._targets(lambda: make(self.memory.read(ids)), ids, index, self.memory.logits)

@@ -19,6 +19,7 @@ _HOMES = {
     "tokens": ("Mixer", "ViT"),
     "masked": ("MaskedAutoencoder", "MaskedViT", "load_encoder", "token_head"),
     "gnn": ("GAT", "GCN", "SAGE"),
+    "nodewise": ("Nodewise",),
     "text": ("BagOfWords", "TextCNN"),
     "hf": ("MeanPooled", "load_tokenizer"),
     "unet": ("UNet",),

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from distil.errors import DistilError
 from distil.models.sparse import SparseLinear
+from distil.models.thinning import thinned
 
 __all__ = ["GAT", "GCN", "SAGE"]
 
@@ -81,7 +82,10 @@ class GCN(nn.Module):
         super().__init__()
         widths = _widths("GCN", in_features, hidden, classes, layers, dropout)
         # The normalised edges are computed once per forward and shared by the layers.
-        self.layers = nn.ModuleList(_pyg().GCNConv(a, b, normalize=False) for a, b in pairwise(widths))
+        _pyg()
+        from distil.models.graph_layers import Convolution
+
+        self.layers = nn.ModuleList(Convolution(a, b, normalize=False) for a, b in pairwise(widths))
         if sparse_inputs:
             self.layers[0].lin = _sparse(widths[0], widths[1])
         self.dropout = dropout
@@ -90,10 +94,17 @@ class GCN(nn.Module):
         """Return logits ``[N, C]`` from features ``[N, F]`` and edges ``[2, E]``."""
         from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
-        edges, weight = gcn_norm(edge_index, None, len(inputs), False, True, dtype=inputs.dtype)
+        from distil.models.graph_layers import neighbourhood
+
+        def normalised() -> tuple[Tensor, Tensor]:
+            edges, weight = gcn_norm(edge_index, None, len(inputs), False, True, dtype=inputs.dtype)
+            return edges, weight
+
+        whole: Any = neighbourhood(edge_index, inputs, kind="gcn", make=normalised)
+        edges, weight = (whole, None) if whole is not None else normalised()
         hidden = inputs
         for layer in self.layers[:-1]:
-            hidden = F.dropout(F.relu(layer(hidden, edges, weight)), self.dropout, self.training)
+            hidden = thinned(F.relu(layer(hidden, edges, weight)), self.dropout, self.training)
         return self.layers[-1](hidden, edges, weight)
 
 
@@ -106,6 +117,7 @@ class GAT(nn.Module):
         layers: the number of attention layers, the last one included.
         heads: of every hidden layer.
         dropout: between layers, after the ReLU.
+        input_dropout: on the features; FF-G2M's teachers drop out whatever enters a layer, so there it is ``dropout``.
         attention_dropout: on the attention coefficients.
         slope: of the leaky ReLU inside the attention.
         sparse_inputs: as in :class:`GCN`.
@@ -125,6 +137,7 @@ class GAT(nn.Module):
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.0,
+        input_dropout: float = 0.0,
         attention_dropout: float = 0.3,
         slope: float = 0.2,
         sparse_inputs: bool = False,
@@ -139,25 +152,26 @@ class GAT(nn.Module):
         self.layers = nn.ModuleList([*hidden_layers, convolution(widths[-2], classes, heads=1, concat=False, **shared)])
         if sparse_inputs:
             self.layers[0].lin = _sparse(widths[0], widths[1])
-        self.dropout = dropout
+        if not 0.0 <= input_dropout < 1.0:
+            raise DistilError(f"GAT: input_dropout={input_dropout} is outside [0, 1); use for example 0.5.")
+        self.dropout, self.input_dropout = dropout, input_dropout
 
     def forward(self, inputs: Tensor, edge_index: Tensor) -> Tensor:
         """Return logits ``[N, C]`` from features ``[N, F]`` and edges ``[2, E]``."""
         edges = _with_loops(edge_index, len(inputs))
-        hidden = inputs
+        hidden = thinned(inputs, self.input_dropout, self.training)
         for layer in self.layers[:-1]:
-            hidden = F.dropout(F.relu(layer(hidden, edges)), self.dropout, self.training)
+            hidden = thinned(F.relu(layer(hidden, edges)), self.dropout, self.training)
         return self.layers[-1](hidden, edges)
 
 
 class SAGE(nn.Module):
     """GraphSAGE with the "gcn" aggregator: each layer is ``mean over (node and its neighbours) of X W, + b``.
 
-    A node counts once among its neighbours. (Where the aggregator adds the node to a graph that already has self loops,
-    it counts twice; that variant is not offered.)
-
     Args:
         in_features, hidden, classes, layers, dropout, sparse_inputs: as in :class:`GCN`.
+        self_loops: how often a node counts among its neighbours: once, or twice where the aggregator adds the node to a
+            graph that already has self loops, as under FF-G2M's teachers.
 
     >>> SAGE(3, 8, 2)(torch.ones(4, 3), torch.tensor([[0, 1], [1, 0]])).shape
     torch.Size([4, 2])
@@ -173,10 +187,13 @@ class SAGE(nn.Module):
         *,
         layers: int = 2,
         dropout: float = 0.0,
+        self_loops: int = 1,
         sparse_inputs: bool = False,
     ) -> None:
         super().__init__()
         widths = _widths("SAGE", in_features, hidden, classes, layers, dropout)
+        if self_loops not in (1, 2):
+            raise DistilError(f"SAGE: self_loops={self_loops}; a node counts once (1) or twice (2).")
         # The mean commutes with the product, so features are projected before they travel along the edges.
         self.layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(widths))
         if sparse_inputs:
@@ -185,15 +202,28 @@ class SAGE(nn.Module):
             nn.init.xavier_uniform_(parameter)
         self.biases = nn.ParameterList(torch.zeros(width) for width in widths[1:])
         self.mean = _pyg().SimpleConv(aggr="mean")
-        self.dropout = dropout
+        self.dropout, self.self_loops = dropout, self_loops
 
     def forward(self, inputs: Tensor, edge_index: Tensor) -> Tensor:
         """Return logits ``[N, C]`` from features ``[N, F]`` and edges ``[2, E]``."""
-        edges = _with_loops(edge_index, len(inputs))
+        from distil.models.graph_layers import neighbourhood
+
+        def joined() -> Tensor:
+            edges = _with_loops(edge_index, len(inputs))
+            loops = torch.arange(len(inputs), device=edges.device).expand(2, -1)
+            return edges if self.self_loops == 1 else torch.cat([edges, loops], 1)
+
+        def shares() -> tuple[Tensor, Tensor]:
+            edges = joined()
+            return edges, 1.0 / edges[1].bincount(minlength=len(inputs))[edges[1]]
+
+        whole = neighbourhood(edge_index, inputs, kind=f"mean{self.self_loops}", make=shares)
+        edges = joined() if whole is None else edge_index
         hidden = inputs
         last = len(self.layers) - 1
         for k, (layer, bias) in enumerate(zip(self.layers, self.biases)):
-            hidden = self.mean(layer(hidden), edges) + bias
+            below = layer(hidden)
+            hidden = (self.mean(below, edges) if whole is None else whole(below)) + bias
             if k < last:
-                hidden = F.dropout(F.relu(hidden), self.dropout, self.training)
+                hidden = thinned(F.relu(hidden), self.dropout, self.training)
         return hidden

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from distil.errors import DistilError
 from distil.models.sparse import SparseLinear
+from distil.models.thinning import thinned
 
 __all__ = ["MLP"]
 
@@ -67,5 +68,5 @@ class MLP(nn.Module):
                 f"layer takes {self.in_features}; make it with MLP({hidden.shape[1]}, ...)."
             )
         for layer in self.layers[:-1]:
-            hidden = F.dropout(F.relu(layer(hidden)), self.dropout, self.training)
+            hidden = thinned(F.relu(layer(hidden)), self.dropout, self.training)
         return self.layers[-1](hidden)

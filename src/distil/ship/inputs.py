@@ -18,9 +18,9 @@ from distil.data.records import EXTENSIONS
 from distil.data.tables import SUFFIXES, read_table
 from distil.errors import DistilError
 
-__all__ = ["Batch", "Skipped", "batches", "encoder"]
+__all__ = ["ASIDE", "Batch", "Skipped", "batches", "encoder"]
 
-_ASIDE = ("id", "label", "labels", "class", "target", "split")
+ASIDE = ("id", "label", "labels", "class", "target", "split")
 _TEXTS = ("text", "sentence", "review", "content", "question")
 _SUFFIXES = {
     "image": EXTENSIONS,
@@ -81,7 +81,9 @@ def _listed(files: Iterable[str | Path], suffixes: frozenset[str]) -> Iterator[P
         path = Path(given)
         if path.is_dir():
             inner = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-            yield from (p for p in inner if not p.name.startswith("."))
+            # Of a graph in two tables a model of features reads the nodes.
+            edges = {p.with_name("edges.csv") for p in inner if p.name == "nodes.csv"}
+            yield from (p for p in inner if not p.name.startswith(".") and p not in edges)
             if not inner:
                 yield Skipped(str(path), f"the folder holds no file with {', '.join(sorted(suffixes))}.")
         elif not path.exists():
@@ -156,12 +158,41 @@ def _read(path: Path, preprocessing: Mapping[str, Any], inputs: Sequence[str]) -
         found = held[key]
         if preprocessing.get("edges"):
             arrays["edge_index"] = _edges(held, len(found))
+    elif preprocessing.get("columns"):
+        return _named_rows(path, preprocessing)
     else:
         found = _csv(path) if suffix == ".csv" else _parquet(path)
     if preprocessing.get("edges") and not arrays:
         raise DistilError("this model needs the edges of a graph; give an .npz with x and edge_index [2, E].")
-    rows = _shaped(found, preprocessing["shape"])
+    rows = _summed(_shaped(found, preprocessing["shape"]), preprocessing)
     return [f"{path}:{k}" for k in range(1, len(rows) + 1)], {"inputs": rows, **arrays}
+
+
+def _named_rows(path: Path, preprocessing: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Return the rows of a table of nodes, the features found by their names and the rows called by their ids."""
+    table = read_table(path)
+    lacking = [name for name in preprocessing["columns"] if name not in table.columns]
+    if lacking:
+        raise DistilError(f"its columns are {list(table.columns)[:6]}; {lacking[0]!r} is expected among them.")
+    cells = zip(*(table.columns[name] for name in preprocessing["columns"]), strict=True)
+    rows = []
+    for k, row in enumerate(cells):
+        if not all(_number(cell) for cell in row):
+            raise DistilError(f"its {table.unit} {table.lines[k]} is not {len(row)} numbers.")
+        rows.append([float(cell) for cell in row])
+    ids = next(
+        (column for name, column in table.columns.items() if name.strip().lower() == "id"), range(1, 1 + len(rows))
+    )
+    found = _shaped(np.array(rows, dtype=np.float64).reshape(len(rows), -1), preprocessing["shape"])
+    return [f"{path}:{one}" for one in ids], {"inputs": _summed(found, preprocessing)}
+
+
+def _summed(rows: np.ndarray[Any, Any], preprocessing: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    """Divide each row by its sum where the training rows were; one that sums to 0 stays as it is."""
+    if not preprocessing.get("row_sums"):
+        return rows
+    total = rows.sum(1, keepdims=True)
+    return rows / np.where(total == 0, np.float32(1), total)
 
 
 def _shaped(table: np.ndarray[Any, Any], shape: Sequence[int]) -> np.ndarray[Any, Any]:
@@ -209,17 +240,17 @@ def _csv(path: Path) -> np.ndarray[Any, Any]:
     header = not all(map(_number, first))
     if not header:
         first, rows = [str(k) for k in range(len(first))], [first, *rows]
-    kept = [k for k, name in enumerate(first) if name.strip().lower() not in _ASIDE]
+    kept = [k for k, name in enumerate(first) if name.strip().lower() not in ASIDE]
     for number, row in enumerate(rows, start=1):
         if len(row) != len(first) or not all(_number(row[k]) for k in kept):
             raise DistilError(f"its row {number} is not {len(kept)} numbers.")
     return np.array([[float(row[k]) for k in kept] for row in rows], dtype=np.float64).reshape(len(rows), len(kept))
 
 
-def _number(text: str) -> bool:
+def _number(text: Any) -> bool:
     try:
         float(text)
-    except ValueError:
+    except (TypeError, ValueError):
         return False
     return True
 
@@ -237,7 +268,7 @@ def _table(path: Path) -> Any:
 
 def _parquet(path: Path) -> np.ndarray[Any, Any]:
     table = _table(path)
-    names = [name for name in table.column_names if name.lower() not in _ASIDE]
+    names = [name for name in table.column_names if name.lower() not in ASIDE]
     columns = [table.column(name).to_pylist() for name in names]
     try:
         if len(columns) == 1:

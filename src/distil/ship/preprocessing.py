@@ -63,6 +63,10 @@ def checked_preprocessing(found: Mapping[str, Any]) -> dict[str, Any]:
         shape = made.get("shape")
         need("shape", isinstance(shape, list | tuple) and bool(shape) and all(map(_length, shape)), "a list of sizes")
         made["shape"], made["edges"] = list(made["shape"]), bool(made.get("edges"))
+        names = made.get("columns", [])
+        fits = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        need("columns", fits and len(names) in (0, made["shape"][0]), "a name for each feature")
+        need("row_sums", isinstance(made.get("row_sums", False), bool), "true or false")
     elif made["kind"] == "table":
         need("shape", made.get("shape") == [RowEncoder.from_plain(made).width], "as many numbers as its columns make")
     elif made["kind"] == "text":

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distil.data.encoding import BLANKS
+from distil.ship.inputs import ASIDE
 
 __all__ = ["needs_of", "predict_script"]
 
@@ -36,9 +37,21 @@ _IMAGE = """for name in sys.argv[1:]:
     print(name, labels[model.run(None, {{"inputs": pixels}})[0][0].argmax()], sep="\\t")
 """
 
-_FEATURES = """for name in sys.argv[1:]:
-    rows = np.load(name)["x"] if name.endswith(".npz") else np.loadtxt(name, delimiter=",", skiprows=1, ndmin=2)
-    answers = model.run(None, {{"inputs": rows.astype(np.float32).reshape(-1, {shape})}})[0]
+_FEATURES = """made = json.loads((here / "preprocessing.json").read_text(encoding="utf-8"))
+
+def table(name):
+    with open(name, newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    columns = made.get("columns") or [each for each in rows[0] if each.strip().lower() not in {aside}]
+    return np.array([[float(row[each]) for each in columns] for row in rows])
+
+for name in sys.argv[1:]:
+    rows = np.load(name)["x"] if name.endswith(".npz") else table(name)
+    rows = rows.astype(np.float32).reshape(-1, {shape})
+    if made.get("row_sums"):
+        total = rows.sum(1, keepdims=True)
+        rows = rows / np.where(total == 0, np.float32(1), total)
+    answers = model.run(None, {{"inputs": rows}})[0]
     for number, answer in enumerate(answers, start=1):
         print(f"{{name}}:{{number}}", labels[answer.argmax()], sep="\\t")
 """
@@ -120,5 +133,5 @@ def predict_script(preprocessing: Mapping[str, Any]) -> str:
     if preprocessing.get("edges"):
         return _TOP.format(what="node", usage="graph.npz …", needs=needs, imports="\n") + _GRAPH
     shape = ", ".join(str(int(size)) for size in preprocessing["shape"])
-    top = _TOP.format(what="row", usage="features.npz …", needs=needs, imports="\n")
-    return top + _FEATURES.format(shape=shape)
+    top = _TOP.format(what="row", usage="features.npz …", needs=needs, imports="import csv\n\n")
+    return top + _FEATURES.format(shape=shape, aside=ASIDE)

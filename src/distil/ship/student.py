@@ -116,7 +116,7 @@ def write_student(path: Path, module: nn.Module, *, built: nn.Module, task: Task
         task=task.name,
         classes=list(map(str, bundle.classes)),
         input_shape=list(bundle.input_shape),
-        preprocessing=dict(bundle.preprocessing or preprocessing_of(task, module, bundle.input_shape)),
+        preprocessing=_preprocessing(task, module, bundle),
         metric={"name": task.metric, "higher_is_better": task.higher_is_better},
         data={"name": str(bundle.name), "fingerprint": bundle.fingerprint},
         fingerprint=fingerprint(module),
@@ -125,6 +125,12 @@ def write_student(path: Path, module: nn.Module, *, built: nn.Module, task: Task
         **facts,
     )
     write_json(path.with_suffix(".json"), {"kind": KIND, "version": VERSION, **asdict(student)})
+
+
+def _preprocessing(task: Task, module: nn.Module, bundle: Bundle) -> dict[str, Any]:
+    """Return how inputs are made: what the data learned of it, or what it adds to what task and module say."""
+    learned = dict(bundle.preprocessing or {})
+    return learned if "kind" in learned else preprocessing_of(task, module, bundle.input_shape) | learned
 
 
 def read_student(path: Path) -> Student:

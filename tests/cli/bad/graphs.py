@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import save_file
 
-from .row import Row, blob, graph, half
+from ..files import Hostile
+from .row import Row, blob, code, graph, half, own
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -69,6 +72,41 @@ def put(key: str, value: Callable[[Any], Any]) -> Change:
 
 def cell(row: int, column: str, value: str) -> Callable[[list[dict[str, str]]], object]:
     return lambda rows: rows[row].__setitem__(column, value)
+
+
+def adjacency(end: int) -> Change:
+    """The edges in the layout of the benchmark sets, one of them to a column that is not there."""
+
+    def change(arrays: dict[str, Any]) -> None:
+        del arrays["edge_index"]
+        arrays.update(adj_data=np.ones(1), adj_indices=np.array([end]), adj_shape=np.array([60, 60]))
+        arrays["adj_indptr"] = np.ones(61, int)
+        arrays["adj_indptr"][0] = 0
+        arrays.update(attr_matrix=arrays.pop("x"), labels=arrays.pop("y"))
+
+    return change
+
+
+def torch_file(wrong: str, change: Callable[[dict[str, Any]], object], sentence: str) -> Row:
+    """The graph of graph.npz as a file of torch, with something changed."""
+
+    def make(here: Path) -> None:
+        with np.load(here / "graph.npz") as file:
+            torch.save(change({name: torch.from_numpy(file[name]) for name in file.files}), here / "odd.pt")
+
+    return Row(wrong, graph("odd.pt"), sentence, make)
+
+
+def teacher(wrong: str, body: str, sentence: str) -> Row:
+    """A graph network of the user's."""
+    source = f"from distil.models import GCN\n\n\ndef net():\n    {body}\n"
+    return Row(wrong, graph("graph.npz", "--teacher", "nets.py:net"), sentence, code(source))
+
+
+def gcn_weights(here: Path) -> None:
+    from distil.models import GCN
+
+    save_file(GCN(7, 8, 3).state_dict(), here / "odd.safetensors")
 
 
 ROWS = [
@@ -165,7 +203,7 @@ ROWS = [
     Row(
         "an archive that leads out",
         graph("odd.npz"),
-        "the array '../../x' holds",
+        "lacks ['x', 'edge_index', 'y']; it holds []",
         blob(archive({"../../x.npy": b"x"}), "odd.npz"),
     ),
     Row(
@@ -185,11 +223,12 @@ ROWS = [
     nodes(
         "a feature that is a word",
         cell(3, "f1", "wide"),
-        "a feature that is no number: could not convert string to float: 'wide'",
+        "nodes.csv, line 5: the column 'f1' holds 'wide', a feature that is no number",
     ),
     nodes(
         "a feature that is NaN", cell(3, "f1", "nan"), "the features of 1 nodes hold NaN or infinity (first: node 3)"
     ),
+    nodes("a feature that is missing", cell(3, "f1", ""), "the column 'f1' holds '', a feature that is no number"),
     nodes("a node twice", cell(3, "id", "2"), "names the node '2' twice"),
     nodes(
         "a split of another name",
@@ -204,6 +243,63 @@ ROWS = [
     spoilt("no nodes of csv", "nodes.csv", b"", "the first line must name the columns"),
     spoilt("edges of one column", "edges.csv", b"source\n1\n", "has one column; two are needed"),
     spoilt("edges of nothing", "edges.csv", b"source,target\n", "none of its 0 edges joins two different nodes"),
+    spoilt("nodes without features", "nodes.csv", b"id,label\n1,a\n", "has no column of features"),
+    spoilt("a node of too few cells", "nodes.csv", b"id,label,f0\n1,a\n", "line 2: it has 2 fields and the header 3"),
+    spoilt("edges without a header", "edges.csv", b"1,2\n2,3\n", "begins with an edge; its first line must name"),
+    spoilt("an edge of one end", "edges.csv", b"source,target\n1\n", "line 2: it has 1 fields and the header 2"),
+    Row("a graph of one table", graph("graph/nodes.csv+gone.csv"), "there is no table of edges 'gone.csv'"),
+    Row(
+        "a label column that is not there",
+        graph("graph", "--set", "columns.label=topic"),
+        "has no label column 'topic'",
+    ),
+    Row(
+        "a column to ignore that is not there",
+        graph("graph", "--set", "columns.ignore=[title]"),
+        "has no ignore column 'title'",
+    ),
+    Row("a column of an archive", graph("graph.npz", "--set", "columns.label=y"), "is no table of nodes, so no column"),
+    Row(
+        "classes that do not name a label",
+        graph("graph", "--set", "classes=[class 0,class 1]"),
+        "has the label 'class 2', which the setting 'classes' does not name",
+    ),
+    Row(
+        "fewer classes than labels",
+        graph("graph.npz", "--set", "classes=[a,b]"),
+        "node 2 has the label 2, outside 0..1",
+    ),
+    changed(
+        "fewer classes than the file says", put("num_classes", lambda a: 2), "node 2 has the label 2, outside 0..1"
+    ),
+    changed("features of no columns", put("x", lambda a: a["x"][:, :0]), "features of shape (60, 0)"),
+    changed("a matrix that is none", adjacency(99), "the arrays adj_* make no matrix in compressed rows"),
+    torch_file(
+        "a graph of PyG with code in it", lambda data: {"x": data["x"], "code": Hostile()}, "cannot be read safely"
+    ),
+    torch_file(
+        "a graph of PyG with NaN", lambda data: {**data, "x": data["x"] * float("nan")}, "features of 60 nodes hold"
+    ),
+    torch_file("a list of graphs", lambda data: [1, data], "holds int; expected a PyG Data or a dict of tensors"),
+    teacher("a teacher of more features", "return GCN(7, 8, 3)", "mat1 and mat2…make it for 5 features"),
+    teacher("a teacher of more classes", "return GCN(5, 8, 4)", "the student gives (60, 3) and the teacher (60, 4)"),
+    Row(
+        "weights of a teacher of more features",
+        graph("graph.npz", "--teacher", "distil:gcn(hidden=8)", "--teacher-weights", "odd.safetensors"),
+        "layers.0.lin.weight (8, 5) in the model, (8, 7) in the file",
+        gcn_weights,
+    ),
+    Row(
+        "a number of neighbours that is none",
+        graph("graph.npz", "--set", "graph.fanout=[3,0]", "--train-teacher", "1"),
+        "graph.fanout=[3, 0], graph.nodes=0; give for each hop",
+    ),
+    Row(
+        "neighbours for a teacher that is not trained",
+        graph("graph.npz", "--set", "graph.fanout=[3,3]"),
+        "add --train-teacher EPOCHS",
+    ),
+    Row("parts of no graph", own("--set", "graph.nodes=9"), "are of graphs, and photos is none"),
     Row(
         "a graph without nodes",
         graph("odd"),

@@ -7,7 +7,7 @@ from typing import final
 from distil.engine.context import Context
 from distil.engine.method import Batch, Handles, Sum
 from distil.errors import DistilError
-from distil.functional.graph import high_frequency, low_frequency
+from distil.functional.frequency import contrast_divergence, mean_divergence, neighbour_means, neighbour_pairs
 from distil.functional.reduction import Term
 from distil.methods.nodes import NodeMethod
 from distil.methods.supervised import Supervised
@@ -42,14 +42,15 @@ class LowFrequency(NodeMethod):
 
     def __init__(self, *, temperature: float = 1.0, name: str | None = None) -> None:
         super().__init__(name=name)
+        if not temperature > 0:
+            raise DistilError(f"{self.called}(temperature={temperature}) must be above 0.")
         self.temperature = temperature
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
-        """Return the term ``lfd``, one value per directed edge with self loops."""
+        """Return the term ``lfd``: the mean over each node's edges, weighing as many edges as it has."""
         pairs = self.edges(batch, self_loops=True)
-        known = self.memory.read(batch["id"])
-        values = low_frequency(student(batch).logits, known, pairs, temperature=self.temperature, reduction="none")
-        return {"lfd": Term(values)}
+        means = self.targets(batch, lambda known: neighbour_means(known, pairs, temperature=self.temperature))
+        return {"lfd": Term(mean_divergence(student(batch).logits, means), means.degree)}
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Count the directed edges and the self loops."""
@@ -81,14 +82,15 @@ class HighFrequency(NodeMethod):
 
     def __init__(self, *, temperature: float = 1.5, name: str | None = None) -> None:
         super().__init__(name=name)
+        if not temperature > 0:
+            raise DistilError(f"{self.called}(temperature={temperature}) must be above 0.")
         self.temperature = temperature
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
-        """Return the term ``hfd``, one value per directed edge."""
+        """Return the term ``hfd``, one value per pair of neighbours, weighing as many directed edges as join them."""
         pairs = self.edges(batch, self_loops=False)
-        known = self.memory.read(batch["id"])
-        values = high_frequency(student(batch).logits, known, pairs, temperature=self.temperature, reduction="none")
-        return {"hfd": Term(values)}
+        kept = self.targets(batch, lambda known: neighbour_pairs(known, pairs, temperature=self.temperature))
+        return {"hfd": Term(contrast_divergence(student(batch).logits, kept), kept.weight)}
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Count the directed edges."""
