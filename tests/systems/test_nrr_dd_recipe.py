@@ -17,11 +17,11 @@ TOY = (
     "pair.val=100",
     "pair.teacher='distil:cnn(widths=(8, 12))'",
     "pair.student='distil:cnn(widths=(4,))'",
-    "pair.teacher_training.epochs=8",
+    "pair.teacher_training.epochs=12",
     "pair.teacher_training.batch_size=30",
     "pair.teacher_training.lr=0.03",
     "per_class=2",
-    "images.candidates=6",
+    "images.candidates=20",
     "images.crops=3",
     "images.keep=2",
     "images.steps=2",
@@ -33,7 +33,19 @@ TOY = (
     "test=60",
     "seeds=[0, 1]",
 )
-ARMS = ["random", "nrr-dd", "soft", "onehot", "rded", "sre2l", "not-refined", "critical-only", "confident"]
+ARMS = [
+    "random",
+    "nrr-dd",
+    "soft",
+    "onehot",
+    "rded",
+    "sre2l",
+    "not-refined",
+    "random-refined",
+    "critical-only",
+    "correct",
+    "confident",
+]
 
 
 def test_the_recipe_runs_on_digits(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ class Setup:
 
     ``pair.teacher`` and ``more_teachers`` are the networks: additive images are made for each, all label; SRe2L and
     RDED are made by the first. ``synthesis`` is how INFER optimises, ``sre2l_statistics`` SRe2L's own weight of the
-    batch-norm term; ``views`` is how students are shown every set but RDED's, which has its own. ``test`` is how many test images are read at most.
+    batch-norm term; ``views`` is how students are shown every set but RDED's, which has its own. ``test`` is how many
+    test images are read at most.
     """
 
     pair: ImagePair = field(default_factory=_pair)
@@ -78,8 +79,8 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         "Data": f"{setup.pair.data} at {setup.pair.size} px: small sets are made from {len(bundle.train)} training "
         f"images, {len(bundle.val)} choose the best state ({setup.training.validate} of them each time), {len(test)} "
         "test images",
-        "Budget": f"{setup.per_class} images a class, and {setup.training.updates} updates of {setup.views.batch} samples "
-        f"by {setup.training.optimizer} at {setup.training.lr:g} for every arm",
+        "Budget": f"{setup.per_class} images a class, and {setup.training.updates} updates of {setup.views.batch} "
+        f"samples by {setup.training.optimizer} at {setup.training.lr:g} for every arm",
         "INFER": f"{count} real images a class and {count * networks} additive ones for all classes, which give "
         f"{count * (networks + 1)} a class; {setup.synthesis.steps} steps at {setup.synthesis.rate:g}",
         "Networks": f"{said}; trained on {setup.pair.teacher_train} images",

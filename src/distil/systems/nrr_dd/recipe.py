@@ -45,12 +45,10 @@ class Setup:
 
     pair: ImagePair = field(default_factory=_pair)
     per_class: int = 10
-    images: Options = field(default_factory=lambda: Options(candidates=100, steps=100, epochs=150))
+    images: Options = field(default_factory=lambda: Options(candidates=100, steps=100, epochs=100))
     noise: float = 0.25
-    training: StudentTraining = field(
-        default_factory=lambda: StudentTraining(updates=300, lr=5e-3, schedule="half-cosine")
-    )
-    test: int = 3000
+    training: StudentTraining = field(default_factory=lambda: StudentTraining(updates=200, lr=5e-3, validate=500))
+    test: int = 2500
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -68,7 +66,9 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         "rded": ("rival", "RDED's images", {"init": "rded", **off}),
         "sre2l": ("rival", "noise, all pixels refined (SRe2L)", every),
         "not-refined": ("ablation", "not refined", off),
+        "random-refined": ("ablation", "real images at random, refined", {"init": "random-real"}),
         "critical-only": ("ablation", "critical pixels refined", {"refine": "critical-only"}),
+        "correct": ("ablation", "of the crops it gets right", {"require_correct": True}),
         "confident": ("ablation", "the most confident crops", {"confidence": "high"}),
     }
 
@@ -116,7 +116,7 @@ def _tables(report: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """What labels cost and give on the same images; and the method against every other arm, seed by seed."""
     arms = {arm["name"]: arm for arm in report["arms"]}
     labels = [
-        [name, f"{arms[key]['diagnostics']['labels bytes'][0]:,.0f}", _shown(_scores(arms[key]))]
+        [name, f"{arms[key]['diagnostics']['labels bytes'][0]:,.0f}", _shown(_scores(arms[key]), sign="")]
         for name, key in (("soft", "soft"), ("two numbers", "nrr-dd"), ("one-hot", "onehot"))
     ]
     ours = _scores(arms["nrr-dd"])
@@ -145,6 +145,6 @@ def _scores(arm: Mapping[str, Any]) -> list[float]:
     return [float(value) for value in arm["metrics"]["accuracy"]["best"]]
 
 
-def _shown(values: Sequence[float]) -> str:
+def _shown(values: Sequence[float], *, sign: str = "+") -> str:
     found = paired_interval(values)
-    return f"{found.mean:+.1f}" if found.half is None else f"{found.mean:+.1f} ± {found.half:.1f}"
+    return f"{found.mean:{sign}.1f}" + ("" if found.half is None else f" ± {found.half:.1f}")
