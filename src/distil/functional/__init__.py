@@ -418,7 +418,6 @@ __all__ = [
     "sampled_kl",
     "several_teachers",
     "shared_quotas",
-    "shuffled_patches",
     "siamese",
     "skew_kl",
     "skew_reverse_kl",

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import nn
+
 from distil.data.condensed import CondensedSet
 from distil.data.fingerprint import fingerprint
 from distil.loops.condense_check import check_order
 from distil.loops.condensers import find
 from distil.loops.labelling import Labelling, relabelled
+from distil.loops.matching import default_net
 from distil.loops.order import Condenser, Order, architecture, imported, options_of
+from distil.loops.training import build_model
 
 __all__ = ["Condenser", "Order", "condense", "described", "options_of"]
 
@@ -48,6 +52,15 @@ def described(small: CondensedSet, order: Order, method: str) -> CondensedSet:
         "data": order.bundle.fingerprint,
         "data_name": order.bundle.name,
         "teachers": [fingerprint(teacher) for teacher in order.teachers],
-        "nets": sorted({architecture(teacher) for teacher in order.teachers} | set(small.made.get("nets") or ())),
+        "nets": sorted(
+            {*map(architecture, [*order.teachers, *_drawn(order, method)]), *(small.made.get("nets") or ())}
+        ),
     }
     return replace(small, made={**made, **small.made, "nets": made["nets"]})
+
+
+def _drawn(order: Order, method: str) -> list[nn.Module]:
+    """The net that a method draws for itself: the one its option ``net`` names, or the usual one where that is ""."""
+    place = find(method).options
+    spec = getattr(options_of(order, imported(place)), "net", None) if place else None
+    return [] if spec is None else [build_model(spec or default_net(order.bundle), order.bundle, seed=0)]

@@ -13,6 +13,7 @@ from torch import nn
 from distil.data.augmented import Augmentation
 from distil.data.bundle import Bundle, labels_of
 from distil.data.condensed import CondensedSet
+from distil.data.fingerprint import fingerprint
 from distil.data.loading import mix_seed
 from distil.errors import DistilError
 from distil.loops.compare import compare
@@ -163,7 +164,7 @@ def evaluate(
         students=list(students),
         judging=judging.training,
         data_fingerprint=bundle.fingerprint,
-        teacher_fingerprints=[architecture(t) for t in teachers],
+        teacher_fingerprints=[fingerprint(t) for t in teachers],
         **inputs,
     )
     report["warnings"] += notes
