@@ -139,3 +139,22 @@ def test_a_constant_channel_is_no_division_by_zero() -> None:
     grey = DictDataset(torch.full((10, 3, 8, 8), 0.5), torch.arange(10) % CLASSES, torch.arange(10))
     space = pixel_space(replace(order(), bundle=replace(bundle(), train=grey)))
     assert torch.isfinite(space.normalised(torch.rand(2, 3, 8, 8))).all()
+
+
+def test_the_likeliest_classes_alone_and_the_rest_evenly() -> None:
+    """RDED's smoothing of labels is the recovery of a label of which a few classes are known."""
+    from distil.functional import as_soft_labels
+
+    logits = 2 * torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
+    whole = logits.softmax(1)
+    for known in range(1, 8):
+        rows = as_soft_labels(logits, kind="marginal", top=known)
+        torch.testing.assert_close(rows.sum(1), torch.ones(20))
+        kept = whole.topk(known, 1).indices
+        torch.testing.assert_close(rows.gather(1, kept), whole.gather(1, kept))
+        rest = rows.scatter(1, kept, torch.nan)
+        for row in rest:
+            others = row[~row.isnan()]
+            assert len(others) == 7 - known
+            assert not len(others) or others.max() - others.min() < 1e-6
+    torch.testing.assert_close(as_soft_labels(logits, kind="marginal", top=7), whole)

@@ -164,13 +164,15 @@ class Observed:
         self._network = deepcopy(network).eval().requires_grad_(False)
         if device is not None:
             self._network.to(device)
-        norms = [m for m in self._network.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
-        self._kept = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]  # in full precision
+        self._kept: list[tuple[Tensor, Tensor]] = []  # in full precision
         self._inputs: dict[int, Tensor] = {}
-        for place, norm in enumerate(norms):
-            norm.register_forward_pre_hook(lambda _, args, place=place: self._inputs.__setitem__(place, args[0]))
+        for norm in self._network.modules():
+            if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
+                place = len(self._kept)
+                self._kept.append((norm.running_mean.clone(), norm.running_var.clone()))
+                norm.register_forward_pre_hook(lambda _, args, place=place: self._inputs.__setitem__(place, args[0]))
         if channels_last:
-            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._network.to(memory_format=torch.channels_last)
         if precision == "bf16":
             self._network.to(torch.bfloat16)
 
