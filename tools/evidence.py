@@ -5,8 +5,8 @@
     python tools/evidence.py classification:vid,nst    a further part of a board: KD and these methods
 
 Runs live in ``runs/evidence`` and are resumed after an interruption; ``evidence/SLUG.json`` is written when all of a
-system's settings are done, ``evidence/boards/NAME.json`` and its page beside it when a board is. A part of a board stands
-beside it under a number: methods that came later, where ``runs/`` is gone and all would have to be trained anew.
+system's settings are done, ``evidence/boards/NAME.json`` and its page beside it when a board is. A part of a board
+stands beside it under a number: methods that came later, where ``runs/`` is gone and all would be trained anew.
 """
 
 from __future__ import annotations

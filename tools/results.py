@@ -39,8 +39,9 @@ Made from `evidence/boards/*.json` by `make results`; nothing here is written by
 trained teacher, one fresh student and labels, under one budget: two tries each (its published weights, and weights at
 which it pulls as hard as the labels), chosen on validation, reported on test. The figures are of small nets and small
 images on a processor: they are no figures of the papers, which are on CIFAR-100 and ImageNet. What each setting tells,
-and what it does not, is in [choose.md](choose.md). A further part of a setting holds methods that were added later, with
-a teacher trained anew on that machine: compare them with the student alone and KD of their own part. Pages with curves and gradient shares: `evidence/boards/*.html`.
+and what it does not, is in [choose.md](choose.md). A further part of a setting holds methods that were added later,
+with a teacher trained anew: compare them with the student alone and KD of their own part. Pages with curves and
+gradient shares: `evidence/boards/*.html`.
 """
 
 

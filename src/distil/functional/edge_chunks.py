@@ -64,5 +64,9 @@ def in_edge_chunks(
     if not (torch.is_grad_enabled() and student_logits.requires_grad):
         return torch.cat([part(student_logits, edges) for edges in parts])
     # Nothing is drawn in here, so the generators need not be kept for the second pass.
-    again = {"use_reentrant": False, "preserve_rng_state": False}
-    return torch.cat([checkpoint(part, student_logits, edges, **again) for edges in parts])
+    return torch.cat([_again(part, student_logits, edges) for edges in parts])
+
+
+def _again(part: Callable[[Tensor, Tensor], Tensor], student_logits: Tensor, edges: Tensor) -> Tensor:
+    found: Tensor = checkpoint(part, student_logits, edges, use_reentrant=False, preserve_rng_state=False)
+    return found

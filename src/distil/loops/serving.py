@@ -143,7 +143,7 @@ def reach_of(gnn: nn.Module, graph: Bundle | GraphData | Batch, nodes: Tensor, *
 
 def _batch(graph: Bundle | GraphData | Batch) -> Batch:
     if isinstance(graph, Bundle):
-        return graph.test.batch  # type: ignore[no-any-return]
+        return graph.test.batch
     return graph.batch("test") if isinstance(graph, GraphData) else graph
 
 
@@ -158,7 +158,7 @@ def _in_turn(
     groups: Sequence[Sequence[Callable[[], object]]], place: torch.device, *, seconds: float, least: int
 ) -> list[list[float]]:
     """Time the calls of every group in turn, in ms: a list for each place in a group."""
-    for call in groups[0] * 2:  # warm
+    for call in (*groups[0], *groups[0]):  # warm
         call()
     times: list[list[float]] = [[] for _ in groups[0]]
     began = time.perf_counter()

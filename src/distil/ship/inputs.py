@@ -183,7 +183,9 @@ def _named_rows(path: Path, preprocessing: Mapping[str, Any]) -> tuple[list[str]
     ids = next(
         (column for name, column in table.columns.items() if name.strip().lower() == "id"), range(1, 1 + len(rows))
     )
-    found = _shaped(np.array(rows, dtype=np.float64).reshape(len(rows), -1), preprocessing["shape"])
+    found = _shaped(
+        np.array(rows, dtype=np.float64).reshape(len(rows), len(preprocessing["columns"])), preprocessing["shape"]
+    )
     return [f"{path}:{one}" for one in ids], {"inputs": _summed(found, preprocessing)}
 
 
@@ -201,7 +203,7 @@ def _shaped(table: np.ndarray[Any, Any], shape: Sequence[int]) -> np.ndarray[Any
             f"it holds {table.dtype} of shape {list(table.shape)}; rows of {int(np.prod(shape))} numbers are expected."
         )
     rows = np.ascontiguousarray(table, dtype=np.float32).reshape(-1, *shape)
-    broken = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(1))
+    broken = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), int(np.prod(shape)))).all(1))
     if len(broken):
         raise DistilError(f"{len(broken)} of its rows hold NaN or infinity (first: row {int(broken[0]) + 1}).")
     return rows
