@@ -58,6 +58,7 @@ class MixedLabels(Method):
     """
 
     contains_task = True
+    at_equality: Mapping[str, AtEquality] = {"labels": None}
 
     def __init__(
         self,
@@ -74,7 +75,8 @@ class MixedLabels(Method):
             raise DistilError(f"{self.name}: temperature={temperature} and beta={beta} must be above 0.")
         self.target, self.mixing, self.beta, self.temperature = target, mixing, beta, temperature
         self.labels = target != "soft"
-        self.at_equality: Mapping[str, AtEquality] = {"labels": "zero" if target == "soft" else None}
+        if target == "soft":
+            self.at_equality = {"labels": "zero"}
         self.taps = (("logits", None),) if target == "mix" else ("logits",)
 
     def transform(self, batch: Batch, student: Handles, teacher: Handles, ctx: Context) -> Batch:
