@@ -1,14 +1,17 @@
-"""Writing a file whole or not at all; the standard library alone."""
+"""Writing a file or a folder whole or not at all; the standard library alone."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from distil.errors import DistilError
 
-__all__ = ["write_text"]
+__all__ = ["write_folder", "write_text"]
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -36,3 +39,27 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
         if name:
             Path(name).unlink(missing_ok=True)
     return path
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Let ``fill`` write into a fresh neighbour of ``folder``, then put that in its place by renaming.
+
+    Raises:
+        DistilError: it cannot be written; what stood there before is untouched.
+    """
+    folder = folder.absolute()
+    fresh, old = (folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}" for _ in range(2))
+    try:
+        fresh.mkdir(parents=True)
+        fill(fresh)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise DistilError(f"{folder} could not be written ({error.strerror or error}); nothing was changed.") from error
+    finally:
+        for left in (fresh, old):
+            shutil.rmtree(left, ignore_errors=True)
+    return folder

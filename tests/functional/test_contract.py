@@ -39,6 +39,16 @@ def labelled(function: Callable[..., Tensor], labels: Tensor = LABELS, **options
     return lambda s, t, **kw: function(s, t, labels[: len(s)], **options, **kw)
 
 
+def two_numbers(**options: object) -> Callable[..., Tensor]:
+    """Against given distances, or those of given logits; one image is mixed with its own class, one with nothing."""
+
+    def call(s: Tensor, t: Tensor, **kw: object) -> Tensor:
+        pair = LABELS[: len(s)], torch.tensor([1, 2, -100, 0])[: len(s)]
+        return D.two_distances(s, D.label_distances(t, *pair) if t.shape == s.shape else t, *pair, **options, **kw)
+
+    return call
+
+
 def on_edges(function: Callable[..., Tensor], **options: object) -> Callable[..., Tensor]:
     def call(s: Tensor, t: Tensor, **kw: object) -> Tensor:
         return function(s, t, EDGES if len(s) > 1 else EDGES[:, :0], **options, **kw)
@@ -110,7 +120,15 @@ TOKENS = normal(2, 3, scale=0.1)
 MASKS = {"channel": normal(4, 2, 3).sigmoid(), "spatial": normal(4, 2, 4, 4).sigmoid()}
 DENSE = {"student": (4, 3, 4, 4), "teacher": (4, 3, 4, 4)}
 MAPS = {"student": (3, 2, 4, 4), "teacher": (3, 5, 4, 4)}
+
+
+def of_one(target: str) -> Callable[..., Tensor]:
+    """Several teachers, of whom there is one."""
+    return lambda s, t, **kw: D.several_teachers(s, t[None], torch.ones(1, len(t)), target=target, **kw)
+
+
 LOSSES = {
+    **{f"several_teachers {name}": Loss(of_one(name), detached=True) for name in ("probabilities", "logits", "losses")},
     "kl": Loss(partial(D.kl, temperature=2.0)),
     "bernoulli_kl": Loss(partial(D.bernoulli_kl, temperature=2.0), student=(6,), teacher=(6,)),
     "cosine_distance": Loss(D.cosine_distance),
@@ -198,6 +216,10 @@ LOSSES = {
         )
         for mask in ("own", "shared")
         for sigma in ("median", 2.0)
+    },
+    **{
+        f"two_distances {name}": Loss(two_numbers(distance=name), teacher=(4, 2), detached=True)
+        for name in D.two_numbers.DISTANCES
     },
     "token_contrast": Loss(partial(D.token_contrast, temperature=0.5), zero=False),
 }

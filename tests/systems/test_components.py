@@ -142,6 +142,18 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         # of images, crops, or equal networks alone: tests/systems/test_random_teachers.py
         **{key: [] for key in ("averaging", "freeze_last", "crops", "crop_size", "views")},
     },
+    "kd-dd-survey": {
+        "certainty": [{"certainty": name} for name in ("entropy", "max-prob", "variance")],
+        "teachers": [{"teachers": name} for name in ("confidence", "entropy", "gate", "alternate")],
+        "target": [{"target": "logits"}, {"target": "losses"}],
+        "smoothing": [{"smoothing": 0.2}],
+        "temperature": [{"temperature": 4.0}],
+    },
+    "nrr-dd": {
+        "labels": [{"labels": "soft"}, {"labels": "onehot"}],
+        "distance": [{"distance": "mse"}, {"distance": "smooth-l1"}],
+        "sce_target": [{"sce_target": "reconstructed"}],
+    },
     "trg": {
         "kd": [{"kd": 0.0}],
         "inner": [{"inner": 0.0}],
@@ -161,10 +173,12 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
 # Components of a procedure, which are no arguments of published(), and the test that switches them.
 ELSEWHERE = {
     "diswot": {"semantic", "relation", "init", "search", "proxy"},  # tests/systems/test_diswot.py
+    "kd-dd-survey": {"matching", "distance", "selection", "labels", "carrier"},  # of small sets: tests/loops
+    "nrr-dd": {"init", "confidence", "refine", "statistics"},  # tests/systems/test_nrr_dd.py
     "random-teachers": {"alpha", "start", "bottleneck", "clip", "rewind"},  # tests/systems/test_random_teachers.py
 }
-OF_SEVERAL = {"meal-v2"}  # whose components tell several teachers apart
-ON_MAPS = {"diswot", "ofa-kd", "trg"}
+OF_SEVERAL = {"kd-dd-survey", "meal-v2"}  # whose components tell several teachers apart
+ON_MAPS = {"diswot", "nrr-dd", "ofa-kd", "trg"}
 ON_PATCHES = {"dmae"}
 WITH_CODE = [slug for slug, card in catalog.systems().items() if card.has_method and card.origin == "distil"]
 CASES = [(slug, key, changed) for slug, keys in FLIPS.items() for key, flips in keys.items() for changed in flips]

@@ -88,9 +88,10 @@ def ensemble(count: int = 3) -> dict[str, nn.Module]:
 
 
 def ensemble_distiller(method: Sum, *, teachers: int = 3, epochs: int = 2, seed: int = 0) -> Distiller:
-    """A student MLP and several teachers on :func:`pictures`."""
+    """A student MLP and several teachers on :func:`pictures`, prepared."""
     student = nn.Sequential(nn.Flatten(), mlp(4, 0, 64))
-    return Distiller(student, ensemble(teachers), method, example=pictures(), epochs=epochs, seed=seed)
+    made = Distiller(student, ensemble(teachers), method, example=pictures(), epochs=epochs, seed=seed)
+    return made.prepare([pictures()])
 
 
 def masked(seed: int = 0, *, dim: int = 8, depth: int = 18) -> MaskedAutoencoder:

@@ -30,6 +30,7 @@ VERBS = (
     "compare",
     "search",
     "unlearn",
+    "condense",
     "plan",
     "cache",
     "taps",

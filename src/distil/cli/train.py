@@ -170,6 +170,7 @@ def _go(
     from distil.loops.lab import Lab
     from distil.loops.own import OwnRun, checked, run_own, task_of
     from distil.loops.own_plan import foretold
+    from distil.loops.own_small import run_small
     from distil.loops.settings import to_yaml
     from distil.report import write
 
@@ -177,11 +178,16 @@ def _go(
     if resume and config is None and begun.is_file():
         config = begun
     settings = settings_of(OwnRun(seeds=(0, 1, 2)) if verb == "compare" else OwnRun(), given, training, assign, config)
+    small = _as_labelled(verb, settings, given, training)
+    settings = small or settings
     if verb == "train" and len(settings.methods) != 1:
         raise DistilError(
             f"distil train takes one method and got {len(settings.methods)}; compare several with `distil compare "
             "--methods a,b`."
         )
+    if dry_run and small is not None:
+        _check_small(settings, device, as_json)
+        return
     if dry_run:
         with Display(quiet=as_json) as display:
             bundle, made = checked(settings, Lab(RUNS, progress=display, device=device))
@@ -209,8 +215,12 @@ def _go(
         lab = Lab(folder, progress=display, device=device, trackers=trackers)
         if speaks():
             write_text(folder / SETTINGS, to_yaml(settings))
-        ready = None if as_json or resume or launched() else foretold(settings, lab)
-        report = run_own(settings, lab, command=command_line(), title=title, ready=ready)
+        if small is not None:
+            title = f"{settings.student} on the condensed set {Path(settings.data).name}"
+            report = run_small(settings, lab, command=command_line(), title=title)
+        else:
+            ready = None if as_json or resume or launched() else foretold(settings, lab)
+            report = run_own(settings, lab, command=command_line(), title=title, ready=ready)
     if speaks():
         write(report, folder)
     show_report(report, folder, as_json=as_json)
@@ -219,6 +229,40 @@ def _go(
         typer.echo(
             f"Use one elsewhere: distil export {shlex.quote(str(folder))} --out {shlex.quote(f'{folder}-export')}"
         )
+
+
+def _as_labelled(verb: str, settings: Any, given: dict[str, Any], training: dict[str, Any]) -> Any:
+    """Return the settings of a run that is taught by a condensed set's own labels; nothing for any other."""
+    from dataclasses import replace
+
+    from distil.data.foreign_sets import find_condensed
+    from distil.loops.own_small import AS_LABELLED, taught_by_labels
+
+    named = given.get("methods") is not None
+    if taught_by_labels(settings) or (verb == "train" and not named and find_condensed(settings.data) is not None):
+        for option in ("epochs", "batch_size"):
+            if training[option] is not None:
+                raise DistilError(
+                    f"--{option.replace('_', '-')} is not for a condensed set, whose students make --set updates=1000 "
+                    "steps of the batches that it names; leave it out."
+                )
+        return replace(settings, methods=(AS_LABELLED,))
+    return None
+
+
+def _check_small(settings: Any, device: str | None, as_json: bool) -> None:
+    from distil.loops.lab import Lab
+    from distil.loops.own_small import opened_set
+    from distil.loops.settings import to_yaml
+
+    with Display(quiet=as_json) as display:
+        small, real, _ = opened_set(settings, Lab(RUNS, progress=display, device=device))
+    facts = {"settings": asdict(settings), "data": real.name, "classes": list(real.classes), "samples": len(small)}
+    said = (
+        f"{to_yaml(settings)}Everything fits: {len(small)} samples with {small.kind} labels, tested on {real.name}. No "
+        "student was trained."
+    )
+    typer.echo(json.dumps(facts) if as_json else said)
 
 
 def settings_of(

@@ -8,6 +8,8 @@ from typing import Any
 
 from distil.data import load
 from distil.data.bundle import Bundle
+from distil.data.condensed import CondensedSet, load_condensed
+from distil.data.foreign_sets import find_condensed
 from distil.data.splits import SPLITS_FILE
 from distil.data.text import TEXT_TASK
 from distil.data.tokens import tokenised
@@ -21,7 +23,7 @@ from distil.loops.training import Training
 from distil.models.tokenizers import tokenizer_for
 from distil.tasks import TextTask
 
-__all__ = ["Columns", "LargeGraph", "OwnRun", "read_both", "read_data"]
+__all__ = ["Columns", "LargeGraph", "OwnRun", "behind", "read_both", "read_data", "read_raw"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class OwnRun:
             same number of trials (see :func:`distil.loops.grid.plan_trials`).
         trials: at most so many for each arm.
         seeds: shared by all arms.
+        real: the real data that a condensed set is tested on, where those it was made from have moved.
+        updates: steps of a student that is taught by a condensed set's own labels (``methods: [set]``).
     """
 
     data: str = ""
@@ -130,6 +134,8 @@ class OwnRun:
     grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     trials: int | None = None
     seeds: tuple[int, ...] = (0,)
+    real: str | None = None
+    updates: int = 1000
 
 
 def read_data(run: OwnRun, folder: Path) -> Bundle:
@@ -137,13 +143,47 @@ def read_data(run: OwnRun, folder: Path) -> Bundle:
     return read_both(run, folder)[0]
 
 
-def read_both(run: OwnRun, folder: Path) -> tuple[Bundle, Bundle]:
-    """Return the data as the student and as the teacher alone see them; they differ where their tokenizers do."""
+def read_raw(run: OwnRun, folder: Path) -> Bundle:
+    """Return the data as they are read, texts as texts; a condensed set with the real data's parts to test on."""
+    found = find_condensed(run.data)
+    if found is not None:
+        small = load_condensed(found)
+        return small.as_bundle(read_raw(behind(small, run, found), folder))
     options = {**_shape(run), **run.columns.named(), **({"classes": run.classes} if run.classes else {})}
     splits = run.splits or (str(stored) if (stored := folder / SPLITS_FILE).is_file() else None)
     options |= {"seed": run.split_seed, **({"splits": splits} if splits else {})}
     options |= {"drop_leaks": True} if run.drop_leaks else {}
-    bundle = load(run.data, **options)
+    return load(run.data, **options)
+
+
+def behind(small: CondensedSet, run: OwnRun, folder: Path) -> OwnRun:
+    """Return how the real data behind a condensed set are read: as its maker did, or from where the run says.
+
+    Args:
+        small: the set.
+        run: names other data by ``real``, where those that made it have moved.
+        folder: of the set, beside which its maker kept the parts of the data.
+    """
+    source: dict[str, Any] = dict(small.made.get("source") or {})
+    source.pop("encoder", None)
+    data = run.real or source.pop("data", "")
+    if not data or (not run.real and ("/" in data or "\\" in data) and not Path(data).exists()):
+        lost = f"the data it was made from ({data}) are not there" if data else "it does not say what it was made from"
+        raise DistilError(f"{folder} is tested on real data, and {lost}; name them: --set real=PATH.")
+    kept = folder.parent / SPLITS_FILE
+    splits = run.splits or (str(kept) if kept.is_file() and folder.name == "set" else None)
+    columns = Columns(**{name: _tuple(value) for name, value in (source.pop("columns", None) or {}).items()})
+    known = {name: _tuple(value) for name, value in source.items() if name in OwnRun.__dataclass_fields__}
+    return replace(OwnRun(columns=columns), **{**known, "data": data, "splits": splits})
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # undo what JSON makes of tuples
+
+
+def read_both(run: OwnRun, folder: Path) -> tuple[Bundle, Bundle]:
+    """Return the data as the student and as the teacher alone see them; they differ where their tokenizers do."""
+    bundle = read_raw(run, folder)
     if bundle.task != TEXT_TASK:
         return bundle, bundle
     texts = [bundle.train.dataset.texts[k] for k in bundle.train.positions.tolist()]

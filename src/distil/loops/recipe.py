@@ -37,6 +37,7 @@ class Experiment:
         closing: makes tables from the finished report.
         judging: gives verdicts, and how their number was allowed for, in place of the report's own.
         apart: names of settings that no single arm depends on; the seeds never count.
+        pictures: makes sheets of images from the finished report (see :mod:`distil.report.pictures`).
     """
 
     title: str
@@ -48,6 +49,7 @@ class Experiment:
     closing: Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]] | None = None
     judging: Callable[[Mapping[str, Any]], tuple[list[dict[str, Any]], dict[str, Any]]] | None = None
     apart: tuple[str, ...] = ()
+    pictures: Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]] | None = None
 
 
 class Recipe(Protocol):
@@ -146,6 +148,8 @@ def run_recipe(
     tables = [*made.tables, *(made.closing(report) if made.closing else ())]
     if tables:
         report["tables"] = tables
+    if made.pictures:
+        report["pictures"] = list(made.pictures(report))
     if is_first():
         write(report, out)
     return report

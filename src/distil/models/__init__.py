@@ -12,6 +12,7 @@ from typing import Any
 _HOMES = {
     "mlp": ("MLP",),
     "cnn": ("SmallCNN",),
+    "convnet": ("ConvNet",),
     "resnet": ("CifarResNet",),
     "wrn": ("WideResNet",),
     "mobilenet": ("MobileNet",),

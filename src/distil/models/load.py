@@ -26,6 +26,7 @@ __all__ = ["Summary", "import_own", "load_model", "load_weights", "read_state", 
 _NETS: dict[str, tuple[str, str]] = {
     "mlp": ("mlp", "MLP"),
     "cnn": ("cnn", "SmallCNN"),
+    "convnet": ("convnet", "ConvNet"),
     "resnet": ("resnet", "CifarResNet"),
     "wrn": ("wrn", "WideResNet"),
     "mobilenet": ("mobilenet", "MobileNet"),
@@ -72,10 +73,11 @@ def load_model(
 
     Args:
         spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER`` (transformers; see :mod:`distil.models.hf`),
-            ``distil:NAME`` (mlp, cnn, resnet8, resnet20, …, wrn16_2, …, mobilenet, vit, mixer, mae, masked_vit, unet,
-            vgg, gcn, gat, sage, gin; for texts bow, textcnn), or your own factory as ``package.module:function`` or
-            ``path/to/file.py:function``; each optionally with ``(key=value, …)``. A factory gets ``classes``,
-            ``channels``, ``input_shape``, and for texts ``vocab`` and ``tokenizer``, if it names them.
+            ``distil:NAME`` (mlp, cnn, convnet, resnet8, resnet20, …, wrn16_2, …, mobilenet, vit, mixer, mae,
+            masked_vit, unet, vgg, gcn, gat, sage, gin; for texts bow, textcnn), or your own factory as
+            ``package.module:function`` or ``path/to/file.py:function``; each optionally with ``(key=value, …)``. A
+            factory gets ``classes``, ``channels``, ``input_shape``, and for texts ``vocab`` and ``tokenizer``, if it
+            names them.
         classes: the number of outputs; default the library's own.
         channels: input channels.
         weights: a ``.safetensors`` file or a torch file with a state dict; see :func:`load_weights`.

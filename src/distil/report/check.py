@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distil.errors import DistilError, nearest
+from distil.report.pictures import check_pictures
 from distil.report.verdict import HELPED, HURT, NONE
 
 __all__ = ["KIND", "OUTCOMES", "ROLES", "VERSION", "clean", "validate"]
@@ -27,6 +28,7 @@ _TOP: dict[str, type | tuple[type, ...]] = {
     "adjustment": dict,
     "warnings": list,
     "tables": list,
+    "pictures": list,
 }
 _ARM: dict[str, type | tuple[type, ...]] = {
     "metrics": dict,
@@ -117,6 +119,7 @@ def validate(report: Any) -> None:
         raise DistilError(f"two arms are called {sorted(twice)[0]!r}; every arm needs its own name.")
     for i, table in enumerate(report.get("tables") or []):
         _validate_table(table, f"tables[{i}]")
+    check_pictures(report.get("pictures") or [])
     for i, entry in enumerate(report.get("verdicts") or []):
         _validate_verdict(entry, f"verdicts[{i}]", names)
 

@@ -16,6 +16,7 @@ from distil.report.check import clean, validate
 from distil.report.document import save
 from distil.report.heat import drawn
 from distil.report.passes import passes
+from distil.report.pictures import pictures
 from distil.report.pieces import WORDS, count_of, date_of, page, pairs
 from distil.report.svg import MARKED, style
 from distil.report.text import count, fixed, heading, is_number, millis, with_unit
@@ -32,7 +33,7 @@ def render(report: Mapping[str, Any]) -> str:
     """Return a report as a self-contained HTML page.
 
     The same report gives the same page, byte for byte. The verdicts' words stand in the elements ``verdict-text-0``,
-    ``verdict-text-1`` … and the report itself in ``report-json``.
+    ``verdict-text-1`` … and the report itself in ``report-json``, without its pictures.
 
     Args:
         report: what `distil.report.build` returned or `distil.report.load` read.
@@ -48,7 +49,8 @@ def render(report: Mapping[str, Any]) -> str:
     report = clean(report)
     validate(report)
     view = View(report)
-    return page("page.html.j2", report, "report-json", sheet=_pointing(len(view.arms)), **_context(view))
+    data = {key: value for key, value in report.items() if key != "pictures"}  # they stand on the page already
+    return page("page.html.j2", data, "report-json", sheet=_pointing(len(view.arms)), **_context(view))
 
 
 def write(report: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
@@ -111,6 +113,7 @@ def _context(view: View) -> dict[str, Any]:
         "versions": pairs(report.get("versions")),
         "machine": pairs(report.get("machine")),
         "command": str(report.get("command") or ""),
+        "pictures": pictures(report),
         "metric_heading": heading(view.metric),
     }
 

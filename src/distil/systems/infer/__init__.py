@@ -1,1 +1,5 @@
-"""INFER (ICLR 2025): ``distil show infer`` tells what it is and how far it is built."""
+"""INFER: a few additive images, shared by all classes, multiply a handful of real ones."""
+
+from distil.systems.infer.procedure import Infer, infer_set, naturals_only, refuse, share_of_budget
+
+__all__ = ["Infer", "infer_set", "naturals_only", "refuse", "share_of_budget"]

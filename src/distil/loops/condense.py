@@ -1,0 +1,66 @@
+"""Making a small set out of a large one: an order, the check that a method can fill it, and the set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from distil.data.condensed import CondensedSet
+from distil.data.fingerprint import fingerprint
+from distil.loops.carrier import default_net
+from distil.loops.condense_check import check_order
+from distil.loops.condensers import find
+from distil.loops.labelling import Labelling, relabelled
+from distil.loops.order import Condenser, Order, architecture, imported, options_of
+from distil.loops.training import build_model
+
+__all__ = ["Condenser", "Order", "condense", "described", "options_of"]
+
+
+def condense(order: Order, method: str, labelling: Labelling | None = None) -> CondensedSet:
+    """Return the small set that ``method`` makes; what cannot work is refused before anything is computed.
+
+    Args:
+        order: the data, the budget and the teachers.
+        method: a name of :data:`distil.loops.condensers.CONDENSERS`.
+        labelling: how the set is labelled in place of the method's own way.
+
+    Raises:
+        DistilError: an unknown method or option, a budget below the method's least, too few samples of a class,
+            teachers that are missing, lack what the method reads, or are no better than chance.
+    """
+    condenser = find(method)
+    check_order(order, method, condenser, labelling)
+    order.progress.begin(f"condensing {order.bundle.name} by {method}")
+    small = described(imported(condenser.run)(order), order, method)
+    if labelling is None:
+        return small
+    order.progress.begin(f"labelling the set: {labelling.kind}")
+    return relabelled(
+        small, order.teachers, labelling, task=order.task, device=order.device, progress=order.progress.step
+    )
+
+
+def described(small: CondensedSet, order: Order, method: str) -> CondensedSet:
+    """Return the set with how it was made: method, options, seed, budget, and fingerprints of data and teachers."""
+    made = {
+        "method": method,
+        "options": dict(order.options),
+        "seed": order.seed,
+        "per_class": order.per_class,
+        "data": order.bundle.fingerprint,
+        "data_name": order.bundle.name,
+        "teachers": [fingerprint(teacher) for teacher in order.teachers],
+        "nets": sorted(
+            {*map(architecture, [*order.teachers, *_drawn(order, method)]), *(small.made.get("nets") or ())}
+        ),
+    }
+    return replace(small, made={**made, **small.made, "nets": made["nets"]})
+
+
+def _drawn(order: Order, method: str) -> list[nn.Module]:
+    """The net that a method draws for itself: the one its option ``net`` names, or the usual one where that is ""."""
+    place = find(method).options
+    spec = getattr(options_of(order, imported(place)), "net", None) if place else None
+    return [] if spec is None else [build_model(spec or default_net(order.bundle), order.bundle, seed=0)]

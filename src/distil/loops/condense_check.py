@@ -1,0 +1,195 @@
+"""Whether an order for a small set can be filled, found out before anything is computed."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distil.data.bundle import labels_of
+from distil.engine.anatomy import anatomy
+from distil.errors import DistilError
+from distil.loops.labelling import Labelling
+from distil.loops.order import Condenser, Order, imported, options_of
+from distil.tasks.preflight import teacher_above_chance
+
+__all__ = ["check_order", "check_teachers", "class_counts", "named_teacher_fits", "per_class_or_all"]
+
+
+def class_counts(order: Order) -> list[int]:
+    """Return how many training samples each class has."""
+    labels = labels_of(order.bundle.train)
+    return labels[labels >= 0].bincount(minlength=order.classes).tolist()
+
+
+def check_order(order: Order, method: str, condenser: Condenser, labelling: Labelling | None = None) -> None:
+    """Refuse an order that cannot be filled; remarks go to its progress.
+
+    Raises:
+        DistilError: see :func:`distil.loops.condense.condense`.
+    """
+    _check_inputs(order, method, condenser)
+    _check_budget(order, method, condenser)
+    if condenser.options:
+        options_of(order, imported(condenser.options))
+    elif order.options:
+        raise DistilError(f"{method} has no options, but {sorted(order.options)} were given; leave them out.")
+    check_teachers(order, method, condenser, labelling)
+    if condenser.refuses:
+        imported(condenser.refuses)(order)
+
+
+def per_class_or_all(order: Order, method: str) -> list[int]:
+    """Return how many samples each class gives: ``per_class``, or all where a class has fewer, which is then said."""
+    counts = class_counts(order)
+    few = {order.bundle.classes[k]: count for k, count in enumerate(counts) if count < order.per_class}
+    if few:
+        shown = ", ".join(f"{name} ({count})" for name, count in list(few.items())[:6])
+        order.progress.say(
+            f"{method}: {len(few)} of {len(counts)} classes have fewer than {order.per_class} training samples and "
+            f"give all: {shown}{', …' if len(few) > 6 else ''}."
+        )
+    return [min(count, order.per_class) for count in counts]
+
+
+def _check_inputs(order: Order, method: str, condenser: Condenser) -> None:
+    task, shape = order.task, order.bundle.input_shape
+    if task.name != "classification":
+        raise DistilError(
+            f"condensing needs images or vectors with one label each, and {order.bundle.name} is for {task.name}; "
+            "texts are condensed as an encoder's vectors."
+        )
+    kind = "images" if len(shape) == 3 and shape[0] in (1, 3) else "vectors" if len(shape) == 1 else f"inputs {shape}"
+    if kind not in ("images", "vectors") or condenser.inputs not in ("any", kind):
+        wanted = "images or vectors" if condenser.inputs == "any" else condenser.inputs
+        raise DistilError(f"{method} condenses {wanted}, and {order.bundle.name} holds {kind} of shape {tuple(shape)}.")
+
+
+def _check_budget(order: Order, method: str, condenser: Condenser) -> None:
+    if order.per_class < 1:
+        raise DistilError(f"--per-class {order.per_class} must be at least 1.")
+    if order.per_class < condenser.least:
+        raise DistilError(
+            f"{method} needs at least {condenser.least} per class; --per-class {order.per_class} is less."
+        )
+    counts = class_counts(order)
+    empty = [order.bundle.classes[k] for k, count in enumerate(counts) if count == 0]
+    if empty:
+        raise DistilError(
+            f"{order.bundle.name} has no training samples of {_named(empty)}; a small set of it would lack them too: "
+            "add some, or leave the classes out."
+        )
+    if condenser.whole and min(counts) < order.per_class:
+        few = [f"{order.bundle.classes[k]} ({count})" for k, count in enumerate(counts) if count < order.per_class]
+        raise DistilError(
+            f"{method} needs {order.per_class} training samples of every class, and {_named(few)} have fewer; ask for "
+            f"--per-class {min(counts)}, or use random, which takes all there are."
+        )
+
+
+def check_teachers(order: Order, method: str, condenser: Condenser, labelling: Labelling | None = None) -> None:
+    """Refuse teachers that are missing, too many, without what the method reads, or no better than chance."""
+    wanted, given = condenser.teachers, len(order.teachers)
+    soft = labelling.kind if labelling is not None and labelling.kind != "hard" else ""
+    if soft and given == 0:
+        raise DistilError(f"{soft} labels come from a trained teacher; name one with --teacher.")
+    if wanted == 0 and not soft:
+        if given:
+            warnings.warn(f"{method} asks no teacher; those named are left alone.", stacklevel=2)
+        return
+    if given == 0:
+        if wanted == "any":
+            return
+        raise DistilError(f"{method} needs a trained teacher; name one with --teacher.")
+    if wanted == 1 and given > 1:
+        raise DistilError(f"{method} works with one teacher, and {given} were named; name one --teacher.")
+    for k, teacher in enumerate(order.teachers):
+        name = f"teacher {k + 1} ({type(teacher).__name__})" if given > 1 else f"the teacher ({type(teacher).__name__})"
+        if condenser.batchnorm and not any(isinstance(part, nn.BatchNorm2d) for part in teacher.modules()):
+            raise DistilError(
+                f"{method} matches BatchNorm statistics, and {name} has no BatchNorm2d; name a teacher that has."
+            )
+        if condenser.cam:
+            _check_cam(order, teacher, method, name)
+        _check_skill(order, teacher, method, name)
+
+
+def named_teacher_fits(order: Order, name: str) -> None:
+    """Refuse a teacher, called ``name``, that does not fit the order's data or is no better than chance on them."""
+    _check_skill(order, order.teachers[0], "the set", name)
+
+
+def _check_skill(order: Order, teacher: nn.Module, method: str, name: str) -> None:
+    outputs = _outputs(order, teacher, name)
+    if outputs != order.classes:
+        raise DistilError(
+            f"{name} has {outputs} outputs, and {order.bundle.name} has {order.classes} classes; name one that was "
+            "trained on these classes."
+        )
+    data = order.bundle.val if len(order.bundle.val) else order.bundle.train
+    found = teacher_above_chance(order.task, teacher, data, device=order.device or "cpu")
+    if not found["ok"]:
+        raise DistilError(f"{method} learns from its teachers, but {name} is at chance: {found['message']}")
+
+
+def _outputs(order: Order, teacher: nn.Module, name: str) -> int:
+    example = order.inputs(torch.tensor([0, 0]))
+    try:
+        with torch.no_grad():
+            output: Any = order.task.call(teacher.eval(), {"inputs": example}, "teacher")
+        return int(output.shape[1])
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        grey = len(order.bundle.input_shape) == 3 and order.bundle.input_shape[0] == 1
+        raise DistilError(
+            f"{name} cannot be called on inputs of shape {tuple(example.shape[1:])} "
+            f"({str(error).splitlines()[0][:120]}).{' Read grey images as RGB: --set channels=3.' if grey else ''}"
+        ) from error
+
+
+def _check_cam(order: Order, teacher: nn.Module, method: str, name: str) -> None:
+    """A class activation map is the last map weighed by the head's rows, which must read that map's average."""
+    found = _map_and_input(order, teacher)
+    if found is None:
+        raise DistilError(
+            f"{method} reads class activation maps, and {name} has no last feature map with one linear layer behind "
+            "it; name a net that ends in global average pooling and a linear layer."
+        )
+    last, read = found
+    if read.shape != last.shape[:2] or not torch.allclose(last.mean((2, 3)), read, rtol=1e-3, atol=1e-4):
+        raise DistilError(
+            f"{method} reads class activation maps, and the linear layer of {name} does not read the average of its "
+            f"last map (map {tuple(last.shape[1:])}, read {tuple(read.shape[1:])}); name a net that ends in global "
+            "average pooling and a linear layer."
+        )
+
+
+def _map_and_input(order: Order, teacher: nn.Module) -> tuple[Tensor, Tensor] | None:
+    example = {"inputs": order.inputs(torch.arange(2))}
+
+    def call(module: nn.Module) -> Any:
+        return order.task.call(module, example, "teacher")
+
+    places = anatomy(teacher, call).meanings
+    if "map" not in places or "head" not in places:
+        return None
+    head = teacher.get_submodule(places["head"][0].path)
+    if not isinstance(head, nn.Linear):
+        return None
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        teacher.get_submodule(places["map"][0].path).register_forward_hook(lambda m, x, y: seen.update(map=y)),
+        head.register_forward_pre_hook(lambda m, x: seen.update(read=x[0])),
+    ]
+    try:
+        with torch.no_grad():
+            call(teacher.eval())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen["map"], seen["read"]
+
+
+def _named(names: list[str]) -> str:
+    return f"{', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"

@@ -1,0 +1,250 @@
+"""``distil condense``: the user's own data made small, by a method of choice, and judged."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distil.data.bundle import Bundle
+from distil.data.condensed import CondensedSet, load_condensed
+from distil.data.foreign_sets import read_set
+from distil.data.loading import mix_seed
+from distil.data.splits import SPLITS_FILE, write_splits
+from distil.data.text import TEXT_TASK
+from distil.errors import DistilError
+from distil.loops.condense import condense
+from distil.loops.condense_check import check_order
+from distil.loops.condensed import stored_set
+from distil.loops.condensed_show import sheets_of, storage_table
+from distil.loops.condensers import find
+from distil.loops.inputs import InputSize, Normalise, as_teacher, image_task
+from distil.loops.judging import Judging, check_students, evaluate
+from distil.loops.lab import Lab
+from distil.loops.labelling import Labelling
+from distil.loops.order import Order
+from distil.loops.own_run import Columns, OwnRun, read_raw
+from distil.loops.recipe import data_report
+from distil.loops.training import Training, fitting, train_teacher
+from distil.loops.vectors import vectors_of
+from distil.models.load import load_model
+from distil.report import build
+from distil.tasks import ClassificationTask, Task
+
+__all__ = ["SET", "CondenseRun", "Prepared", "prepared", "reading", "run_condense"]
+
+SET = "set"
+"""The folder of the set within a run's."""
+
+
+@dataclass(frozen=True)
+class CondenseRun:
+    """The settings of ``distil condense``.
+
+    Attributes:
+        data: a path or a name that ``distil.load`` reads.
+        method: a name of :data:`distil.loops.condensers.CONDENSERS`. options: its own.
+        per_class: samples for each class, or as many bytes as those.
+        teachers: models by name; teacher_weights: a file for each, in their order. pretrained, train_teacher,
+            teacher_lr: as for ``distil train``; every teacher is trained from weights of its own.
+        labels: how the set is labelled; by default as the method does. labelling: the settings of that.
+        exact: keep images as float32 instead of PNG.
+        existing: a set that is there already, of any maker, to be judged instead of making one.
+        mean, std: undo the normalisation of its tensors.
+        evaluate: judge the set; judging: how.
+        size, channels, limit, columns, classes, splits, split_seed, drop_leaks: how data are read.
+        encoder: a text model by name, whose vectors stand for texts; max_length: tokens of a text.
+        normalise, input_size: how teachers take images: ``auto``, ``none``, ``imagenet`` or ``[mean, std]``; a side.
+        training: of teachers that are trained here.
+        seed: of all draws of the method.
+    """
+
+    data: str = ""
+    method: str = "random"
+    options: dict[str, Any] = field(default_factory=dict)
+    per_class: int = 10
+    teachers: tuple[str, ...] = ()
+    teacher_weights: tuple[str, ...] = ()
+    pretrained: bool = False
+    train_teacher: int = 0
+    teacher_lr: float | None = None
+    labels: str | None = None
+    labelling: Labelling = field(default_factory=Labelling)
+    exact: bool | None = None
+    existing: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    evaluate: bool = False
+    judging: Judging = field(default_factory=Judging)
+    size: int | None = None
+    channels: int | None = None
+    limit: int | None = None
+    columns: Columns = field(default_factory=Columns)
+    classes: tuple[str | int, ...] = ()
+    splits: str | None = None
+    split_seed: int = 0
+    drop_leaks: bool = False
+    encoder: str | None = None
+    max_length: int = 128
+    normalise: Any = "auto"
+    input_size: int | str = "auto"
+    training: Training = field(default_factory=Training)
+    seed: int = 0
+
+    @property
+    def relabelling(self) -> Labelling | None:
+        """How the set is labelled, where that is not left to the method."""
+        return None if self.labels is None else replace(self.labelling, kind=self.labels)
+
+
+READING = ("data", "size", "channels", "limit", "columns", "classes", "split_seed", "drop_leaks", "max_length")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data, the order, and the set that is there already, if one is."""
+
+    bundle: Bundle
+    order: Order
+    existing: CondensedSet | None
+
+
+class _Called(nn.Module):
+    """A teacher that takes images as the data hold them, resized and normalised for it on the way."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.task.logits(self.task.call(self.model, {"inputs": inputs}, "teacher"))
+
+
+def reading(run: CondenseRun, lab: Lab, folder: Path) -> Bundle:
+    """Read the data of a run; texts become an encoder's vectors."""
+    own = OwnRun(**{name: getattr(run, name) for name in (*READING, "splits")})
+    bundle, encoder = read_raw(own, folder), run.encoder
+    if bundle.task == TEXT_TASK:
+        if not encoder:
+            raise DistilError(
+                f"{bundle.name} holds texts, which are condensed as vectors; name their encoder: --set "
+                "encoder=hf:FOLDER."
+            )
+        return vectors_of(lab, encoder, bundle, max_length=own.max_length)
+    if encoder:
+        raise DistilError(f"encoder={encoder!r} is for texts, and {bundle.name} holds none; leave it out.")
+    return bundle
+
+
+def prepared(run: CondenseRun, lab: Lab) -> Prepared:
+    """Load everything, make the teachers and check the order; what does not fit stops before anything is condensed.
+
+    Raises:
+        DistilError: data or models that cannot be read, and whatever :func:`distil.loops.condense.condense` refuses.
+    """
+    if not run.data:
+        raise DistilError("--data is missing; see `distil condense --help`.")
+    condenser = find(run.method)
+    lab.progress.begin(f"reading {run.data}")
+    bundle = reading(run, lab, lab.out)
+    for note in bundle.notes:
+        lab.progress.say(f"{bundle.name}: {note}")
+    if run.evaluate or run.existing is not None:
+        check_students(run.judging, bundle)
+    order = Order(
+        bundle, run.per_class, seed=run.seed, teachers=_teachers(run, bundle, lab), device=lab.device,
+        progress=lab.progress, options=run.options,
+    )  # fmt: skip
+    if run.existing is None:
+        check_order(order, run.method, condenser, run.relabelling)
+        return Prepared(bundle, order, None)
+    small = read_set(run.existing, bundle, mean=run.mean or None, std=run.std or None)
+    for note in small.made.get("notes") or ():
+        lab.progress.say(f"{run.existing}: {note}")
+    return Prepared(bundle, order, small)
+
+
+def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[CondensedSet, dict[str, Any]]:
+    """Make the set (or take the one that is there), keep it in the run's folder, judge it, and return the report."""
+    made = prepared(run, lab)
+    bundle, order = made.bundle, made.order
+    if bundle.contents:
+        write_splits(lab.out / SPLITS_FILE, bundle)
+    small = made.existing
+    if small is None:
+        small = stored_set(
+            lab, "set", lambda: condense(order, run.method, run.relabelling), method=run.method, options=run.options,
+            per_class=run.per_class, labelling=run.relabelling, seed=run.seed, data=bundle.fingerprint,
+            teachers=list(order.teachers),
+        )  # fmt: skip
+        small = replace(small, made={**small.made, "source": _source(run)})
+        small = load_condensed(small.save(lab.out / SET, exact=run.exact))  # judged as it is kept
+    title = f"{_count(small)} for {bundle.name}, by {small.made.get('method', run.method)}"
+    if run.evaluate or made.existing is not None:
+        report = evaluate(
+            small, bundle, lab, run.judging, teachers=order.teachers, title=title, command=command,
+            settings=run.training,
+        )  # fmt: skip
+    else:
+        report = build(
+            title=title, metric={"name": "accuracy", "higher_is_better": True}, seeds=[run.seed], arms=[],
+            command=command, data=data_report(bundle), setting=_told(small),
+            warnings=["The set was made and not judged; --evaluate trains fresh students on it."],
+        )  # fmt: skip
+    report["tables"] = [*(report.get("tables") or []), storage_table(small, exact=run.exact)]
+    report["pictures"] = sheets_of(small)
+    return small, report
+
+
+def _teachers(run: CondenseRun, bundle: Bundle, lab: Lab) -> tuple[nn.Module, ...]:
+    if len(run.teacher_weights) > len(run.teachers):
+        raise DistilError(
+            f"{len(run.teacher_weights)} --teacher-weights for {len(run.teachers)} --teacher; one for each."
+        )
+    made = []
+    for k, spec in enumerate(run.teachers):
+        weights = run.teacher_weights[k] if k < len(run.teacher_weights) else None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix_seed("model", "teacher", k))
+            model = load_model(spec, **fitting(bundle), weights=weights, pretrained=run.pretrained)
+        task, remarks = image_task(
+            bundle, Normalise(teacher=run.normalise), InputSize(teacher=run.input_size), student=spec, teacher=spec,
+            pretrained=run.pretrained, module=model,
+        )  # fmt: skip
+        for remark in remarks:
+            lab.progress.say(f"{bundle.name}: {remark}")
+        if run.train_teacher:
+            lr = run.training.lr if run.teacher_lr is None else run.teacher_lr
+            training = replace(run.training, epochs=run.train_teacher, lr=lr)
+            name = f"teacher {k + 1}" if len(run.teachers) > 1 else "teacher"
+            model = train_teacher(
+                lab, spec, bundle, training, seed=k, name=name, start=model, task=as_teacher(task)
+            ).module  # fmt: skip
+        changed = isinstance(task, ClassificationTask) and ("teacher" in task.normalise or "teacher" in task.input_size)
+        made.append((_Called(model, task) if changed else model).eval())
+    return tuple(made)
+
+
+def _source(run: CondenseRun) -> dict[str, Any]:
+    """How the real data were read, so that a student of the set is validated and tested on their other parts."""
+    told = asdict(run)
+    plain = {each.name: each.default for each in fields(run)}
+    kept = {name: told[name] for name in (*READING, "encoder") if told[name] != plain.get(name)}
+    kept["columns"] = {name: value for name, value in told["columns"].items() if value}
+    return kept | {"data": run.data if not Path(run.data).exists() else str(Path(run.data).resolve())}
+
+
+def _count(small: CondensedSet) -> str:
+    return f"{len(small)} {'images' if small.images else 'vectors'}"
+
+
+def _told(small: CondensedSet) -> dict[str, str]:
+    options = ", ".join(f"{name}={value}" for name, value in (small.made.get("options") or {}).items())
+    return {
+        "Set": f"{_count(small)} for {len(small.classes)} classes, {small.made.get('per_class')} asked of each",
+        "Method": f"{small.made.get('method')}{f' ({options})' if options else ''}",
+        "Labels": small.kind,
+    }

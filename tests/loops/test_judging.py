@@ -1,0 +1,124 @@
+"""Judging a small set: which students, which arms, what is said where something is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from distil.data.augmented import Augmentation
+from distil.data.condensed import CondensedSet
+from distil.errors import DistilError
+from distil.loops.condense import condense
+from distil.loops.condensed import StudentTraining
+from distil.loops.dd_scores import scores_of
+from distil.loops.judging import Judging, evaluate, students_for
+from distil.loops.lab import Lab
+from distil.loops.labelling import Labelling
+from distil.loops.order import Order, architecture
+from distil.loops.training import build_model
+from distil.report import render
+
+from .test_condense import Eye, bundle
+
+STUDENTS = ("distil:mlp(hidden=4)", "distil:mlp(hidden=6)")
+JUDGING = Judging(students=STUDENTS, seeds=(0, 1), training=StudentTraining(updates=8, lr=1e-2, checks=2))
+SOFT = Labelling("static", temperature=4.0, augmentation=Augmentation(batch=6))
+
+
+def made(labelling: Labelling | None = None) -> CondensedSet:
+    return condense(Order(bundle(), 2, teachers=(Eye(),) if labelling else ()), "random", labelling)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The report on a set with static labels and its teacher at hand."""
+    return evaluate(made(SOFT), bundle(), Lab(tmp_path_factory.mktemp("lab")), JUDGING, teachers=[Eye()])
+
+
+def arms(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {arm["name"]: arm for arm in report["arms"]}
+
+
+def test_the_set_stands_beside_random_samples_its_hard_labels_and_the_real_data(judged: dict[str, Any]) -> None:
+    found = arms(judged)
+    assert {name: arm["role"] for name, arm in found.items()} == {
+        "random": "reference", "set": "method", "set-hard": "ablation", "real": "bound",
+    }  # fmt: skip
+    assert {arm["budget"]["updates"] for arm in found.values()} == {8}
+    assert found["random"]["diagnostics"]["total bytes"] == found["set"]["diagnostics"]["total bytes"]
+    assert found["set-hard"]["diagnostics"]["labels bytes"] == [6.0, 6.0]
+    assert found["real"]["diagnostics"]["images bytes"] == [24 * 108.0] * 2
+
+
+def test_a_seeds_figure_is_the_mean_over_the_architectures(judged: dict[str, Any]) -> None:
+    for arm in judged["arms"]:
+        for which in ("last", "best"):
+            each = [arm["diagnostics"][f"{spec}, {which}"] for spec in STUDENTS]
+            assert arm["metrics"]["accuracy"][which] == pytest.approx([fmean(pair) for pair in zip(*each, strict=True)])
+
+
+def test_the_tables_hold_the_scores_and_accuracy_over_bytes(judged: dict[str, Any]) -> None:
+    scores, by_student, sizes = judged["tables"]
+    seen = {name: arm["metrics"]["accuracy"]["best"] for name, arm in arms(judged).items()}
+    expected = scores_of(
+        real_hard=seen["real"], set_hard=seen["set-hard"], set_any=seen["set"], random_any=seen["random"]
+    )
+    assert scores["rows"][1][3] == f"{expected.score:.4f}"
+    assert scores["rows"][1][2] == f"{expected.improvement:.1f} ± {expected.improvement_spread:.1f}"
+    assert len(by_student["rows"]) == 4 * 2
+    assert [row[0] for row in sizes["rows"]] == [arm["label"] for arm in judged["arms"]]
+    assert "DD-Ranking" in render(judged)
+
+
+def test_without_the_teacher_what_it_adds_to_random_is_not_known(tmp_path: Path) -> None:
+    once = replace(JUDGING, seeds=(0,), real=False)
+    report = evaluate(made(SOFT), bundle(), Lab(tmp_path), once)
+    found = arms(report)
+    assert {name: arm["role"] for name, arm in found.items()} == {
+        "random": "reference", "set-hard": "method", "set": "bound",
+    }  # fmt: skip
+    assert found["random"]["label"] == "Random samples, hard labels"
+    assert report["tables"][0]["rows"][0][1:] == ["not known", "not known", "not known"]
+    assert any("name the teacher with --teacher" in text for text in report["warnings"])
+
+
+def test_hard_labels_need_no_teacher_and_no_second_arm(tmp_path: Path) -> None:
+    report = evaluate(made(), bundle(), Lab(tmp_path), replace(JUDGING, seeds=(0,)))
+    assert list(arms(report)) == ["random", "set", "real"]
+    assert report["tables"][0]["rows"][0][3] != "not known"
+
+
+def test_a_judged_set_is_not_trained_on_again(tmp_path: Path) -> None:
+    once = replace(JUDGING, seeds=(0,), real=False)
+    first = evaluate(made(), bundle(), Lab(tmp_path), once)
+    again = evaluate(made(), bundle(), Lab(tmp_path), once)
+    assert [arm["cost"] for arm in first["arms"]] == [arm["cost"] for arm in again["arms"]]  # their seconds too
+
+
+def test_students_of_the_form_that_made_the_set_are_passed_over_or_named() -> None:
+    data, small = bundle(), made()
+    first, second = students_for(Judging(), small, data)[0]
+    seen = replace(small, made={**small.made, "nets": [architecture(build_model(first, data, seed=0))]})
+    others, notes = students_for(Judging(), seen, data)
+    assert first not in others
+    assert second in others
+    assert len(others) == 2
+    assert not notes
+    named, notes = students_for(Judging(students=(first, second)), seen, data)
+    assert named == (first, second)
+    assert len(notes) == 2
+    assert "is of the form of a net that made the set" in notes[1]
+    with pytest.raises(DistilError, match="name at least two others"):
+        students_for(Judging(students=(first,)), seen, data)
+
+
+def test_no_student_is_the_net_that_made_the_set() -> None:
+    """Weights of students are drawn anew for every seed, and by other draws than a teacher's of that seed."""
+    data = bundle()
+    nets = [build_model(STUDENTS[0], data, seed=seed, role=role) for role in ("student", "teacher") for seed in (0, 1)]
+    first = [next(iter(net.state_dict().values())).flatten()[:4].tolist() for net in nets]
+    assert len({tuple(values) for values in first}) == 4

@@ -1,0 +1,161 @@
+"""The survey's data side: every component of a small set switches it, what is refused, and the recipe at toy size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distil import catalog
+from distil.data import load
+from distil.data.bundle import Bundle, ids_of
+from distil.data.condensed import CondensedSet
+from distil.errors import DistilError
+from distil.loops.condense import Order
+from distil.loops.lab import Lab
+from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
+from distil.loops.small_sets import SmallData, small_data, turned_back, whole_set
+from distil.loops.training import build_model
+from distil.report.check import validate
+from distil.systems.kd_dd_survey import small_set
+from distil.systems.kd_dd_survey.procedure import MATCHING
+from distil.systems.kd_dd_survey.recipe import SELECTED
+
+NET = "distil:mlp(hidden=8)"
+FEW: dict[str, dict[str, Any]] = {
+    "distributions": {"iterations": 2, "net": NET},
+    "gradients": {"iterations": 2, "net": NET, "batch": 8},
+    "distillation gradients": {"iterations": 2, "net": NET, "batch": 8},
+    "trajectories": {"iterations": 2, "net": NET, "experts": 1, "expert_epochs": 2, "ahead": 1, "lr": 1.0},
+    "ridge": {"iterations": 2},
+    "codes": {"iterations": 2, "net": NET},
+}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Bundle:
+    return load("digits", limit=200)
+
+
+def made(digits: Bundle, matching: str = "distributions", **changed: Any) -> CondensedSet:
+    teacher = build_model("distil:mlp(layers=1)", digits, seed=0)
+    with torch.no_grad():  # a teacher above chance: each class's mean image is its row
+        for label in range(10):
+            rows = Order(digits, 1).inputs(Order(digits, 1).real(label))
+            teacher.layers[0].weight[label] = rows.mean(0).flatten() - rows.mean()
+    asked = {"options": FEW[matching], "teachers": [teacher], **changed}
+    return small_set(digits, 1, matching=matching, **asked)
+
+
+def test_each_matching_is_built_and_gives_another_set(digits: Bundle) -> None:
+    assert set(FEW) == set(MATCHING)
+    sets = {name: made(digits, name) for name in MATCHING}
+    assert len({small.fingerprint for small in sets.values()}) == len(MATCHING)
+    for name, small in sets.items():
+        assert small.labels.tolist() == list(range(10)), name
+    assert {name for name, small in sets.items() if small.kind == "static"} == {"distillation gradients"}
+
+
+def test_distance_carrier_labels_and_selection_switch_the_set(digits: Bundle) -> None:
+    distances = [made(digits, "gradients", distance=name).fingerprint for name in ("ours", "mse", "cos")]
+    assert len(set(distances)) == 3
+    free, real, soft = made(digits), made(digits, carrier="real"), made(digits, labels="soft")
+    assert torch.equal(free.inputs, soft.inputs)
+    assert soft.logits is not None
+    assert not torch.equal(free.inputs, real.inputs)
+    drawn = made(digits, selection="random", options={})
+    assert drawn.made["method"] == "random"
+    assert {"matching", "distance", "selection", "labels", "carrier"} <= set(catalog.card("kd-dd-survey").components)
+
+
+def test_samples_turned_back_are_real_ones_of_their_class_each_once_and_none_of_the_test_set(digits: Bundle) -> None:
+    small = small_set(digits, 3, options={"iterations": 2, "net": NET}, carrier="real")
+    assert small.ids is not None
+    assert small.ids.unique().numel() == 30
+    place = {int(one): k for k, one in enumerate(ids_of(digits.train))}
+    picked = torch.tensor([place[int(one)] for one in small.ids])
+    batch = Order(digits, 1).inputs(picked)
+    assert torch.equal(small.inputs, batch)
+    assert torch.equal(digits.train.labels[picked], small.labels)
+    assert not set(small.ids.tolist()) & set(ids_of(digits.test).tolist())
+    again = turned_back(small, digits)
+    assert torch.equal(again.inputs, small.inputs)
+    assert again.made["turned_back"]["mean distance"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"matching": "gradient"}, "did you mean 'gradients'"),
+        ({"carrier": "text"}, "carrier='text' is unknown"),
+        ({"labels": "softt"}, "did you mean 'soft'"),
+        ({"selection": "rondom"}, "did you mean 'random'"),
+        ({"distance": "cos"}, "dm matches none"),
+        ({"labels": "soft"}, "soft labels come from a teacher|static labels come from a teacher"),
+        ({"matching": "distillation gradients"}, "needs a trained teacher"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(digits: Bundle, changed: dict[str, Any], said: str) -> None:
+    options = {} if "matching" in changed else {"iterations": 1, "net": NET}
+    with pytest.raises(DistilError, match=said):
+        small_set(digits, 1, **{"options": {} if "selection" in changed else options, **changed})
+
+
+def test_a_cut_of_the_data_is_named_by_its_samples(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, shared=tmp_path)
+    whole, cut = (small_data(SmallData(train=size), lab) for size in (None, 100))
+    assert len(cut.train) == 100
+    assert whole.fingerprint == load("digits").fingerprint != cut.fingerprint
+    assert len(whole_set(cut)) == 100
+
+
+TOY = (
+    "data.train=200",
+    "data.val=60",
+    "student='distil:mlp(hidden=8)'",
+    "training.updates=6",
+    "training.checks=2",
+    "teacher_training.epochs=8",
+    "teacher_training.lr=0.01",
+    "dm.iterations=2",
+    "dc.iterations=2",
+    "dc.batch=8",
+    "tm.iterations=2",
+    "tm.experts=1",
+    "tm.expert_epochs=3",
+    "krr.iterations=2",
+    "latent.iterations=2",
+    "seeds=[0]",
+)
+
+
+def test_the_recipe_runs_on_digits(tmp_path: Path) -> None:
+    recipe = load_recipe("kd-dd-survey")
+    setup = prepare_setup(recipe, assignments=TOY)
+    lab = Lab(tmp_path, shared=tmp_path / "shared")
+    report = run_recipe(recipe, setup, tmp_path, lab, command="distil run kd-dd-survey", system="kd-dd-survey")
+    validate(json.loads(json.dumps(report)))
+    arms = {arm["name"]: arm for arm in report["arms"]}
+    assert {"random", "dm", "dc", "tm", "krr", "latent", "dc-plain", "dm-real", "dc-kd", "full"} <= set(arms)
+    assert set(arms) >= {name for name in SELECTED if name in arms}
+    budgets = [arm["budget"] for arm in report["arms"] if arm["role"] != "bound"]
+    assert all(budget == budgets[0] for budget in budgets)
+    assert budgets[0]["labels"] == 10
+    assert arms["dm-soft"]["diagnostics"]["labels bytes"][0] > arms["dm"]["diagnostics"]["labels bytes"][0]
+    assert [table["title"] for table in report["tables"]] == ["Accuracy over bytes", "What real samples cost"]
+    free, real, lost, _ = report["tables"][1]["rows"][0]
+    assert lost == pytest.approx(free - real)
+
+
+def test_arms_are_chosen_by_name_and_random_is_among_them(tmp_path: Path) -> None:
+    recipe = load_recipe("kd-dd-survey")
+    lab = Lab(tmp_path, shared=tmp_path)
+    few = [text for text in TOY if not text.startswith("seeds")]
+    for arms, said in (("[random, dmm]", "did you mean 'dm'"), ("[dm]", "random is the reference")):
+        with pytest.raises(DistilError, match=said):
+            recipe.experiment(prepare_setup(recipe, assignments=[*few, f"arms={arms}"]), lab)
+    with pytest.raises(DistilError, match="no unseen architecture"):
+        recipe.experiment(prepare_setup(recipe, assignments=[*few, f"unseen=['{NET}']"]), lab)
