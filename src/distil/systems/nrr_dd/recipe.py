@@ -41,7 +41,8 @@ class Setup:
 
     None was tuned for any arm; but updates, schedule and epochs of labels were changed after seed 0 had been seen, test
     samples too, so the seeds leave it out. ``images`` holds the method's own arm; the others change what their name
-    says. ``noise`` is the rate of the arm that starts from noise, SRe2L's. ``test`` is how many test images are read at most.
+    says. ``noise`` is the rate of the arm that starts from noise, SRe2L's. ``test`` is how many test images are read at
+    most.
     """
 
     pair: ImagePair = field(default_factory=_pair)
