@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from distil.data.condensed import load_condensed
+from distil.loops.inputs import Normalise
+from distil.loops.lab import Lab
+from distil.loops.order import inputs_of
+from distil.loops.own_run import OwnRun
+from distil.loops.own_small import opened_set
 from distil.report import load
 
 from .files import CLASSES
@@ -207,3 +213,29 @@ def test_a_class_with_fewer_gives_all_and_it_is_said(here: Path, capsys: Screen)
     assert said.code == 0, said
     assert "classes have fewer than 4 training samples and give all: green" in said.err
     assert json.loads(Path("small/set/set.json").read_text())["samples"] < 12
+
+
+def test_the_teacher_of_dynamic_labels_takes_images_as_it_is_told(here: Path, capsys: Screen) -> None:
+    said = distil(capsys, *words("--out", "small", *TEACHER, "--labels", "dynamic"))
+    assert said.code == 0, said
+    run = OwnRun(data="small", student="distil:mlp(hidden=4)", teacher="models.py:eye", methods=("set",))
+    _, real, (plain,) = opened_set(run, Lab(here / "lab"))
+    told = replace(run, normalise=Normalise(teacher=[0.5, 0.25]))
+    _, _, (teacher,) = opened_set(told, Lab(here / "lab"))
+    images = inputs_of(real.test, torch.arange(3))
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(images), plain((images - 0.5) / 0.25))
+
+
+def test_seed_0_is_a_seed(here: Path, capsys: Screen) -> None:
+    Path("settings.yaml").write_text("data: photos\nmethod: random\nper_class: 2\nseed: 5\n")
+    said = distil(capsys, "condense", "--config", "settings.yaml", "--seed", "0", "--dry-run", "--json")
+    assert said.code == 0, said
+    assert said.json["settings"]["seed"] == 0
+
+
+def test_a_set_kept_exactly_counts_four_bytes_a_value_in_every_table(here: Path, capsys: Screen) -> None:
+    said = distil(capsys, *words("--out", "small", "--set", "exact=true", *JUDGED))
+    assert said.code == 0, said
+    arms = {arm["name"]: arm["diagnostics"]["images bytes"][0] for arm in load("small")["arms"]}
+    assert arms["set"] == 4 * arms["random"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from distil.data.bundle import Bundle, DictDataset, ids_of
 from distil.data.condensed import CondensedSet, load_condensed
+from distil.data.condensed_files import as_kept
 from distil.errors import DistilError
 
 CLASSES = ("cat", "dog <b>")
@@ -273,3 +276,83 @@ def test_other_classes_or_sizes_are_refused() -> None:
         plain().as_bundle(bundle(("cat", "cow")))
     with pytest.raises(DistilError, match="read the data at that size"):
         plain().as_bundle(bundle(shape=(3, 8, 8)))
+
+
+def rehashed(folder: Path, name: str, *, listed: bool = True) -> None:
+    """Bring the manifest in line with a changed file, as someone who made the set by hand would."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    if listed:
+        manifest["files"][name]["sha256"] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    else:
+        del manifest["files"][name]
+    path.write_text(json.dumps(manifest))
+
+
+def test_an_image_that_the_manifest_leaves_out_is_not_read(tmp_path: Path) -> None:
+    folder = plain().save(tmp_path / "set")
+    picture = next(folder.rglob("*.png"))
+    rehashed(folder, picture.relative_to(folder).as_posix(), listed=False)
+    (tmp_path / "elsewhere.png").write_bytes(picture.read_bytes())
+    picture.unlink()
+    picture.symlink_to(tmp_path / "elsewhere.png")
+    with pytest.raises(DistilError, match="not among the files of manifest"):
+        load_condensed(folder)
+
+
+@pytest.mark.parametrize(("size", "mode"), [((30000, 30000), "1"), ((5, 6), "RGBA"), ((5, 6), "P"), ((6, 5), "RGB")])
+def test_an_image_of_another_size_or_depth_is_refused_undecoded(
+    size: tuple[int, int], mode: str, tmp_path: Path
+) -> None:
+    folder = plain().save(tmp_path / "set")
+    picture = next(folder.rglob("*.png"))
+    Image.new(mode, size).save(picture)
+    rehashed(folder, picture.relative_to(folder).as_posix())
+    with pytest.raises(DistilError, match="no condensed set that this distil reads"):
+        load_condensed(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("record", {"augmentation": 3}),
+        ("record", {"temperature": "hot"}),
+        ("record", {"temperature": 0}),
+        ("made", {"per_class": "ten"}),
+        ("made", {"nets": [1, 2]}),
+        ("made", {"notes": "a note"}),
+        ("made", {"source": ["photos"]}),
+    ],
+)
+def test_facts_of_another_kind_are_refused_as_they_are_read(name: str, told: dict[str, Any], tmp_path: Path) -> None:
+    folder = plain().save(tmp_path / "set")
+    facts = json.loads((folder / "set.json").read_text())
+    facts[name] |= told
+    (folder / "set.json").write_text(json.dumps(facts))
+    rehashed(folder, "set.json")
+    with pytest.raises(DistilError, match="the condensed set has"):
+        load_condensed(folder)
+
+
+def test_labels_of_views_are_neither_kept_nor_counted_under_another_kind() -> None:
+    small = replayed()
+    hard = small.with_labels("hard", logits=None)
+    assert "logits" not in hard.replay
+    assert hard.storage()["labels"] == len(small)
+    assert "logits" in small.with_labels("replayed").replay
+
+
+def test_a_set_that_was_kept_exactly_is_counted_and_kept_so_again(tmp_path: Path) -> None:
+    small = replace(plain(), made={"exact": True})
+    assert small.storage() == small.storage(exact=True) != small.storage(exact=False)
+    again = load_condensed(load_condensed(small.save(tmp_path / "one")).save(tmp_path / "two"))
+    assert torch.equal(again.inputs, small.inputs)
+
+
+@pytest.mark.parametrize("name", ["plain", "compact"])
+def test_what_is_labelled_as_kept_is_what_comes_back(name: str, tmp_path: Path) -> None:
+    whole = plain() if name == "plain" else compact()
+    small = replace(whole, inputs=torch.rand(whole.inputs.shape))
+    ready = as_kept(small)
+    assert not torch.equal(ready.inputs, small.inputs)
+    assert torch.equal(load_condensed(small.save(tmp_path / "set")).samples(), ready.samples())

@@ -171,6 +171,10 @@ WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
     "labels of others": (saved({"images": images(), "labels": LABELS[:4]}), "no tensor of 6 rows"),
     "soft labels of others": (saved({"images": images(), "labels": torch.rand(6, 5)}), "have 5 classes"),
     "labels beyond": (saved({"images": images(), "labels": LABELS + 1}), "labels from 1 to 3"),
+    "labels below": (saved({"images": images(), "labels": LABELS - 1}), "labels from -1 to 1"),
+    "labels between": (saved({"images": images(), "labels": LABELS + 0.5}), "whole numbers 0 … 2 are expected"),
+    "one number as labels": (saved({"images": images(), "labels": torch.tensor(1)}), "no tensor of 6 rows"),
+    "no image at all": (saved({"images": images()[:0], "labels": LABELS[:0]}), "expected images"),
     "uneven without labels": (saved(images()[:5]), "cannot share evenly"),
     "no images": (saved({"a": 1}), "expected images"),
 }

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+import torch
 
 from distil.data.augmented import Augmentation
 from distil.data.condensed import CondensedSet
@@ -15,7 +16,7 @@ from distil.errors import DistilError
 from distil.loops.condense import condense
 from distil.loops.condensed import StudentTraining
 from distil.loops.dd_scores import scores_of
-from distil.loops.judging import Judging, evaluate, students_for
+from distil.loops.judging import IMAGES, Judging, _per_class, evaluate, students_for
 from distil.loops.lab import Lab
 from distil.loops.labelling import Labelling
 from distil.loops.order import Order, architecture
@@ -114,6 +115,11 @@ def test_students_of_the_form_that_made_the_set_are_passed_over_or_named() -> No
     assert "is of the form of a net that made the set" in notes[1]
     with pytest.raises(DistilError, match="name at least two others"):
         students_for(Judging(students=(first,)), seen, data)
+    forms = [architecture(build_model(spec, data, seed=0)) for spec in IMAGES]
+    two = replace(small, made={**small.made, "nets": forms[:2]})
+    assert students_for(Judging(), two, data) == (IMAGES[2:], [students_for(Judging(), two, data)[1][0]])
+    with pytest.raises(DistilError, match="name at least two others"):
+        students_for(Judging(), replace(small, made={**small.made, "nets": forms}), data)
 
 
 def test_no_student_is_the_net_that_made_the_set() -> None:
@@ -122,3 +128,22 @@ def test_no_student_is_the_net_that_made_the_set() -> None:
     nets = [build_model(STUDENTS[0], data, seed=seed, role=role) for role in ("student", "teacher") for seed in (0, 1)]
     first = [next(iter(net.state_dict().values())).flatten()[:4].tolist() for net in nets]
     assert len({tuple(values) for values in first}) == 4
+
+
+def test_random_samples_are_no_fewer_than_the_set_stores() -> None:
+    """Additive images on top of the budget, or a set that says it was asked for less, get no smaller rival."""
+    small = made()
+    added = torch.zeros(5, *small.inputs.shape[1:])
+    pairs = torch.stack([torch.arange(len(small)), torch.full((len(small),), -1)], 1)
+    assert _per_class(small) == 2
+    assert _per_class(replace(small, compensators=added, pairs=pairs)) == 4  # 6 + 5 of 3 classes
+    assert _per_class(replace(small, made={**small.made, "per_class": 1})) == 2
+    assert _per_class(replace(small, made={**small.made, "per_class": 9})) == 9
+
+
+def test_hard_labels_of_a_set_whose_views_were_labelled_cost_a_class_each(tmp_path: Path) -> None:
+    small = made(replace(SOFT, kind="replayed", epochs=2))
+    found = arms(evaluate(small, bundle(), Lab(tmp_path), replace(JUDGING, seeds=(0,), real=False), teachers=[Eye()]))
+    told = {name: arm["diagnostics"]["labels bytes"][0] for name, arm in found.items()}
+    assert told["set"] == told["random"] == 6 + 2 * 6 * 3 * 2
+    assert told["set-hard"] == 6

@@ -16,13 +16,14 @@ from distil.data.condensed import CondensedSet
 from distil.errors import DistilError
 from distil.loops.condense import Order
 from distil.loops.lab import Lab
+from distil.loops.matching import Gradients
 from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
 from distil.loops.small_sets import SmallData, small_data, turned_back, whole_set
 from distil.loops.training import build_model
 from distil.report.check import validate
 from distil.systems.kd_dd_survey import small_set
 from distil.systems.kd_dd_survey.procedure import MATCHING
-from distil.systems.kd_dd_survey.recipe import SELECTED
+from distil.systems.kd_dd_survey.recipe import SELECTED, _Sets
 
 NET = "distil:mlp(hidden=8)"
 FEW: dict[str, dict[str, Any]] = {
@@ -142,6 +143,9 @@ def test_the_recipe_runs_on_digits(tmp_path: Path) -> None:
     assert {"random", "dm", "dc", "tm", "krr", "latent", "dc-plain", "dm-real", "dc-kd", "full"} <= set(arms)
     assert set(arms) >= {name for name in SELECTED if name in arms}
     budgets = [arm["budget"] for arm in report["arms"] if arm["role"] != "bound"]
+    # Methods were not tuned alike: no number of trials is claimed for all, and the setting says how it was.
+    assert not any("trials" in budget for budget in budgets)
+    assert "gradient matching was tried with at least 4 settings" in report["setting"]["Tuning"]
     assert all(budget == budgets[0] for budget in budgets)
     assert budgets[0]["labels"] == 10
     assert arms["dm-soft"]["diagnostics"]["labels bytes"][0] > arms["dm"]["diagnostics"]["labels bytes"][0]
@@ -159,3 +163,14 @@ def test_arms_are_chosen_by_name_and_random_is_among_them(tmp_path: Path) -> Non
             recipe.experiment(prepare_setup(recipe, assignments=[*few, f"arms={arms}"]), lab)
     with pytest.raises(DistilError, match="no unseen architecture"):
         recipe.experiment(prepare_setup(recipe, assignments=[*few, f"unseen=['{NET}']"]), lab)
+
+
+def test_published_gradient_matching_makes_as_many_matches(digits: Bundle, tmp_path: Path) -> None:
+    setup = prepare_setup(
+        load_recipe("kd-dd-survey"), assignments=["per_class=5", "dc.iterations=4", "dc.outer=3", "dc.inner=2"]
+    )
+    teacher: Any = None
+    arms = _Sets(setup, digits, teacher, Lab(tmp_path)).arms()
+    ours, plain = (Gradients(**arms[name][2].args[1]) for name in ("dc", "dc-plain"))  # type: ignore[attr-defined]
+    assert ours.iterations * ours.loops(5)[0] == plain.iterations * plain.loops(5)[0] == 12
+    assert (plain.distance, plain.lr, plain.loops(5)[0]) == ("ours", 0.1, 1)

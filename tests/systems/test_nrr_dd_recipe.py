@@ -68,3 +68,9 @@ def test_the_recipe_runs_on_digits(tmp_path: Path) -> None:
     assert len(report["tables"][1]["rows"]) == len(ARMS) - 1
     judged = {(verdict["arm"], verdict["against"]) for verdict in report["verdicts"]}
     assert judged >= {("nrr-dd", other) for other in ("random", "soft", "onehot", "rded", "sre2l")}
+
+
+def test_evidence_leaves_out_the_seed_that_was_seen_while_settings_changed() -> None:
+    recipe = load_recipe("nrr-dd")
+    for changed in recipe.EVIDENCE:
+        assert 0 not in {**vars(recipe.Setup()), **changed}["seeds"]

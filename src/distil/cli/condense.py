@@ -79,7 +79,8 @@ def condense(
     given["judging"] = {name: value for name, value in judging.items() if value} | (
         {"training": {"updates": updates, "checks": min(updates, 5)}} if updates else {}
     )
-    _go({k: v for k, v in given.items() if v}, assign or [], config, out, resume, overwrite, device, dry_run, as_json)
+    given = {name: value for name, value in given.items() if value is not None and value not in ([], {})}
+    _go(given, assign or [], config, out, resume, overwrite, device, dry_run, as_json)
 
 
 def _go(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from distil.data.bundle import Bundle, DictDataset, ids_of
-from distil.data.condensed_check import LABEL_KINDS, check, keeps_exactly, same_classes, stored_bytes
+from distil.data.condensed_check import LABEL_KINDS, LABELS_REPLAYED, check, keeps_exactly, same_classes, stored_bytes
 from distil.data.condensed_files import read, write
 from distil.data.fingerprint import fingerprint
 from distil.errors import DistilError, nearest
@@ -115,6 +115,8 @@ class CondensedSet:
     def with_labels(self, kind: str, **fields: Any) -> CondensedSet:
         """Return the set labelled another way; ``fields`` replace attributes, and are merged into the record.
 
+        Labels stored for views under another kind are dropped: nothing would read them, and they would be counted.
+
         >>> small = CondensedSet(torch.zeros(2, 3), torch.tensor([0, 1]), ("a", "b"))
         >>> small.with_labels("static", logits=torch.zeros(2, 2), record={"temperature": 4.0}).record["temperature"]
         4.0
@@ -122,6 +124,9 @@ class CondensedSet:
         if kind not in LABEL_KINDS:
             raise DistilError(f"labels={kind!r} is unknown; {nearest(kind, LABEL_KINDS)}")
         record = {**self.record, **fields.pop("record", {}), "labels": kind}
+        read = {"replayed": "logits", "two-numbers": "distances"}.get(kind)
+        replay = fields.pop("replay", self.replay)
+        fields["replay"] = {k: v for k, v in replay.items() if k == read or k not in LABELS_REPLAYED}
         return replace(self, **fields, record=record)
 
     def storage(self, *, exact: bool | None = None) -> dict[str, int]:
@@ -139,8 +144,8 @@ class CondensedSet:
         Args:
             folder: where; a condensed set that stands there is replaced, anything else is refused.
             exact: keep every value as float32. By default images in [0, 1] become PNG, which rounds them to 1/255, and
-                compensators too (rounded to 1/255 of their own range); vectors, and images that leave [0, 1], stay
-                exact.
+                compensators too (rounded to 1/255 of their own range); vectors, images that leave [0, 1], and a set
+                whose ``made`` says ``"exact": True`` stay exact.
         """
         return write(self, Path(folder), exact)
 

@@ -60,13 +60,37 @@ def check(small: CondensedSet) -> None:
         raise _wrong(f"{small.kind!r} labels without the numbers that are stored for them")
     for name in LABELS_REPLAYED:
         value = small.replay.get(name)
-        if value is not None and (value.ndim != 3 or value.shape[1] != count):
-            raise _wrong(f"replay[{name!r}] of shape {tuple(value.shape)}; expected [epochs, {count}, …]")
+        width = classes if name == "logits" else 2
+        if value is not None and (value.ndim != 3 or tuple(value.shape[1:]) != (count, width) or not len(value)):
+            raise _wrong(f"replay[{name!r}] of shape {tuple(value.shape)}; expected [epochs, {count}, {width}]")
     for name in ("record", "made"):
         try:
             json.dumps(getattr(small, name) | {}, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise _wrong(f"a {name} that is no plain JSON ({error})") from None
+    _check_told(small)
+
+
+def _check_told(small: CondensedSet) -> None:
+    """What others read of record and made must be of the kinds they expect: a set may come from anywhere."""
+    numbers, words, several = (int, float), (str,), (list, tuple)
+    kinds: dict[str, dict[str, tuple[type, ...]]] = {
+        "record": {
+            "augmentation": (dict,), "temperature": numbers, "epochs": (int,), "weight": numbers, "combine": words,
+            "distance": words, "target": words,
+        },
+        "made": {"method": words, "per_class": (int,), "nets": several, "notes": several, "source": (dict,)},
+    }  # fmt: skip
+    for name, expected in kinds.items():
+        told = getattr(small, name)
+        for key, kind in expected.items():
+            value = told.get(key)
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise _wrong(f"{name}[{key!r}] = {value!r:.60}, which is no {kind[-1].__name__}")
+            if kind is several and not all(isinstance(each, str) for each in value or ()):
+                raise _wrong(f"{name}[{key!r}] with other things than words")
+    if not small.record.get("temperature", 1) > 0:
+        raise _wrong(f"a temperature of {small.record['temperature']}; above 0 is expected")
 
 
 def _check_pairs(small: CondensedSet) -> None:
@@ -98,7 +122,7 @@ def keeps_exactly(small: CondensedSet, exact: bool | None) -> bool:
             f"to {float(small.inputs.max()):g}, "
             "are no images in [0, 1], so they cannot be kept as PNG; leave exact=False out."
         )
-    return exact is True or not fits
+    return exact is True or not fits or (exact is None and small.made.get("exact") is True)
 
 
 def stored_bytes(small: CondensedSet, exact: bool) -> dict[str, int]:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,12 @@ from torch import Tensor
 from distil.data.condensed_check import keeps_exactly
 from distil.errors import DistilError
 from distil.files import write_folder
+from distil.functional.pixels import eight_bit
 
 if TYPE_CHECKING:
     from distil.data.condensed import CondensedSet
 
-__all__ = ["MANIFEST", "is_condensed", "read", "write"]
+__all__ = ["MANIFEST", "as_kept", "is_condensed", "read", "write"]
 
 MANIFEST, FACTS, TENSORS = "manifest.json", "set.json", "tensors.safetensors"
 KIND, VERSION = "distil-condensed-set", 1
@@ -91,21 +93,38 @@ def write(small: CondensedSet, folder: Path, exact: bool | None) -> Path:
     return write_folder(folder, fill)
 
 
+def as_kept(small: CondensedSet) -> CondensedSet:
+    """Return a set as it will be read again where it is kept as PNG: to be labelled, so that labels are of that."""
+    if keeps_exactly(small, None):
+        return small
+    added = small.compensators
+    if added is not None and len(added):
+        ends = [(float(each.min()), float(each.max())) for each in added]
+        added = torch.stack([_ranged(eight_bit(_unit(u, *e)), *e) for u, e in zip(added, ends, strict=True)])
+    return replace(small, inputs=eight_bit(small.inputs), compensators=added)
+
+
 def read(folder: Path) -> dict[str, Any]:
     """Return what a set is made of; see :func:`distil.data.condensed.load_condensed`."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    _verify(folder)
+    listed = _verify(folder)
     facts = _json(folder / FACTS)
+
+    def png(name: str) -> Tensor:
+        if name not in listed:
+            raise KeyError(f"{name} is not among the files of {MANIFEST}")
+        return _read_png(folder / name, tuple(facts["inputs"][1:]))
+
     try:
         tensors = load_file(folder / TENSORS)
         inputs, compensators = tensors.pop("inputs", None), tensors.pop("compensators", None)
         if inputs is None:
             labels = facts["input_labels"]
-            inputs = torch.stack([_read_png(folder / _image(k, int(label))) for k, label in enumerate(labels)])
+            inputs = torch.stack([png(_image(k, int(label))) for k, label in enumerate(labels)])
             if facts["compensators"] is not None:
-                made = [_read_ranged(folder / _added(k), *map(float, r)) for k, r in enumerate(facts["ranges"])]
+                made = [_ranged(png(_added(k)), *map(float, r)) for k, r in enumerate(facts["ranges"])]
                 compensators = torch.stack(made) if made else inputs[:0]
         replay = {name.removeprefix("replay."): tensors[name] for name in tensors if name.startswith("replay.")}
         plain = {name: tensors[name] for name in _PLAIN if name in tensors}
@@ -117,15 +136,15 @@ def read(folder: Path) -> dict[str, Any]:
             "made": dict(facts["made"]),
         }
         return {"inputs": inputs, "compensators": compensators, "replay": replay, **plain, **facts}
-    except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OSError, RuntimeError, SafetensorError, *_bomb()) as error:
         raise DistilError(
             f"{folder} is no condensed set that this distil reads ({type(error).__name__}: {str(error)[:120]}); make "
             "it again."
         ) from error
 
 
-def _verify(folder: Path) -> None:
-    """Hold every file against the manifest; only names that this module writes are looked at."""
+def _verify(folder: Path) -> set[str]:
+    """Hold every file against the manifest, and return their names; only those that this module writes are read."""
     if not folder.is_dir():
         raise DistilError(f"there is no condensed set {str(folder)!r}; correct the path.")
     manifest = _json(folder / MANIFEST)
@@ -145,6 +164,7 @@ def _verify(folder: Path) -> None:
         if not path.is_file() or not isinstance(entry, dict) or _digest(path) != entry.get("sha256"):
             state = "was changed or cut off (its checksum differs)" if path.is_file() else "is missing"
             raise DistilError(f"{path} {state}; the condensed set is torn: copy it again, or make it again.")
+    return set(files)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -178,10 +198,13 @@ def _write_png(path: Path, image: Tensor) -> None:
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path, format="PNG")
 
 
-def _read_png(path: Path) -> Tensor:
+def _read_png(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Return the image, of ``shape`` [C, H, W]; one of another size or depth is refused before it is decoded."""
     from PIL import Image
 
     with Image.open(path, formats=["PNG"]) as image:
+        if (image.size, image.mode) != ((shape[2], shape[1]), {1: "L", 3: "RGB"}[shape[0]]):
+            raise ValueError(f"{path.name} is {image.size}, {image.mode}, in a set of {shape}")
         pixels = np.asarray(image, dtype=np.uint8)
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
@@ -189,12 +212,22 @@ def _read_png(path: Path) -> Tensor:
 
 def _write_ranged(path: Path, image: Tensor) -> list[float]:
     low, high = float(image.min()), float(image.max())
-    _write_png(path, (image - low) / (high - low) if high > low else torch.zeros_like(image))
+    _write_png(path, _unit(image, low, high))
     return [low, high]
 
 
-def _read_ranged(path: Path, low: float, high: float) -> Tensor:
-    return _read_png(path) * (high - low) + low
+def _unit(image: Tensor, low: float, high: float) -> Tensor:
+    return (image - low) / (high - low) if high > low else torch.zeros_like(image)
+
+
+def _bomb() -> tuple[type[Exception], ...]:
+    from PIL import Image
+
+    return (Image.DecompressionBombError,)
+
+
+def _ranged(image: Tensor, low: float, high: float) -> Tensor:
+    return image * (high - low) + low
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -141,7 +141,7 @@ def _from_tensors(
     images, labels = _parts(_load(where))
     if len(files) > 1:
         labels = _load(files[1])
-    if not isinstance(images, Tensor) or images.ndim not in (2, 4) or not images.is_floating_point():
+    if not isinstance(images, Tensor) or images.ndim not in (2, 4) or not images.is_floating_point() or not len(images):
         shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise DistilError(f"{where} holds {shape}; expected images [n, C, H, W] (or vectors [n, D]) of floats.")
     count, classes = len(images), len(real.classes)
@@ -165,7 +165,7 @@ def _from_tensors(
             )
         labels = torch.arange(classes).repeat_interleave(count // classes)
         notes.append("The file names no labels; its images are taken as in class order, equally many of each.")
-    if not isinstance(labels, Tensor) or len(labels) != count:
+    if not isinstance(labels, Tensor) or labels.ndim not in (1, 2) or len(labels) != count:
         raise DistilError(f"the labels of {where} are no tensor of {count} rows.")
     logits = None
     if labels.ndim == 2:
@@ -175,8 +175,12 @@ def _from_tensors(
         if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones(count), atol=1e-3):
             logits = logits.clamp(min=1e-12).log()
         labels = logits.argmax(1)
+    whole = labels.detach().long()
+    if not torch.equal(whole.to(labels), labels) or not 0 <= int(whole.min()) <= int(whole.max()) < classes:
+        low, high = float(labels.min()), float(labels.max())
+        raise DistilError(f"{where} has labels from {low:g} to {high:g}; whole numbers 0 … {classes - 1} are expected.")
     made = _made(where, labels.tolist())
-    return CondensedSet(images, labels.detach().long(), real.classes, logits=logits, made=made | {"notes": notes})
+    return CondensedSet(images, whole, real.classes, logits=logits, made=made | {"notes": notes})
 
 
 def _parts(loaded: Any) -> tuple[Any, Any]:

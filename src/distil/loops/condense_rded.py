@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distil.data.augmented import Augmentation
 from distil.data.condensed import CondensedSet
+from distil.data.condensed_files import as_kept
 from distil.errors import DistilError
 from distil.functional.collage import best_crops, label_cross_entropy, padded, square_boxes, stitched
 from distil.functional.crops import cropped
@@ -109,7 +110,7 @@ def rded_set(order: Order) -> CondensedSet:
         order.progress.step(label + 1, order.classes)
     labels = torch.arange(order.classes).repeat_interleave(order.per_class)
     small = CondensedSet(torch.cat(images).clamp(0, 1), labels, order.bundle.classes)
-    return relabelled(small, order.teachers, how.labelling(order), task=order.task, device=order.device)
+    return relabelled(as_kept(small), order.teachers, how.labelling(order), task=order.task, device=order.device)
 
 
 def _size(order: Order) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import torch
 
 from distil.data.augmented import Augmentation
 from distil.data.condensed import CondensedSet
+from distil.data.condensed_files import as_kept
 from distil.loops.condense_pixels import chunks_of, generator_for, judges, pixel_space
 from distil.loops.labelling import Labelling, relabelled
 from distil.loops.order import Order, options_of
@@ -96,4 +97,4 @@ def sre2l_set(order: Order) -> CondensedSet:
     images = space.raw(torch.cat(made)).clamp(0, 1)
     order_by_class = labels.argsort(stable=True)
     small = CondensedSet(images[order_by_class], labels[order_by_class], order.bundle.classes)
-    return relabelled(small, order.teachers, how.labelling, task=order.task, device=order.device)
+    return relabelled(as_kept(small), order.teachers, how.labelling, task=order.task, device=order.device)

@@ -62,8 +62,6 @@ def students_for(judging: Judging, small: CondensedSet, bundle: Bundle) -> tuple
     made = set(small.made.get("nets") or ())
     named = judging.students or (IMAGES if small.images else VECTORS)
     unseen = [spec for spec in named if architecture(build_model(spec, bundle, seed=0)) not in made]
-    if not judging.students:
-        return tuple(unseen[:2]), []
     if not unseen:
         raise DistilError(
             f"every student ({', '.join(named)}) is of the form of a net that made the set; name at least two others."
@@ -71,6 +69,8 @@ def students_for(judging: Judging, small: CondensedSet, bundle: Bundle) -> tuple
     notes = []
     if len(unseen) < 2:
         notes.append(f"Only {unseen[0]} is of a form that had no part in making the set; two or more say more.")
+    if not judging.students:
+        return tuple(unseen[:2]), notes
     if len(unseen) < len(named):
         seen = ", ".join(spec for spec in named if spec not in unseen)
         notes.append(f"{seen} is of the form of a net that made the set; its weights are fresh.")
@@ -234,7 +234,7 @@ def _mean(outcomes: Mapping[str, Outcome]) -> Outcome:
     first = next(iter(outcomes.values()))
     several = list(outcomes.values())
     metrics = {
-        score: {name: fmean(o.metrics[score][name] for o in several) for name in first.metrics[score]}
+        score: {name: round(fmean(o.metrics[score][name] for o in several), 4) for name in first.metrics[score]}
         for score in ("last", "best")
     }
     history = [
@@ -256,8 +256,9 @@ def _plain_view(small: CondensedSet) -> Augmentation:
 
 
 def _per_class(small: CondensedSet) -> int:
-    asked = small.made.get("per_class")
-    return int(asked) if asked else -(-len(small.inputs) // len(small.classes))
+    """How many random samples of each class stand against it: as were asked for, and no fewer than it stores."""
+    stored = len(small.inputs) + (0 if small.compensators is None else len(small.compensators))
+    return max(int(small.made.get("per_class") or 0), -(-stored // len(small.classes)))
 
 
 def _whole(bundle: Bundle) -> CondensedSet:

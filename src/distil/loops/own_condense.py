@@ -34,7 +34,7 @@ from distil.models.load import load_model
 from distil.report import build
 from distil.tasks import ClassificationTask, Task
 
-__all__ = ["SET", "CondenseRun", "Prepared", "prepared", "reading", "run_condense"]
+__all__ = ["SET", "CondenseRun", "Prepared", "as_called", "prepared", "reading", "run_condense"]
 
 SET = "set"
 """The folder of the set within a run's."""
@@ -180,7 +180,7 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
             per_class=run.per_class, labelling=run.relabelling, seed=run.seed, data=bundle.fingerprint,
             teachers=list(order.teachers),
         )  # fmt: skip
-        small = replace(small, made={**small.made, "source": _source(run)})
+        small = replace(small, made={**small.made, "source": _source(run), **({"exact": True} if run.exact else {})})
         small = load_condensed(small.save(lab.out / SET, exact=run.exact))  # judged as it is kept
     title = f"{_count(small)} for {bundle.name}, by {small.made.get('method', run.method)}"
     if run.evaluate or made.existing is not None:
@@ -210,9 +210,9 @@ def _teachers(run: CondenseRun, bundle: Bundle, lab: Lab) -> tuple[nn.Module, ..
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix_seed("model", "teacher", k))
             model = load_model(spec, **fitting(bundle), weights=weights, pretrained=run.pretrained)
+        given = Normalise(teacher=run.normalise), InputSize(teacher=run.input_size)
         task, remarks = image_task(
-            bundle, Normalise(teacher=run.normalise), InputSize(teacher=run.input_size), student=spec, teacher=spec,
-            pretrained=run.pretrained, module=model,
+            bundle, *given, student=spec, teacher=spec, pretrained=run.pretrained, module=model
         )  # fmt: skip
         for remark in remarks:
             lab.progress.say(f"{bundle.name}: {remark}")
@@ -223,9 +223,14 @@ def _teachers(run: CondenseRun, bundle: Bundle, lab: Lab) -> tuple[nn.Module, ..
             model = train_teacher(
                 lab, spec, bundle, training, seed=k, name=name, start=model, task=as_teacher(task)
             ).module  # fmt: skip
-        changed = isinstance(task, ClassificationTask) and ("teacher" in task.normalise or "teacher" in task.input_size)
-        made.append((_Called(model, task) if changed else model).eval())
+        made.append(as_called(model, task))
     return tuple(made)
+
+
+def as_called(model: nn.Module, task: Task) -> nn.Module:
+    """Return a teacher that takes images as the data hold them: itself, or resizing and normalising on the way."""
+    changed = isinstance(task, ClassificationTask) and ("teacher" in task.normalise or "teacher" in task.input_size)
+    return (_Called(model, task) if changed else model).eval()
 
 
 def _source(run: CondenseRun) -> dict[str, Any]:

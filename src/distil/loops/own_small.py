@@ -18,10 +18,12 @@ from distil.loops.compare import check_seeds, compare
 from distil.loops.condense_check import named_teacher_fits
 from distil.loops.condensed import StudentTraining, outcome_of, train_on
 from distil.loops.condensed_show import sheets_of, storage_table
+from distil.loops.inputs import image_task
 from distil.loops.judging import size_table
 from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.labelling import augmentation_of
 from distil.loops.order import Order
+from distil.loops.own_condense import as_called
 from distil.loops.own_run import OwnRun, behind, read_raw
 from distil.loops.recipe import data_report
 from distil.loops.training import build_model, fitting
@@ -68,7 +70,13 @@ def opened_set(run: OwnRun, lab: Lab) -> tuple[CondensedSet, Bundle, tuple[nn.Mo
                 "the set has dynamic labels, the teacher's while a student trains; name it with --teacher."
             )
         module = load_model(run.teacher, **fitting(real), weights=run.teacher_weights, pretrained=run.pretrained)
-        teachers = (module.eval(),)
+        task, remarks = image_task(
+            real, run.normalise, run.input_size, student=run.student, teacher=run.teacher, pretrained=run.pretrained,
+            module=module,
+        )  # fmt: skip
+        for remark in remarks:
+            lab.progress.say(f"{real.name}: {remark}")
+        teachers = (as_called(module, task),)
         named_teacher_fits(Order(real, 1, teachers=teachers, device=lab.device), run.teacher)
     elif run.teacher:
         raise DistilError(

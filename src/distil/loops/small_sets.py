@@ -104,7 +104,8 @@ def judged_arm(
     """Return an arm that trains fresh nets on the set that ``make(seed)`` gives: the student, and others after it.
 
     The others, of architectures that had no part in making the set, are trained alike; their test accuracy is a
-    diagnostic of the arm, and so are the seconds that making the set took.
+    diagnostic of the arm, and so are the seconds that making the set took. Tuning trials are no part of its budget:
+    a recipe whose makers were not tried equally often says so in words.
     """
     if student in unseen:
         raise DistilError(f"{student} made the sets, so it is no unseen architecture; leave it out.")
@@ -124,6 +125,7 @@ def judged_arm(
             )  # fmt: skip
             model.load_state_dict(trained.best)
             scores[f"accuracy of {name}"] = task.evaluate(model, bundle.test)[task.metric]
-        return replace(outcome, diagnostics={**outcome.diagnostics, **scores})
+        budget = {name: value for name, value in outcome.budget.items() if name != "trials"}
+        return replace(outcome, budget=budget, diagnostics={**outcome.diagnostics, **scores})
 
     return replace(arm, run=run)

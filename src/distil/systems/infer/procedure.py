@@ -8,6 +8,7 @@ import torch
 
 from distil.data.augmented import Augmentation
 from distil.data.condensed import CondensedSet
+from distil.data.condensed_files import as_kept
 from distil.errors import DistilError, nearest
 from distil.loops.condense_pixels import chunks_of, class_batches, generator_for, judges, pixel_space
 from distil.loops.labelling import Labelling, relabelled
@@ -206,4 +207,4 @@ def infer_set(order: Order) -> CondensedSet:
         pairs=torch.tensor(pairs) if added else None,
         made={"natural": count, "networks": len(how.places(order)) if how.compensator else 0},
     )
-    return relabelled(small, order.teachers, how.labelling, task=order.task, device=order.device)
+    return relabelled(as_kept(small), order.teachers, how.labelling, task=order.task, device=order.device)

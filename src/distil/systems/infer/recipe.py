@@ -84,6 +84,10 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         "INFER": f"{count} real images a class and {count * networks} additive ones for all classes, which give "
         f"{count * (networks + 1)} a class; {setup.synthesis.steps} steps at {setup.synthesis.rate:g}",
         "Networks": f"{said}; trained on {setup.pair.teacher_train} images",
+        "SRe2L": f"steps, rate and shifts of INFER; its own weight of statistics, {setup.sre2l_statistics:g} against "
+        f"{setup.synthesis.statistics:g}",
+        "Tuning": "none: one setting for each arm, as published but for steps and shifts; seed 0 was seen before, "
+        "and nothing was changed after it",
         "Student": setup.pair.student,
         "Labels": "soft ones are the mean of the networks' logits, of each image as it is (static) or of each view "
         "(per step), at temperature 30; RDED has its own views and temperature 20",

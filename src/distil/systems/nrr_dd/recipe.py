@@ -39,8 +39,10 @@ def _pair() -> ImagePair:
 class Setup:
     """The recipe's settings. A seed draws images, views and a student's first weights; the teacher is one.
 
-    None was tuned for any arm. ``images`` holds the method's own arm; the others change what their name says. ``noise``
-    is the rate of the arm that starts from noise, SRe2L's. ``test`` is how many test images are read at most.
+    None was tuned for any arm; but updates, schedule and epochs of labels were changed after seed 0 had been seen, test
+    samples too, so the seeds leave it out. ``images`` holds the method's own arm; the others change what their name
+    says. ``noise`` is the rate of the arm that starts from noise, SRe2L's. ``test`` is how many test images are read at
+    most.
     """
 
     pair: ImagePair = field(default_factory=_pair)
@@ -49,7 +51,7 @@ class Setup:
     noise: float = 0.25
     training: StudentTraining = field(default_factory=lambda: StudentTraining(updates=200, lr=5e-3, validate=500))
     test: int = 2500
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (1, 2, 3)
 
 
 def experiment(setup: Setup, lab: Lab) -> Experiment:
@@ -103,7 +105,10 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         "Labels": f"of {i.epochs} epochs of views with {i.mix}, in half precision; two numbers unless an arm says "
         "otherwise",
         "Budget": f"{t.updates} updates of batches of {i.view_batch}, {t.optimizer}, learning rate {t.lr:g} "
-        f"({t.schedule}), for every arm; nothing was tuned",
+        f"({t.schedule}), for every arm",
+        "Tuning": "one setting for each arm; updates, schedule and epochs of labels were changed once seed 0 had been "
+        "seen, which the default seeds leave out",
+        "SRe2L": "its arm is as it is refined here: the first batch norm weighs as the others, labels are those above",
         "Readings": "the authors' code could not be had: all settings are this project's readings of the paper",
     }
     title = f"NRR-DD: {setup.per_class} images a class of {pair.chosen.data}"
