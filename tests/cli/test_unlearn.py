@@ -197,8 +197,16 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("nodes that are no list", {"nodes": 3}, "nodes must be a list"),
     ("half of JSON", '{"nodes": [1,', "is not whole JSON"),
     ("numbers", "[1, 2]", "a request is one of"),
+    ("a kind twice", '{"nodes": [1], "nodes": [2]}', "has 'nodes' twice in one object"),
+    ("every test node", lambda: {"nodes": nodes_of("test")}, "leaves no test node, so nothing could be scored"),
+    ("every validation node", lambda: {"nodes": nodes_of("val")}, "leaves no val node"),
     ("every edge", lambda: {"edges": [edge(k) for k in range(count())]}, "all the edges that are left"),
 ]
+
+
+def nodes_of(part: str) -> list[int]:
+    found: list[int] = getattr(load_data("graph.npz"), part).batch["mask"].nonzero().flatten().tolist()
+    return found
 
 
 def count() -> int:
@@ -238,6 +246,7 @@ def test_a_request_that_empties_a_class_names_its_last_nodes(there: Path, capsys
         ("colour\nred\n", "has the columns ['colour']"),
         ("node\n", "the request is empty"),
         ("class\n0\n1\n", "names 2 classes; a request deletes one"),
+        ("3,7\n1,2\n", "begins with 3-7, which would be taken for names of columns and not be deleted"),
         ("source,target\n1\n", "line 2"),
         ("source,target\n1,nobody\n", "'nobody' is no node"),
     ],
@@ -294,3 +303,47 @@ def test_a_record_of_other_data_is_refused(there: Path, capsys: Screen) -> None:
     np.savez(there / "graph.npz", **(arrays | {"x": arrays["x"] + 1}))
     typed = words(model="gone/step-1/model.safetensors", request="edges.json")
     refused(there, capsys, "records deletions from other data", *typed)
+
+
+def test_a_record_that_was_changed_or_taken_away_is_missed(there: Path, capsys: Screen) -> None:
+    first = distil(capsys, *with_net("--request", "edges.json", "--out", "gone", "--no-attack"))
+    assert first.code == 0, first
+    step = there / "gone" / "step-2"
+    ask(there, "third.json", {"nodes": [11]})
+    typed = words("--dry-run", model=f"{step}/model.safetensors", request="third.json")
+    assert distil(capsys, *typed).code == 0
+    whole = (step / "audit.json").read_text()
+
+    def changed(place: int, *path: str, to: Any) -> None:
+        content = json.loads(whole)
+        inner = content["records"][place]
+        for name in path[:-1]:
+            inner = inner[name]
+        inner[path[-1]] = to
+        (step / "audit.json").write_text(json.dumps(content))
+
+    edges = json.loads(whole)["records"][0]["deleted"]["edges"]
+    for place, path, to, says in (
+        (0, ("deleted", "edges"), edges[1:], "record 1: without what it says was deleted"),
+        (0, ("deleted", "nodes"), [3, 10_000], "record 1: without what it says was deleted"),
+        (0, ("model", "after"), "0" * 16, "its records do not follow from one another"),
+        (1, ("request",), {"edges": []}, "its records do not follow from one another"),
+    ):
+        changed(place, *path, to=to)
+        refused(there, capsys, says, *typed)
+    (step / "audit.json").unlink()
+    refused(there, capsys, "is missing, so what they deleted is not known and would come back", *typed)
+
+
+def test_a_model_of_other_masks_or_another_graph_is_refused(there: Path, capsys: Screen) -> None:
+    assert distil(capsys, *with_net("--out", "gone", "--no-attack")).code == 0
+    side = there / "gone" / "step-1" / "model.json"
+    for file in ("model.safetensors", "model.json"):  # as distil train leaves a student: a sidecar, and no record
+        (there / file).write_bytes((side.parent / file).read_bytes())
+    content = json.loads(side.read_text()) | {"arm": "kd"}
+    (there / "model.json").write_text(json.dumps(content))
+    typed = words("--dry-run", model="model.safetensors", request="edges.json")
+    assert distil(capsys, *typed).code == 0
+    content["data"]["fingerprint"] = "0" * 16
+    (there / "model.json").write_text(json.dumps(content))
+    refused(there, capsys, "model.safetensors was trained on other data", *typed)

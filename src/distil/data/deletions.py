@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +206,8 @@ class Standing:
             )
 
 
-def read_requests(path: str | Path) -> list[Request]:
-    """Read requests, in their order.
+def read_requests(path: str | Path, *, known: Container[str] = ()) -> list[Request]:
+    """Read requests, in their order; ``known`` are the ids of nodes, by which a csv without a header is recognised.
 
     JSON: ``{"edges": [[3, 5], …]}``, ``{"nodes": [7, …]}``, ``{"class": "Theory"}``, or a list of these. csv (or tsv):
     two columns of nodes are edges, one called ``node`` or ``id`` is nodes, one called ``class`` or ``label`` a class.
@@ -220,7 +221,7 @@ def read_requests(path: str | Path) -> list[Request]:
     if path.suffix.lower() == ".json":
         return _read_json(path)
     if path.suffix.lower() in (".csv", ".tsv"):
-        return [_read_csv(path)]
+        return [_read_csv(path, known)]
     raise DistilError(f"the request {str(path)!r} is neither .json nor .csv; write one of these.")
 
 
@@ -228,7 +229,7 @@ def _read_json(path: Path) -> list[Request]:
     try:
         if path.stat().st_size > _LARGEST:
             raise DistilError(f"the request {str(path)!r} holds {path.stat().st_size} bytes; split it.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=partial(_all_of, path))
     except (ValueError, RecursionError) as error:
         raise DistilError(f"the request {str(path)!r} is not whole JSON ({str(error)[:120]}); correct it.") from None
     several = isinstance(content, list)
@@ -236,6 +237,17 @@ def _read_json(path: Path) -> list[Request]:
     if not found:
         raise DistilError(f"{path.name}: the request is empty; name what is to be deleted.")
     return [_request(each, f"{path.name}, request {i + 1}" if several else path.name) for i, each in enumerate(found)]
+
+
+def _all_of(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its members; of two with one name JSON would drop the first, and it would not be deleted."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise DistilError(
+            f"the request {str(path)!r} has {_short(twice)} twice in one object; write a list of requests."
+        )
+    return made
 
 
 def _request(content: Any, where: str) -> Request:
@@ -254,9 +266,14 @@ def _request(content: Any, where: str) -> Request:
     return Request(kind, tuple(values), where)
 
 
-def _read_csv(path: Path) -> Request:
+def _read_csv(path: Path, known: Container[str]) -> Request:
     columns = read_table(path).columns
     heads = list(columns)
+    if all(head.strip().isdecimal() or head.strip() in known for head in heads):
+        raise DistilError(
+            f"{path.name} begins with {'-'.join(heads)}, which would be taken for names of columns and not be deleted; "
+            "its first line must name the columns."
+        )
     if len(heads) == 2:
         return Request("edges", tuple(zip(*columns.values(), strict=True)), path.name)
     kind = _HEADS.get(heads[0].strip().lower()) if len(heads) == 1 else None

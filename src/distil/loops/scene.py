@@ -197,6 +197,9 @@ def node_scene(
     trained = whole["mask"] & (labels != NO_LABEL) & alive
     alive[nodes] = False
     masks = {name: getattr(bundle, name).batch["mask"] & alive for name in ("train", "val", "test")}
+    for name in ("val", "test"):
+        if not masks[name].any():
+            raise DistilError(f"The request leaves no {name} node, so nothing could be scored; delete fewer nodes.")
     learn = Elements("nodes", masks["train"].nonzero().flatten())
     after = both_ways(left)
     batch = {"inputs": inputs, "edge_index": after, "labels": labels, "trained": trained}
@@ -207,7 +210,8 @@ def node_scene(
     else:
         generator = torch.Generator().manual_seed(seed)
         retain, forget = Elements("pairs", left), Elements("pairs", pairs_of(gone))
-        unseen = Elements("pairs", non_edges(len(forget), pairs, count, generator))
+        # Around every edge there ever was: one that an earlier request deleted was seen in training.
+        unseen = Elements("pairs", non_edges(len(forget), whole["edge_index"], count, generator))
     return Scene(
         task=NodeTask(),
         inputs=inputs,

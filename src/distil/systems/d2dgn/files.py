@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,27 @@ from distil.ship.manifest import read_json, write_json
 from distil.ship.student import read_student, save_state, write_student
 from distil.tasks.base import evaluating
 
-__all__ = ["AUDIT", "Loaded", "load_trained", "read_audit", "record_of", "replayed", "write_step"]
+__all__ = ["AUDIT", "Loaded", "left_of", "load_trained", "read_audit", "record_of", "replayed", "write_step"]
 
 AUDIT = "audit.json"
 KIND, LINKS, VERSION = "distil-unlearning", "distil-link-model", 1
-TASKS = ("nodes", "links")
+TASKS, UNLEARNED = ("nodes", "links"), "unlearned"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A trained graph network: the module, what makes a new one, its specification and what it is for."""
+    """A trained graph network: the module, what makes a new one, its specification and what it is for.
+
+    ``trained_on`` is the fingerprint of the data that its sidecar names; ``unlearned``: it met requests before.
+    """
 
     module: nn.Module
     make: Callable[[], nn.Module]
     net: str
     task: str
     split_seed: int | None = None
+    trained_on: str | None = None
+    unlearned: bool = False
 
 
 def load_trained(path: Path, bundle: Bundle, *, net: str | None, task: str | None) -> Loaded:
@@ -59,11 +65,11 @@ def load_trained(path: Path, bundle: Bundle, *, net: str | None, task: str | Non
     if side.is_file() and net is None:
         kind = read_json(side)
         if isinstance(kind, dict) and kind.get("kind") == LINKS:
-            known = read_json(side, kind=LINKS)
-            known["task"] = "links"
+            known = read_json(side, kind=LINKS) | {"task": "links", "unlearned": True}
         else:
             student = read_student(side)
-            known = {"model": student.model, "task": "nodes"}
+            known = {"model": student.model, "task": "nodes", "unlearned": student.arm == UNLEARNED}
+            known["trained_on"] = student.data.get("fingerprint")
             if not student.plain:
                 raise DistilError(
                     f"{side}: what shipped is a {student.deployed}, not the network itself; name another."
@@ -81,7 +87,8 @@ def load_trained(path: Path, bundle: Bundle, *, net: str | None, task: str | Non
     module = load_weights(make(), path).eval()
     _fits(module, bundle, spec, classes)
     seed = known.get("split_seed")
-    return Loaded(module, make, spec, task, seed if isinstance(seed, int) and not isinstance(seed, bool) else None)
+    seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+    return Loaded(module, make, spec, task, seed, known.get("trained_on"), known.get("unlearned", False))
 
 
 def _fits(module: nn.Module, bundle: Bundle, spec: str, classes: int | None) -> None:
@@ -134,25 +141,41 @@ def record_of(
     }
 
 
-def read_audit(model: Path, module: nn.Module, bundle: Bundle) -> list[dict[str, Any]]:
+def read_audit(model: Path, loaded: Loaded, bundle: Bundle) -> list[dict[str, Any]]:
     """Return the records that lie beside a model, checked against model and data; none where there is no file.
 
     Raises:
-        DistilError: the record is of another model or of other data.
+        DistilError: the record is of another model or of other data, its links do not join, or it is missing beside a
+            model that met requests; or the graph is not the one that the model's sidecar names.
     """
     path = model.parent / AUDIT
     if not path.is_file():
+        if loaded.unlearned:
+            raise DistilError(
+                f"{model} met requests before, and {path} is missing, so what they deleted is not known and would come "
+                "back; put the record beside its model."
+            )
+        if loaded.trained_on not in (None, bundle.fingerprint):
+            raise DistilError(
+                f"{model} was trained on other data (its sidecar names {loaded.trained_on}, the graph "
+                f"{bundle.name!r} is {bundle.fingerprint}); give that graph, and --split-seed where its masks were "
+                "drawn by another seed than 0; or say by --net that the weights go with this graph."
+            )
         return []
     content = read_json(path, kind=KIND, version=VERSION)
     records: list[dict[str, Any]] = content.get("records") or []
     try:
         after, seen = records[-1]["model"]["after"], records[0]["data"]["fingerprint"]
+        joined = all(one["model"]["after"] == next_["model"]["before"] for one, next_ in pairwise(records))
         for each in records:
+            joined &= each["request_fingerprint"] == digest(each["request"]) and isinstance(each["data"]["left"], str)
             nodes, edges = each["deleted"]["nodes"], each["deleted"]["edges"]
             torch.tensor(nodes, dtype=torch.long), torch.tensor(edges, dtype=torch.long).reshape(-1, 2)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError):
         raise DistilError(f"{path} is no whole audit record; it was changed, so move it away or restore it.") from None
-    if after != fingerprint(module):
+    if not joined:
+        raise DistilError(f"{path}: its records do not follow from one another; it was changed, so restore it.")
+    if after != fingerprint(loaded.module):
         raise DistilError(
             f"{path} records another model (its fingerprint is {after}); keep each record beside its model."
         )
@@ -165,12 +188,26 @@ def read_audit(model: Path, module: nn.Module, bundle: Bundle) -> list[dict[str,
 
 
 def replayed(standing: Standing, records: list[dict[str, Any]]) -> Standing:
-    """Return the graph as the recorded requests left it."""
-    for record in records:
+    """Return the graph as the recorded requests left it, held against what each of them says was left."""
+    for place, record in enumerate(records, 1):
         nodes = torch.tensor(record["deleted"]["nodes"], dtype=torch.long)
         pairs = torch.tensor(record["deleted"]["edges"], dtype=torch.long).reshape(-1, 2).t()
-        standing = standing.after(Removal(Request("edges", (), "the audit record"), nodes, pairs))
+        inside = all(
+            not len(each) or 0 <= int(each.min()) <= int(each.max()) < standing.count for each in (nodes, *pairs)
+        )
+        if inside:
+            standing = standing.after(Removal(Request("edges", (), "the audit record"), nodes, pairs))
+        if not inside or left_of(standing) != record["data"]["left"]:
+            raise DistilError(
+                f"{AUDIT}, record {place}: without what it says was deleted the graph is not the one that it says was "
+                "left; it was changed, so restore it."
+            )
     return standing
+
+
+def left_of(standing: Standing) -> str:
+    """Return the fingerprint of a graph as requests left it: its edges and training nodes."""
+    return fingerprint({"edges": standing.pairs, "train": standing.train})
 
 
 def write_step(
@@ -195,7 +232,7 @@ def write_step(
             method=method,
             teacher="",
             seed=seed,
-            arm="unlearned",
+            arm=UNLEARNED,
             role="method",
         )
     else:

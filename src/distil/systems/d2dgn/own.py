@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from distil.data.bundle import Bundle
-from distil.data.deletions import Removal, Request, Standing, node_numbers, read_requests
-from distil.data.fingerprint import fingerprint
+from distil.data.deletions import Removal, Standing, node_numbers, read_requests
 from distil.data.links import Links, split_links
 from distil.engine.host import find_accelerator
 from distil.errors import DistilError, nearest
@@ -25,7 +24,16 @@ from distil.loops.recipe import data_report
 from distil.loops.scene import Scene, link_scene, node_scene
 from distil.loops.unlearning import Descent, Made, ascended, fresh, trained
 from distil.report import build
-from distil.systems.d2dgn.files import Loaded, load_graph, load_trained, read_audit, record_of, replayed, write_step
+from distil.systems.d2dgn.files import (
+    Loaded,
+    left_of,
+    load_graph,
+    load_trained,
+    read_audit,
+    record_of,
+    replayed,
+    write_step,
+)
 from distil.systems.d2dgn.procedure import D2DGN, unlearn
 
 __all__ = ["METHODS", "Prepared", "UnlearnRun", "prepared", "run_unlearn"]
@@ -101,20 +109,17 @@ def prepared(run: UnlearnRun, lab: Lab) -> Prepared:
     if loaded.task == "links":
         whole = bundle.train.batch
         links = split_links(whole["edge_index"], len(whole["inputs"]), split_seed or 0)
-    records = read_audit(Path(run.model), loaded.module, bundle)
-    standing = Standing.of(bundle, numbers=node_numbers(run.data), keeps_classes=loaded.task == "nodes")
+    records = read_audit(Path(run.model), loaded, bundle)
+    numbers = node_numbers(run.data)
+    standing = Standing.of(bundle, numbers=numbers, keeps_classes=loaded.task == "nodes")
     standings, removals = [replayed(standing, records)], []
-    for request in _asked(run.requests):
+    for request in [each for file in run.requests for each in read_requests(file, known=numbers)]:
         removals.append(standings[-1].removal(request))
         standings.append(standings[-1].after(removals[-1]))
     made = Prepared(bundle, loaded, records, standings, removals, links, split_seed or 0, device)
     for place in range(len(removals)):
         scene_of(made, place)
     return made
-
-
-def _asked(files: tuple[str, ...]) -> list[Request]:
-    return [request for file in files for request in read_requests(file)]
 
 
 def scene_of(made: Prepared, place: int) -> Scene:
@@ -146,7 +151,11 @@ def run_unlearn(run: UnlearnRun, lab: Lab, *, command: str, title: str) -> dict[
         after = made.loaded.make()
         after.load_state_dict(kept["state"])
         steps.append(kept | {"removal": removal, "seen": len(scene.forget)})
-        data = {"name": made.bundle.name, "fingerprint": made.bundle.fingerprint, "left": _left(made, place + 1)}
+        data = {
+            "name": made.bundle.name,
+            "fingerprint": made.bundle.fingerprint,
+            "left": left_of(made.standings[place + 1]),
+        }
         method = run.d2dgn.expression if run.method == "d2dgn" else run.method
         records.append(
             record_of(
@@ -168,11 +177,6 @@ def run_unlearn(run: UnlearnRun, lab: Lab, *, command: str, title: str) -> dict[
         lab.progress.say(f"request {place + 1} of {len(made.removals)} met: {path}")
         model = after
     return _report(run, made, steps, model, command=command, title=title)
-
-
-def _left(made: Prepared, place: int) -> str:
-    standing = made.standings[place]
-    return fingerprint({"edges": standing.pairs, "train": standing.train})
 
 
 def _met(run: UnlearnRun, made: Prepared, scene: Scene, model: nn.Module, lab: Lab, place: int) -> dict[str, Any]:
