@@ -87,7 +87,8 @@ def _check_told(small: CondensedSet) -> None:
             value = told.get(key)
             if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
                 raise _wrong(f"{name}[{key!r}] = {value!r:.60}, which is no {kind[-1].__name__}")
-            if kind is several and not all(isinstance(each, str) for each in value or ()):
+            parts: Any = value if kind is several else None
+            if not all(isinstance(each, str) for each in parts or ()):
                 raise _wrong(f"{name}[{key!r}] with other things than words")
     if not small.record.get("temperature", 1) > 0:
         raise _wrong(f"a temperature of {small.record['temperature']}; above 0 is expected")

@@ -112,6 +112,10 @@ def read(folder: Path) -> dict[str, Any]:
     listed = _verify(folder)
     facts = _json(folder / FACTS)
 
+    unreadable: tuple[type[Exception], ...] = (
+        KeyError, IndexError, TypeError, ValueError, OSError, RuntimeError, SafetensorError, *_bomb(),
+    )  # fmt: skip
+
     def png(name: str) -> Tensor:
         if name not in listed:
             raise KeyError(f"{name} is not among the files of {MANIFEST}")
@@ -136,7 +140,7 @@ def read(folder: Path) -> dict[str, Any]:
             "made": dict(facts["made"]),
         }
         return {"inputs": inputs, "compensators": compensators, "replay": replay, **plain, **facts}
-    except (KeyError, IndexError, TypeError, ValueError, OSError, RuntimeError, SafetensorError, *_bomb()) as error:
+    except unreadable as error:
         raise DistilError(
             f"{folder} is no condensed set that this distil reads ({type(error).__name__}: {str(error)[:120]}); make "
             "it again."
