@@ -32,16 +32,9 @@ from distil.systems.ff_g2m.tuned import TUNED, Tuned
 
 __all__ = ["EVIDENCE", "Setup", "experiment"]
 
-TEN = list(range(10))
-EVIDENCE: tuple[Mapping[str, Any], ...] = (
-    {"data": "cora", "hidden": 0, "seeds": TEN},
-    {"data": "citeseer", "hidden": 0, "seeds": TEN, "variants": True},
-    {"data": "amazon-photo", "seeds": TEN},
-    {"data": "cora", "teacher": "gat"},
-    {"data": "cora", "teacher": "sage"},
-    {"data": "cora", "inductive": True},
-)
-"""A GCN teaches on three graphs, at the authors' width but on Amazon Photo; GAT, GraphSAGE and hidden nodes at 128."""
+EVIDENCE: tuple[Mapping[str, Any], ...] = ({"data": "cora"}, {"data": "citeseer"}, {"data": "amazon-photo"})
+"""A GCN teaches on three graphs at width 128. The authors' width is ``hidden=0``; GAT, GraphSAGE, hidden nodes and the
+further rivals are settings, each a run of its own."""
 
 SPARSE = ("cora", "citeseer")
 SPARSELY = ", sparse_inputs=true"
