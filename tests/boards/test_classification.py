@@ -198,11 +198,11 @@ def test_a_method_whose_tries_all_diverge_is_listed_and_the_board_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(lab: Lab, arms: Any, *given: Any, **more: Any) -> Any:
-        if "at" in arms:
-            raise Diverged("Every trial of 'at' diverged.")
+        if "dkd" in arms:
+            raise Diverged("Every trial of 'dkd' diverged.")
         return tune_arms(lab, arms, *given, **more)
 
     monkeypatch.setattr("distil.loops.board.tune_arms", failing)
-    found = run(tmp_path, "[kd, at]", "seeds=[0]")
-    assert ["at", "Every trial of 'at' diverged."] in table(found, "Not on the board")["rows"]
+    found = run(tmp_path, "[kd, dkd]", "seeds=[0]")
+    assert ["dkd", "Every trial of 'dkd' diverged."] in table(found, "Not on the board")["rows"]
     assert [arm["name"] for arm in found["arms"]] == ["alone", "kd"]

@@ -70,9 +70,10 @@ def test_every_method_expression_parses_and_prints_itself(method: str) -> None:
 
 
 def test_methods_named_on_the_command_line_exist() -> None:
+    makers = {"unlearn", "condense"}  # their --method is no sum of methods; their own tests refuse unknown ones
     for words in commands():
         for option in ("--method", "--methods"):
-            if option in words:
+            if option in words and not makers & set(words):
                 for name in words[words.index(option) + 1].split(","):
                     assert parse(name).components, name
 
