@@ -285,3 +285,13 @@ def test_crops_and_bf16_run() -> None:
     assert made(2, crops=True).fingerprint != made(2).fingerprint
     assert torch.isfinite(made(2, precision="bf16").compensators).all()
     assert replace(Infer(), steps=0).synthesis.steps == 0
+
+
+def test_the_labels_divergence_has_the_gradient_of_its_definition() -> None:
+    """(softmax(z/T) - softmax(l/T)) / (T B), in float64; the golden case holds the value only."""
+    generator = torch.Generator().manual_seed(0)
+    z, soft = (torch.randn(5, 7, generator=generator, dtype=torch.float64) for _ in range(2))
+    z.requires_grad_()
+    kl(z, soft, temperature=30.0, scale="none").backward()
+    expected = ((z.detach() / 30).softmax(1) - (soft / 30).softmax(1)) / (30 * 5)
+    torch.testing.assert_close(z.grad, expected, rtol=1e-10, atol=1e-14)
