@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,17 @@ from distil import catalog
 from distil.data import load
 from distil.data.bundle import Bundle, ids_of
 from distil.data.condensed import CondensedSet
-from distil.errors import DistilError
+from distil.errors import DistilError, Diverged
 from distil.loops.condense import Order
 from distil.loops.lab import Lab
 from distil.loops.matching import Gradients
 from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
 from distil.loops.small_sets import SmallData, small_data, turned_back, whole_set
-from distil.loops.training import build_model
+from distil.loops.training import Teacher, build_model
 from distil.report.check import validate
 from distil.systems.kd_dd_survey import small_set
 from distil.systems.kd_dd_survey.procedure import MATCHING
-from distil.systems.kd_dd_survey.recipe import SELECTED, _Sets
+from distil.systems.kd_dd_survey.recipe import FACTORS, SELECTED, _best, _Sets, _tried
 
 NET = "distil:mlp(hidden=8)"
 FEW: dict[str, dict[str, Any]] = {
@@ -143,14 +145,21 @@ def test_the_recipe_runs_on_digits(tmp_path: Path) -> None:
     assert {"random", "dm", "dc", "tm", "krr", "latent", "dc-plain", "dm-real", "dc-kd", "full"} <= set(arms)
     assert set(arms) >= {name for name in SELECTED if name in arms}
     budgets = [arm["budget"] for arm in report["arms"] if arm["role"] != "bound"]
-    # Methods were not tuned alike: no number of trials is claimed for all, and the setting says how it was.
-    assert not any("trials" in budget for budget in budgets)
-    assert "gradient matching was tried with at least 4 settings" in report["setting"]["Tuning"]
+    assert budgets[0]["trials"] == 3
+    trials = next(table for table in report["tables"] if table["title"] == "Trials")
+    rows = {row[0]: row for row in trials["rows"]}
+    assert len(rows) == len(arms)
+    for row in rows.values():  # the first of the best scores was taken
+        scores = [float(score) for score in row[2:5]]
+        assert row[5] == ("1", "3.16", "0.316")[scores.index(max(scores))]
+    free, real = rows[arms["dm"]["label"]], rows[arms["dm-real"]["label"]]
+    assert (free[1], real[1]) == ("of the samples", f"as {arms['dm']['label']}")
+    assert free[2:] == real[2:]
     assert all(budget == budgets[0] for budget in budgets)
     assert budgets[0]["labels"] == 10
     assert arms["dm-soft"]["diagnostics"]["labels bytes"][0] > arms["dm"]["diagnostics"]["labels bytes"][0]
-    assert [table["title"] for table in report["tables"]] == ["Accuracy over bytes", "What real samples cost"]
-    free, real, lost, _ = report["tables"][1]["rows"][0]
+    assert [table["title"] for table in report["tables"]] == ["Trials", "Accuracy over bytes", "What real samples cost"]
+    free, real, lost, _ = report["tables"][2]["rows"][0]
     assert lost == pytest.approx(free - real)
 
 
@@ -174,3 +183,33 @@ def test_published_gradient_matching_makes_as_many_matches(digits: Bundle, tmp_p
     ours, plain = (Gradients(**arms[name][2].args[1]) for name in ("dc", "dc-plain"))  # type: ignore[attr-defined]
     assert ours.iterations * ours.loops(5)[0] == plain.iterations * plain.loops(5)[0] == 12
     assert (plain.distance, plain.lr, plain.loops(5)[0]) == ("ours", 0.1, 1)
+
+
+def test_a_rate_that_is_taken_reaches_the_maker_and_the_judges(digits: Bundle, tmp_path: Path) -> None:
+    setup = prepare_setup(load_recipe("kd-dd-survey"), assignments=["dm.lr=2", "tm.lr=4", "training.lr=0.01"])
+    teacher: Any = None
+    made = _Sets(setup, digits, teacher, Lab(tmp_path), {"dm": 0.5, "tm": 3.0, "random": 10.0, "dc-kd": 2.0})
+    assert made.options("dm")["lr"] == made.arms()["dm"][2].args[1]["lr"] == 1.0  # type: ignore[attr-defined]
+    assert made.options("tm")["lr"] == 12.0
+    assert made.options("dc-kd")["lr"] == 2 * made.options("dc")["lr"]
+    assert _best([math.nan, 3.0, 3.0]) == FACTORS[1]
+
+
+def test_a_try_that_diverges_is_the_worst(digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = prepare_setup(load_recipe("kd-dd-survey"), assignments=TOY)
+    teacher = Teacher(build_model("distil:mlp(layers=1)", digits, seed=0), {}, "toy", 0.0)
+    real = _Sets.judged
+
+    def judged(self: _Sets, name: str, **asked: Any) -> Any:
+        def run(seed: int) -> Any:
+            raise Diverged("the student's loss is nan")
+
+        arm = real(self, name, **asked)
+        return replace(arm, run=run) if self.factors[name] == bad else arm
+
+    for bad in FACTORS:
+        made = _Sets(setup, digits, teacher, Lab(tmp_path / f"{bad:.1f}"))
+        monkeypatch.setattr(_Sets, "judged", judged)
+        scores = _tried(made, ["random"])["random"]
+        assert [math.isnan(score) for score in scores] == [factor == bad for factor in FACTORS]
+        assert _best(scores) != bad

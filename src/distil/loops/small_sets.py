@@ -99,19 +99,19 @@ def turned_back(small: CondensedSet, bundle: Bundle, *, distinct: bool = True) -
 def judged_arm(
     lab: Lab, role: Role, label: str, make: Callable[[int], CondensedSet], bundle: Bundle, training: StudentTraining, *,
     student: str, unseen: Sequence[str] = (), teachers: Sequence[nn.Module] = (),
-    augmentation: Augmentation | None = None, phrase: str = "",
+    augmentation: Augmentation | None = None, phrase: str = "", trials: int = 1,
 ) -> Arm:  # fmt: skip
     """Return an arm that trains fresh nets on the set that ``make(seed)`` gives: the student, and others after it.
 
     The others, of architectures that had no part in making the set, are trained alike; their test accuracy is a
-    diagnostic of the arm, and so are the seconds that making the set took. Tuning trials are no part of its budget:
-    a recipe whose makers were not tried equally often says so in words.
+    diagnostic of the arm, and so are the seconds that making the set took. ``trials`` runs chose its settings.
     """
     if student in unseen:
         raise DistilError(f"{student} made the sets, so it is no unseen architecture; leave it out.")
     arm = set_arm(
-        lab, role, label, make, student, bundle, training, teachers=teachers, augmentation=augmentation, phrase=phrase
-    )
+        lab, role, label, make, student, bundle, training, teachers=teachers, augmentation=augmentation, phrase=phrase,
+        trials=trials,
+    )  # fmt: skip
 
     def run(seed: int) -> Outcome:
         outcome, task = arm.run(seed), get_task(bundle.task)
@@ -125,7 +125,6 @@ def judged_arm(
             )  # fmt: skip
             model.load_state_dict(trained.best)
             scores[f"accuracy of {name}"] = task.evaluate(model, bundle.test)[task.metric]
-        budget = {name: value for name, value in outcome.budget.items() if name != "trials"}
-        return replace(outcome, budget=budget, diagnostics={**outcome.diagnostics, **scores})
+        return replace(outcome, diagnostics={**outcome.diagnostics, **scores})
 
     return replace(arm, run=run)

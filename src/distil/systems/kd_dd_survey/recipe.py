@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from statistics import fmean
@@ -11,13 +12,13 @@ from typing import Any
 from distil.data.augmented import Augmentation
 from distil.data.bundle import Bundle
 from distil.data.condensed import CondensedSet
-from distil.errors import DistilError, nearest
+from distil.errors import DistilError, Diverged, nearest
 from distil.loops.carrier import Real
 from distil.loops.condense import Order, condense, described
 from distil.loops.condense_matching import Latents, Ways, followed
 from distil.loops.condensed import StudentTraining, stored_set
 from distil.loops.condensers import CONDENSERS
-from distil.loops.lab import Lab, Role
+from distil.loops.lab import Arm, Lab, Role
 from distil.loops.labelling import Labelling, relabelled
 from distil.loops.matching import Distributions, Gradients
 from distil.loops.recipe import Experiment
@@ -25,7 +26,9 @@ from distil.loops.ridge_sets import Ridge
 from distil.loops.small_sets import SmallData, judged_arm, small_data, turned_back, whole_set
 from distil.loops.training import Teacher, Training, train_teacher
 from distil.loops.trajectories import train_experts
+from distil.loops.tuning import score_text, tuning_seed
 from distil.systems.kd_dd_survey.teachers_recipe import Teachers, teachers_experiment
+from distil.tasks import get_task
 
 __all__ = ["EVIDENCE", "Setup", "experiment"]
 
@@ -75,6 +78,13 @@ EVIDENCE: tuple[Mapping[str, Any], ...] = (
 """Digits, AG News and SST-2 as MiniLM vectors at 1, 5 and 10 per class; CIFAR-10 at 16 pixels at 1 and 10; every way to
 choose real digits; several teachers."""
 PARTS = ("sets", "teachers")
+FACTORS = (1.0, 10**0.5, 10**-0.5)
+"""What a rate is multiplied by in the trials of an arm."""
+OWN_RATE = {"dm": "dm", "dc": "dc", "tm": "tm", "krr": "krr", "latent": "latent", "dc-kd": "dc"}
+"""Arms whose maker has a rate of the samples, which their trials vary, and where its options stand. Others vary the
+judges' rate."""
+FOLLOWS = {"dm-real": "dm", "dm-soft": "dm", "dc-soft": "dc"}
+"""Arms made of another's set: they take its rate, so that nothing else differs."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class Setup:
         unseen: architectures that only judge.
         arms: which; all by default.
         augmentation: how judges are shown the sets, all alike.
-        dm, dc, tm, krr, latent: options of the methods. They were not tuned alike; :func:`_tuning` says how.
+        dm, dc, tm, krr, latent: options of the methods; every arm is tried at three rates around them.
     """
 
     part: str = "sets"
@@ -125,22 +135,10 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
     if wrong is not None or (setup.arms and "random" not in setup.arms):
         hint = "random is the reference." if wrong is None else nearest(wrong, known)
         raise DistilError(f"arms={list(setup.arms)}: {hint}")
-    arms = {
-        name: judged_arm(
-            lab,
-            role,
-            label,
-            make,
-            bundle,
-            setup.training,
-            student=setup.student,
-            unseen=setup.unseen,
-            augmentation=setup.augmentation,
-            phrase=label,
-        )
-        for name, (role, label, make) in known.items()
-        if (name in setup.arms if setup.arms else name not in FURTHER)
-    }
+    wanted = [name for name in known if (name in setup.arms if setup.arms else name not in FURTHER)]
+    tried = _tried(made, wanted)
+    made.factors.update({name: _best(scores) for name, scores in tried.items()})
+    arms = {name: made.judged(name, trials=len(FACTORS)) for name in wanted}
     how = setup.training
     setting = {
         "Data": f"{bundle.name}: {len(bundle.train)} training samples, {len(bundle.val)} to choose the epoch, "
@@ -151,33 +149,62 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         f"{how.updates} updates, {how.optimizer}, learning rate {how.lr:g} ({how.schedule}), for every set; "
         f"shown with crop {setup.augmentation.crop}, {'' if setup.augmentation.flip else 'un'}mirrored, mix "
         f"{setup.augmentation.mix}",
-        "Not equal": "what making a set costs; its seconds stand among the diagnostics; and how much was tried",
-        "Tuning": _tuning(setup.data),
+        "Not equal": "what making a set costs; its seconds stand among the diagnostics",
+        "Tuning": f"{len(FACTORS)} trials for every arm, each trained once with seed {tuning_seed(setup.seeds)} and "
+        "judged by its best validation score; where rates began was chosen before, by trials on digits at 1 of each "
+        "class and seed 100 (4 or more for gradients and ridge, 2 for trajectories, 1 for others), and three rates of "
+        "gradient matching on AG News",
         "Soft labels": "the teacher's logits on each sample, temperature 1",
     }
     return Experiment(
-        f"Small sets: {bundle.name}, {setup.per_class} of each class", bundle, arms, teacher, setting, closing=_closing
-    )
+        f"Small sets: {bundle.name}, {setup.per_class} of each class", bundle, arms, teacher, setting,
+        tables=[_trials(tried, arms)], closing=_closing,
+    )  # fmt: skip
 
 
-def _tuning(data: SmallData) -> str:
-    """Say how many settings each method was tried with before these were fixed: not equally many.
+def _tried(made: _Sets, wanted: Sequence[str]) -> dict[str, list[float]]:
+    """Return the best validation score of each arm at each factor of its rate; NaN where it diverged."""
+    setup, lab, task = made.setup, made.lab, get_task(made.bundle.task)
+    seed = tuning_seed(setup.seeds)
+    tried: dict[str, list[float]] = {}
+    for name in dict.fromkeys(FOLLOWS.get(name, name) for name in wanted):
+        tried[name] = []
+        for factor in FACTORS:
+            lab.progress.begin(f"tuning {name}: its rate times {factor:.3g}")
+            arm = replace(made, factors={name: factor}).judged(name, trials=1, unseen=False)
+            try:
+                tried[name] += lab.trials(
+                    name, lambda point, arm=arm: arm.run, [{"factor": factor}], seed=seed,  # type: ignore[misc]
+                    metric=task.metric, settings=replace(setup, arms=(), unseen=(), seeds=()),
+                    data=made.bundle.fingerprint, teacher=made.teacher.fingerprint,
+                )  # fmt: skip
+            except Diverged as error:
+                lab.progress.say(f"{name}, its rate times {factor:.3g}: {error}")
+                tried[name].append(math.nan)
+        if all(math.isnan(score) for score in tried[name]):
+            raise Diverged(f"Every trial of '{name}' diverged; lower its rate.")
+    return tried
 
-    An arm's budget leaves tuning trials out, since one number for all would be false.
-    """
-    digits = (
-        "gradient matching was tried with at least 4 settings and kernel ridge with 4, trajectory matching with 2, "
-        "distribution matching and codes with 1, on validation samples of digits at 1 of each class under seed 100; "
-        "random, herding and the other choices have none"
-    )
-    if data.data == "digits":
-        return digits
-    if data.encoder:
-        return (
-            f"{digits}. Of texts, gradient matching was tried with rates 1, 10 and 50 at 1 of each class of AG News, "
-            "the first seen on test samples too, under seed 100; every other method with its setting for digits alone"
-        )
-    return "each method was tried with at least 1 setting of its own, seen on test samples at 1 of each class, seed 100"
+
+def _best(scores: Sequence[float]) -> float:
+    """Return the factor with the best score, the first of equal ones."""
+    return FACTORS[max(range(len(scores)), key=lambda k: (not math.isnan(scores[k]), scores[k]))]
+
+
+def _trials(tried: Mapping[str, Sequence[float]], arms: Mapping[str, Arm]) -> dict[str, Any]:
+    """Return all trials as a table."""
+    rows = []
+    for name, arm in arms.items():
+        scores = tried[FOLLOWS.get(name, name)]
+        varied = "as " + arms[FOLLOWS[name]].label if FOLLOWS.get(name) in arms else "of the samples"
+        varied = varied if name in (OWN_RATE | FOLLOWS) else "of the judges"
+        rows.append([arm.label, varied, *(score_text(score, ".1f") for score in scores), f"{_best(scores):.3g}"])
+    return {
+        "title": "Trials",
+        "note": "Best validation score of one seed at a rate times 1, √10 and 1/√10, and the factor that was taken.",
+        "head": ["arm", "rate", *(f"× {factor:.3g}" for factor in FACTORS), "taken"],
+        "rows": rows,
+    }
 
 
 Make = Callable[[int], CondensedSet]
@@ -185,29 +212,47 @@ Make = Callable[[int], CondensedSet]
 
 @dataclass(frozen=True)
 class _Sets:
-    """Makes the set of an arm for a seed, once."""
+    """Makes the set of an arm for a seed, once; ``factors`` multiply the rates of arms, by their names."""
 
     setup: Setup
     bundle: Bundle
     teacher: Teacher
     lab: Lab
+    factors: dict[str, float] = field(default_factory=dict)
+
+    def judged(self, name: str, *, trials: int, unseen: bool = True) -> Arm:
+        """Return an arm by name: fresh nets trained on its sets, at the arm's own rate."""
+        s, (role, label, make) = self.setup, self.arms()[name]
+        training = s.training
+        if name not in OWN_RATE | FOLLOWS:
+            training = replace(training, lr=training.lr * self.factors.get(name, 1.0))
+        return judged_arm(
+            self.lab, role, label, make, self.bundle, training, student=s.student, unseen=s.unseen if unseen else (),
+            augmentation=s.augmentation, phrase=label, trials=trials,
+        )  # fmt: skip
+
+    def options(self, arm: str) -> dict[str, Any]:
+        """Return the options of an arm's maker, at the arm's own rate."""
+        how = getattr(self.setup, OWN_RATE[arm])
+        return asdict(replace(how, lr=how.lr * self.factors.get(arm, 1.0)))
 
     def arms(self) -> dict[str, tuple[Role, str, Make]]:
         """Return role, label and maker of every arm."""
         s = self.setup
         matches = s.dc.iterations * s.dc.loops(s.per_class)[0]  # as many as gradient matching makes
         plain = asdict(Gradients(iterations=matches, batch=s.dc.batch, outer=1, net=s.dc.net))
+        own = self.options
         found: dict[str, tuple[Role, str, Make]] = {
             "random": ("reference", "Random", partial(self.drawn, "random", {}))
         }
         for name, label in (SELECTED | FURTHER).items():
             found[name] = ("rival", label, partial(self.drawn, name, {}))
         found |= {
-            "dm": ("method", "Distribution matching", partial(self.drawn, "dm", asdict(s.dm))),
-            "dc": ("method", "Gradient matching", partial(self.drawn, "dc", asdict(s.dc))),
+            "dm": ("method", "Distribution matching", partial(self.drawn, "dm", own("dm"))),
+            "dc": ("method", "Gradient matching", partial(self.drawn, "dc", own("dc"))),
             "tm": ("method", "Trajectory matching", self.followed),
-            "krr": ("method", "Kernel ridge", partial(self.drawn, "krr", asdict(s.krr))),
-            "latent": ("method", "Distribution matching of codes", partial(self.drawn, "latent", asdict(s.latent))),
+            "krr": ("method", "Kernel ridge", partial(self.drawn, "krr", own("krr"))),
+            "latent": ("method", "Distribution matching of codes", partial(self.drawn, "latent", own("latent"))),
             "dc-plain": (
                 "ablation", "Gradient matching, published distance and rate, net untrained",
                 partial(self.drawn, "dc", plain),
@@ -217,7 +262,7 @@ class _Sets:
             "herding-soft": ("ablation", "Herding, soft labels", partial(self.soft, "herding")),
             "dm-soft": ("ablation", "Distribution matching, soft labels", partial(self.soft, "dm")),
             "dc-soft": ("ablation", "Gradient matching, soft labels", partial(self.soft, "dc")),
-            "dc-kd": ("ablation", "Gradients of distillation, soft labels", partial(self.drawn, "dc-kd", asdict(s.dc))),
+            "dc-kd": ("ablation", "Gradients of distillation, soft labels", partial(self.drawn, "dc-kd", own("dc-kd"))),
             "full": ("bound", "All data", lambda seed: whole_set(self.bundle)),
         }  # fmt: skip
         return found
@@ -237,7 +282,8 @@ class _Sets:
 
     def followed(self, seed: int) -> CondensedSet:
         """Return the set that follows the experts, who are trained once for all seeds."""
-        how = replace(self.setup.tm, net=self.setup.tm.net or self.setup.student)
+        how = replace(self.setup.tm, **self.options("tm"))
+        how = replace(how, net=how.net or self.setup.student)
         order, first = (self.order(each, "tm", asdict(how)) for each in (seed, 0))
         wanted = how.experts_wanted()
         experts = self.lab.stage(
@@ -250,11 +296,11 @@ class _Sets:
 
     def real(self, seed: int) -> CondensedSet:
         """Return distribution matching's set, each sample replaced by the nearest real one of its class."""
-        return turned_back(self.drawn("dm", asdict(self.setup.dm), seed), self.bundle)
+        return turned_back(self.drawn("dm", self.options("dm"), seed), self.bundle)
 
     def soft(self, method: str, seed: int) -> CondensedSet:
         """Return a set with the teacher's logits as labels."""
-        options = asdict(getattr(self.setup, method)) if hasattr(self.setup, method) else {}
+        options = self.options(method) if method in OWN_RATE else {}
         small = self.drawn(method, options, seed)
         return relabelled(small, [self.teacher.module], Labelling("static", temperature=1.0))
 
