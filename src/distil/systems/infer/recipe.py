@@ -74,7 +74,7 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
     shop = _Shop(lab, setup, replace(pair, bundle=bundle), (pair.teacher.module, *(each.module for each in more)))
     said = "; ".join(f"{each.name}: {each.metrics['accuracy']:.1f} %" for each in (pair.teacher, *more))
     networks = len(more) + 1
-    count = setup.synthesis.naturals(shop.order(0))
+    count, alone = (replace(setup.synthesis, shared=shared).naturals(shop.order(0)) for shared in (True, False))
     setting = {
         "Data": f"{setup.pair.data} at {setup.pair.size} px: small sets are made from {len(bundle.train)} training "
         f"images, {len(bundle.val)} choose the best state ({setup.training.validate} of them each time), {len(test)} "
@@ -83,6 +83,8 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         f"samples by {setup.training.optimizer} at {setup.training.lr:g} for every arm",
         "INFER": f"{count} real images a class and {count * networks} additive ones for all classes, which give "
         f"{count * (networks + 1)} a class; {setup.synthesis.steps} steps at {setup.synthesis.rate:g}",
+        "An image for each class": f"leaves room for {alone} real images a class in the same budget, so it differs "
+        "from INFER in that number too",
         "Networks": f"{said}; trained on {setup.pair.teacher_train} images",
         "SRe2L": f"steps, rate and shifts of INFER; its own weight of statistics, {setup.sre2l_statistics:g} against "
         f"{setup.synthesis.statistics:g}",
