@@ -108,6 +108,24 @@ def test_a_duplicate_edge_counts_twice_in_a_batch_and_is_removed_from_a_file(tmp
     assert read_graph(tmp_path / "g.npz").edge_index.shape == batch["edge_index"].shape
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 10**6])
+def test_edges_in_chunks_give_the_same_loss_and_gradient(chunk: int) -> None:
+    batch, seen = graph(), []
+    batch["edge_index"] = torch.cat([batch["edge_index"], batch["edge_index"][:, :1]], 1)  # a duplicate counts twice
+    for parts in (None, chunk):
+        options: dict[str, Any] = {"task": "node-classification", "example": batch, "epochs": 1}
+        made = Distiller(mlp(8), gcn(), published(chunk=parts), **options).prepare(batch).eval()
+        step = made(batch)
+        step.loss.backward()
+        grads = [p.grad for p in made.student.parameters() if p.grad is not None]
+        seen.append([step.loss.detach(), *grads])
+        assert len(grads)
+    for whole, cut in zip(*seen, strict=True):
+        torch.testing.assert_close(cut, whole)
+    with pytest.raises(DistilError, match="chunk=0"):
+        HighFrequency(chunk=0)
+
+
 def test_a_graph_without_edges_trains_and_its_high_frequency_is_zero() -> None:
     bare = {**graph(), "edge_index": torch.zeros(2, 0, dtype=torch.long)}
     options: dict[str, Any] = {"task": "node-classification", "example": bare, "epochs": 1}
