@@ -278,7 +278,8 @@ def _loaded(name: str, place: Path | str, auto: Any, config: Any, *, replace_hea
     if odd:
         raise DistilError(
             f"the weights of 'hf:{name}' do not fit its configuration: {len(odd)} tensors are missing or left over "
-            f"({', '.join(odd[:3])}, …); write (pretrained=False, …) for fresh weights of another size."
+            f"({', '.join(odd[:3])}, …); "
+            + ("save it whole." if whole else "write (pretrained=False, …) for fresh weights of another size.")
         )
     return model
 
