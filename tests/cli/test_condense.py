@@ -170,7 +170,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "one class": (["condense", "--data", "one"], "…one class only…"),
     "no images": (["condense", "--data", "empty"], "no images"),
     "a graph": (["condense", "--data", "graph.npz"], "is for node-classification"),
-    "texts without an encoder": (["condense", "--data", "texts.csv"], "name their encoder: --set encoder=hf:FOLDER"),
+    "texts without an encoder": (
+        ["condense", "--data", "texts.csv", "--method", "dm"],
+        "encoder that makes them: --set encoder=hf:FOLDER",
+    ),
     "an encoder of images": (words("--set", "encoder=hf:x"), "is for texts"),
     "no set there": (words("--existing", "missing"), "there is no small set"),
     "pickled code as a set": (words("--existing", "hostile.pt"), "cannot be read as tensors alone"),

@@ -155,7 +155,7 @@ def test_columns_classes_and_leaks_are_settings(place: Path, capsys: Screen) -> 
     assert report["data"]["train"] == 80
     assert "LEAK: 20 of val and 20 of test also stand in train" in " ".join(report["data"]["notes"])
     stored = yaml.safe_load((place / "run" / "settings.yaml").read_text())
-    others = {"image": None, "split": None, "categories": [], "ignore": [], "missing": None}
+    others = {"image": None, "split": None, "prompt": None, "categories": [], "ignore": [], "missing": None}
     assert stored["columns"] == {"text": "words", "label": "verdict", **others}
 
 

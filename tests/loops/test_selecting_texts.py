@@ -93,13 +93,18 @@ def test_texts_are_chosen_by_score_with_class_balance_and_without_misleading_one
     scores = torch.tensor([0.2, 0.9, 1.4, 0.6, 0.8, 3.0])
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
     assert choose_texts(scores, 2).index.tolist() == [5, 2]
-    assert choose_texts(scores, 2, largest=False).index.tolist() == [0, 3]
+    assert choose_texts(scores, 2, take="lowest").index.tolist() == [0, 3]
+    assert choose_texts(scores, 3, take="middle").index.tolist() == [3, 4, 1]
+    assert choose_texts(scores, 1, labels=labels, take="middle").index.tolist() == [1, 4]
+    assert choose_texts(scores, 9, take="middle").index.tolist() == [0, 3, 4, 1, 2, 5]
     assert choose_texts(scores, 2, below=1.0).index.tolist() == [1, 4]
     assert choose_texts(scores, 1, labels=labels, below=1.0).index.tolist() == [1, 4]
     assert choose_texts(scores, 9, labels=labels, below=1.0).index.tolist() == [1, 0, 4, 3]
     assert not len(choose_texts(scores, 0).index)
     with pytest.raises(DistilError, match="NaN"):
         choose_texts(torch.tensor([0.1, torch.nan]), 1)
+    with pytest.raises(DistilError, match="take='best' is unknown"):
+        choose_texts(scores, 1, take="best")
 
 
 def test_what_cannot_be_scored_is_named(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from distil.data.fingerprint import fingerprint
 from distil.engine.anatomy import anatomy
@@ -18,7 +19,7 @@ from distil.engine.distiller import Distiller
 from distil.errors import DistilError
 from distil.methods.expression import parse
 from distil.models import BagOfWords, MeanPooled, TextCNN, load_model, load_tokenizer
-from distil.models.hf import token_limit
+from distil.models.hf import load_causal, token_limit
 from distil.models.tokenizers import tokenizer_for, word_tokenizer
 from distil.tasks import TextTask
 
@@ -192,6 +193,32 @@ def test_tokenizers_are_looked_for_and_must_fit(here: Path) -> None:
         (here / "plain" / file).unlink(missing_ok=True)
     with pytest.raises(DistilError, match=r"holds no tokenizer \(tokenizer.json, vocab.txt"):
         load_tokenizer("plain")
+
+
+def test_a_causal_language_model_is_loaded_with_its_head_or_not_at_all(here: Path) -> None:
+    words = load_tokenizer("plain")
+    small = {"vocab_size": len(words), "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    config = transformers.GPT2Config(**small, bos_token_id=0, eos_token_id=0, tie_word_embeddings=False)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    theirs.save_pretrained("speaks")
+    model = load_causal("speaks", words)
+    assert not model.training
+    assert torch.equal(model(**INPUTS).logits, theirs(**INPUTS).logits)
+    with pytest.raises(DistilError, match="the tokenizer has 14 entries and 'hf:speaks' embeds"):
+        load_causal("speaks", _longer(words, 14))
+    weights = load_file("speaks/model.safetensors")
+    save_file({key: value for key, value in weights.items() if key != "lm_head.weight"}, "speaks/model.safetensors")
+    with pytest.raises(DistilError, match=r"1 tensors are missing or left over \(lm_head.weight, …\); save it whole"):
+        load_causal("speaks", words)
+    for name, said in (("scores", "no causal language model"), ("plain", "BertModel"), ("gpt2", "none is downloaded")):
+        with pytest.raises(DistilError, match=said):
+            load_causal(name, words)
+
+
+def _longer(words: Any, count: int) -> Any:
+    more = load_tokenizer("plain")
+    more.add_tokens([f"<{k}>" for k in range(count - len(words))])
+    return more
 
 
 def test_which_tokenizer_goes_with_which_model(here: Path) -> None:

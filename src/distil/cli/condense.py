@@ -61,7 +61,7 @@ def condense(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a small set of images or vectors that stands for your data, and judge what a student learns from it."""
+    """Make a small set of images, texts or vectors that stands for your data, and judge what students learn from it."""
     given: dict[str, Any] = {
         "data": data,
         "method": method,
@@ -121,12 +121,15 @@ def _go(
         typer.echo(f"Report: {(folder / 'report.html').resolve()}")
     if not as_json and settings.existing is None:
         held = small.storage(exact=settings.exact)
-        parts = ", ".join(f"{name} {size(held[name])}" for name in ("images", "labels", "augmentation"))
+        held = {"texts": held.pop("images"), **held} if small.texts is not None else held
+        parts = ", ".join(f"{name} {size(held[name])}" for name in held if name not in ("other", "total"))
         typer.echo(f"The set: {(folder / SET).resolve()} ({len(small)} samples; {parts})")
         typer.echo(f"Train on it: distil train --data {shlex.quote(str(folder))} --student NAME")
 
 
 def _check(settings: Any, device: str | None, as_json: bool) -> None:
+    import torch
+
     from distil.loops.lab import Lab
     from distil.loops.own_condense import prepared
     from distil.loops.settings import to_yaml
@@ -140,6 +143,9 @@ def _check(settings: Any, device: str | None, as_json: bool) -> None:
     for side in bundle.input_shape:
         values *= side
     each = values if len(bundle.input_shape) == 3 else 4 * values
+    if order.words is not None:
+        texts, _ = order.said(order.ids(torch.arange(len(bundle.train))))
+        each = round(sum(len(text.encode()) for text in texts) / len(texts))
     facts: dict[str, Any] = {
         "settings": asdict(settings),
         "data": bundle.name,
@@ -147,8 +153,9 @@ def _check(settings: Any, device: str | None, as_json: bool) -> None:
         "inputs": list(bundle.input_shape),
         "budget": {"samples": count, "bytes": count * each},
     }
+    about = "about " if order.words is not None else ""
     said = (
         f"{to_yaml(settings)}Everything fits: at most {count} samples of {len(bundle.classes)} classes, "
-        f"{size(count * each)} without labels. Nothing was condensed."
+        f"{about}{size(count * each)} without labels. Nothing was condensed."
     )
     typer.echo(json.dumps(facts) if as_json else said)

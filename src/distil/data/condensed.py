@@ -1,4 +1,4 @@
-"""A small set that stands for a large one: images or vectors with their labels, and all that training on them needs.
+"""A small set that stands for a large one: images, vectors or texts with their labels, and what training on them needs.
 
 A set may hold more samples than images: natural images and a few additive ones (compensators), from which the samples
 are made as they are read. What is counted and stored is then the small form.
@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distil.data.bundle import Bundle, DictDataset, ids_of
+from distil.data.bundle import Bundle, DictDataset, View, ids_of, labels_of
 from distil.data.condensed_check import LABEL_KINDS, LABELS_REPLAYED, check, keeps_exactly, same_classes, stored_bytes
 from distil.data.condensed_files import read, write
 from distil.data.fingerprint import fingerprint
+from distil.data.text import TextDataset
 from distil.errors import DistilError, nearest
 
 __all__ = ["LABEL_KINDS", "CondensedSet", "load_condensed"]
@@ -45,6 +46,9 @@ class CondensedSet:
         replay: further stored tensors by name. ``logits`` ``[epochs, n, C]`` belong to "replayed" labels, ``distances``
             ``[epochs, n, 2]`` to "two-numbers"; in both, row k belongs to the k-th sample of that epoch as
             :func:`distil.data.augmented.augmented` gives them. Anything else counts as augmentation.
+        texts: the samples where they are texts, n strings; ``inputs`` are then ``[n, 0]``, and every student reads the
+            texts with its own tokenizer.
+        prompts: what stood before each text in its source (an instruction), n strings; no student reads them.
 
     >>> small = CondensedSet(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), ("cat", "dog"))
     >>> len(small), small.kind, small.storage()["images"]
@@ -62,6 +66,8 @@ class CondensedSet:
     record: Mapping[str, Any] = field(default_factory=dict)
     made: Mapping[str, Any] = field(default_factory=dict)
     replay: Mapping[str, Tensor] = field(default_factory=dict)
+    texts: tuple[str, ...] | None = None
+    prompts: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -81,12 +87,20 @@ class CondensedSet:
         return self.inputs.ndim == 4 and self.inputs.shape[1] in (1, 3)
 
     @property
+    def noun(self) -> str:
+        """What its inputs are called: images, texts or vectors."""
+        return "texts" if self.texts is not None else "images" if self.images else "vectors"
+
+    @property
     def fingerprint(self) -> str:
         """16 hex digits that name the content."""
         named = {
             name: getattr(self, name) for name in ("inputs", "labels", "logits", "weights", "compensators", "pairs")
         }
-        return fingerprint({**named, "classes": self.classes, "record": dict(self.record), "replay": dict(self.replay)})
+        words = {name: value for name in ("texts", "prompts") if (value := getattr(self, name)) is not None}
+        return fingerprint(
+            {**named, **words, "classes": self.classes, "record": dict(self.record), "replay": dict(self.replay)}
+        )
 
     def samples(self, positions: Tensor | None = None) -> Tensor:
         """Return the samples at ``positions`` (all of them by default), made from natural images and compensators.
@@ -132,14 +146,15 @@ class CondensedSet:
     def storage(self, *, exact: bool | None = None) -> dict[str, int]:
         """Return the bytes of each part, uncompressed: images, labels, augmentation, other, total.
 
-        Images count one byte for each value, four where they are kept exactly (vectors always are). Class labels count
+        Images count one byte for each value, four where they are kept exactly (vectors always are), and so do texts, in
+        UTF-8, with their prompts: the first part is that of the inputs, whatever they are. Class labels count
         one byte (two beyond 256 classes) for each stored input, since those of its sums follow; logits count as they
         are kept, and so do distances. A seed counts eight bytes; boxes, partners and the like as they are kept.
         """
         return stored_bytes(self, keeps_exactly(self, exact))
 
     def save(self, folder: str | Path, *, exact: bool | None = None) -> Path:
-        """Write the set to ``folder``, whole or not at all: PNG images, safetensors, JSON and checksums.
+        """Write the set to ``folder``, whole or not at all: PNG images or lines of texts, safetensors, JSON, checksums.
 
         Args:
             folder: where; a condensed set that stands there is replaced, anything else is refused.
@@ -162,8 +177,9 @@ class CondensedSet:
         Items have ids of their own, above all of ``real``'s.
         """
         same_classes(self, real)
-        first = 1 + max(int(ids_of(part).max()) for part in (real.train, real.val, real.test) if len(part))
-        return replace(
+        parts = (real.train, real.val, real.test)
+        first = 1 + max(int(ids_of(part).max()) for part in parts if len(part))
+        made = replace(
             real,
             name=f"{self.made.get('method', 'condensed')} set of {real.name}",
             train=DictDataset(self.samples(), self.labels, first + torch.arange(len(self))),
@@ -172,6 +188,16 @@ class CondensedSet:
             contents=None,
             notes=(*real.notes, *self._unused()),
         )
+        return made if self.texts is None else self._read_together(made)
+
+    def _read_together(self, bundle: Bundle) -> Bundle:
+        """Return the bundle with texts to train, validate and test on in one dataset, as tokenizers take them."""
+        held = [part.batch(torch.arange(len(part)))["inputs"] for part in (bundle.val, bundle.test)]
+        parts = (bundle.train, bundle.val, bundle.test)
+        labels, ids = (torch.cat([of(part) for part in parts]) for of in (labels_of, ids_of))
+        whole = TextDataset([*(self.texts or ()), *held[0], *held[1]], labels, ids)
+        train, val, test = (View(whole, at) for at in torch.arange(len(whole)).split([len(part) for part in parts]))
+        return replace(bundle, train=train, val=val, test=test)
 
 
 def load_condensed(folder: str | Path) -> CondensedSet:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from distil.data.text import TEXT_TASK
 from distil.errors import DistilError, nearest
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def check(small: CondensedSet) -> None:
     if small.weights is not None and bool((small.weights < 0).any()):
         raise _wrong("weights below 0")
     _check_pairs(small)
+    _check_texts(small)
     if small.kind not in LABEL_KINDS:
         raise _wrong(f"labels of the kind {small.kind!r}; {nearest(small.kind, LABEL_KINDS)}")
     needed = {
@@ -110,12 +112,30 @@ def _check_pairs(small: CondensedSet) -> None:
         raise _wrong(f"compensators of {shapes}; they are added, so they must be of one shape")
 
 
+def _check_texts(small: CondensedSet) -> None:
+    if small.texts is None:
+        if small.prompts is not None:
+            raise _wrong("prompts without texts")
+        return
+    for name, held in (("texts", small.texts), ("prompts", small.prompts)):
+        if held is not None and (len(held) != len(small) or not all(isinstance(each, str) for each in held)):
+            raise _wrong(f"{len(held)} {name} for {len(small)} samples, or some that are no strings")
+    if small.inputs[0].numel() or small.pairs is not None:
+        raise _wrong(f"texts beside inputs of shape {tuple(small.inputs.shape)}; expected [n, 0], and no pairs")
+    if small.kind not in ("hard", "static"):
+        raise _wrong(f"texts with {small.kind} labels, which belong to views of images or vectors")
+
+
 def _wrong(what: str) -> DistilError:
     return DistilError(f"the condensed set has {what}.")
 
 
 def keeps_exactly(small: CondensedSet, exact: bool | None) -> bool:
     """Whether the inputs are kept as float32 rather than as 8-bit images."""
+    if small.texts is not None:
+        if exact is False:
+            raise DistilError("texts are kept as they are; leave exact=False out.")
+        return True
     fits = small.images and float(small.inputs.min()) >= 0 and float(small.inputs.max()) <= 1
     if exact is False and not fits:
         raise DistilError(
@@ -133,8 +153,9 @@ def stored_bytes(small: CondensedSet, exact: bool) -> dict[str, int]:
     index = 1 if len(small.classes) <= 256 else 2
     replayed = {name: _size(value) for name, value in small.replay.items()}
     augmentation: Any = small.record.get("augmentation") or {}
+    words = sum(len(each.encode("utf-8", "surrogatepass")) for each in (*(small.texts or ()), *(small.prompts or ())))
     found = {
-        "images": each * (small.inputs.numel() + compensators),
+        "images": each * (small.inputs.numel() + compensators) + words,
         "labels": index * len(small.inputs)
         + _size(small.logits)
         + sum(replayed.get(name, 0) for name in LABELS_REPLAYED),
@@ -155,6 +176,15 @@ def same_classes(small: CondensedSet, real: Bundle) -> None:
         raise DistilError(
             f"the condensed set has the classes {_few(small.classes)}, and {real.name} has {_few(real.classes)}; give "
             "the data it was made from."
+        )
+    if small.texts is not None:
+        if real.task != TEXT_TASK:
+            raise DistilError(f"the condensed set holds texts, and {real.name} none; give the data it was made from.")
+        return
+    if real.task == TEXT_TASK:
+        raise DistilError(
+            f"the condensed set holds inputs of shape {tuple(small.inputs.shape[1:])}, and {real.name} texts; name the "
+            "encoder whose vectors they are: --set encoder=hf:FOLDER."
         )
     if tuple(small.inputs.shape[1:]) != tuple(real.input_shape):
         raise DistilError(

@@ -1,4 +1,4 @@
-"""A condensed set on disk: PNG images, tensors as safetensors, facts as JSON, and a manifest with checksums.
+"""A condensed set on disk: PNG images or lines of texts, tensors as safetensors, facts as JSON, and checksums.
 
 ::
 
@@ -7,6 +7,7 @@
         tensors.safetensors       labels, logits, weights, …; the inputs too where they are kept exactly
         images/00003/00012.png    input 12, of class 3
         compensators/00000.png    an additive image, from its lowest value (black) to its highest (white)
+        texts.jsonl               a line for each sample where they are texts: id, label, text, …
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["MANIFEST", "as_kept", "is_condensed", "read", "write"]
 
-MANIFEST, FACTS, TENSORS = "manifest.json", "set.json", "tensors.safetensors"
+MANIFEST, FACTS, TENSORS, TEXTS = "manifest.json", "set.json", "tensors.safetensors", "texts.jsonl"
 KIND, VERSION = "distil-condensed-set", 1
 _LARGEST = 64 << 20  # bytes of a JSON file that anyone would have written for good
-_NAMES = re.compile(r"set\.json|tensors\.safetensors|(images/\d{5,}|compensators)/\d{5,}\.png")
+_NAMES = re.compile(r"set\.json|tensors\.safetensors|texts\.jsonl|(images/\d{5,}|compensators)/\d{5,}\.png")
 _PLAIN = ("labels", "logits", "weights", "ids", "pairs")
 
 
@@ -64,7 +65,9 @@ def write(small: CondensedSet, folder: Path, exact: bool | None) -> Path:
         tensors = {name: value for name in _PLAIN if isinstance(value := getattr(small, name), Tensor)}
         tensors |= {f"replay.{name}": value for name, value in small.replay.items()}
         ranges: list[list[float]] = []
-        if exactly:
+        if small.texts is not None:
+            (target / TEXTS).write_text("".join(_lines(small)), encoding="utf-8")
+        elif exactly:
             tensors["inputs"] = small.inputs
             if small.compensators is not None:
                 tensors["compensators"] = small.compensators
@@ -124,7 +127,11 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         tensors = load_file(folder / TENSORS)
         inputs, compensators = tensors.pop("inputs", None), tensors.pop("compensators", None)
-        if inputs is None:
+        words: dict[str, Any] = {}
+        if TEXTS in listed:
+            words = _words(folder / TEXTS, facts["classes"], tensors["labels"])
+            inputs = torch.zeros(len(words["texts"]), 0)
+        elif inputs is None:
             labels = facts["input_labels"]
             inputs = torch.stack([png(_image(k, int(label))) for k, label in enumerate(labels)])
             if facts["compensators"] is not None:
@@ -139,7 +146,7 @@ def read(folder: Path) -> dict[str, Any]:
             "record": dict(facts["record"]),
             "made": dict(facts["made"]),
         }
-        return {"inputs": inputs, "compensators": compensators, "replay": replay, **plain, **facts}
+        return {"inputs": inputs, "compensators": compensators, "replay": replay, **plain, **facts, **words}
     except unreadable as error:
         raise DistilError(
             f"{folder} is no condensed set that this distil reads ({type(error).__name__}: {str(error)[:120]}); make "
@@ -175,6 +182,38 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             yield path.relative_to(folder).as_posix(), path
+
+
+def _lines(small: CondensedSet) -> Iterator[str]:
+    """A line of JSON for each sample; what stands in the tensors too is there for people and other programs."""
+    assert small.texts is not None
+    for k, text in enumerate(small.texts):
+        row: dict[str, Any] = {} if small.ids is None else {"id": int(small.ids[k])}
+        row["label"] = small.classes[int(small.labels[k])]
+        row |= {} if small.weights is None else {"weight": float(small.weights[k])}
+        row |= {} if small.prompts is None else {"prompt": small.prompts[k]}
+        row["text"] = text
+        line = json.dumps(row, ensure_ascii=False)
+        # Half of a surrogate pair, which JSON can name, has no UTF-8.
+        yield (line if line.isascii() or _encodes(line) else json.dumps(row)) + "\n"
+
+
+def _encodes(line: str) -> bool:
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _words(path: Path, classes: list[str], labels: Tensor) -> dict[str, Any]:
+    """The texts and prompts of a set; lines that do not go with its labels are a ``ValueError``."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    if [row["label"] for row in rows] != [classes[k] for k in labels.tolist()]:
+        raise ValueError(f"{path.name} has other labels than {TENSORS}")
+    told = bool(rows) and "prompt" in rows[0]
+    prompts = tuple(row["prompt"] for row in rows) if told else None
+    return {"texts": tuple(row["text"] for row in rows), "prompts": prompts}
 
 
 def _own_labels(small: CondensedSet) -> Tensor:

@@ -67,8 +67,9 @@ def load(
         seed: decides splits that are made here.
         limit: at most this many samples of each split, stratified; not for graphs.
         options: ``image``, ``label``, ``memory_limit`` for image files (see :func:`distil.data.read_images`);
-            ``text``, ``label``, ``split`` for texts (see :func:`distil.data.read_text`); ``label``, ``split``,
-            ``categories``, ``ignore``, ``missing`` for numbers and categories (see :func:`distil.data.read_columns`);
+            ``text``, ``label``, ``split``, ``prompt`` for texts (see :func:`distil.data.read_text`); ``label``,
+            ``split``, ``categories``, ``ignore``, ``missing`` for numbers and categories (see
+            :func:`distil.data.read_columns`);
             ``classes``, ``splits`` and ``drop_leaks`` for all of these; ``normalise``, ``split``, ``label``,
             ``ignore``, ``classes`` for graphs (see :func:`distil.data.read_graph`);
             ``mirror`` for ``camvid``: whether training items are mirrored at random (default true).
@@ -116,7 +117,7 @@ def load(
 
 _TENSORS = ("size", "channels", "seed", "limit", "splits", "drop_leaks")
 _IMAGES = (*_TENSORS, "image", "label", "classes", "memory_limit")
-_TEXTS = ("seed", "limit", "text", "label", "split", "classes", "splits", "drop_leaks")
+_TEXTS = ("seed", "limit", "text", "label", "split", "classes", "splits", "drop_leaks", "prompt")
 _ROWS_ONLY = ("categories", "ignore", "missing")
 _ROWS = ("seed", "limit", "label", "split", *_ROWS_ONLY, "classes", "splits", "drop_leaks")
 _GRAPH = ("seed", "normalise", "split", "label", "ignore", "classes")

@@ -25,7 +25,7 @@ from distil.data.splits import content_of, count_copies, make_splits, read_split
 from distil.data.tables import LABEL_COLUMNS, TEXT_COLUMNS, Rows, Table, find_column, read_table, tables_in
 from distil.errors import DistilError
 
-__all__ = ["TEXT_TASK", "TextDataset", "read_text"]
+__all__ = ["TEXT_TASK", "TextDataset", "normal_form", "read_text"]
 
 TEXT_TASK = "text-classification"
 
@@ -37,6 +37,7 @@ class TextDataset(Dataset[dict[str, Any]]):
         texts: one string for each sample.
         labels: ``[N]`` integers, -100 for "no label".
         ids: ``[N]`` unique integers; default 0..N-1.
+        prompts: what stands before each text (an instruction); no model reads them but one that scores the texts.
 
     >>> data = TextDataset(["good", "bad"], torch.tensor([1, 0]))
     >>> data[1]["inputs"], data.batch(torch.tensor([1, 0]))["inputs"]
@@ -45,8 +46,11 @@ class TextDataset(Dataset[dict[str, Any]]):
 
     in_bulk = True
 
-    def __init__(self, texts: Sequence[str], labels: Tensor, ids: Tensor | None = None) -> None:
+    def __init__(
+        self, texts: Sequence[str], labels: Tensor, ids: Tensor | None = None, prompts: Sequence[str] | None = None
+    ) -> None:
         self.texts = list(texts)
+        self.prompts = None if prompts is None else list(prompts)
         self.labels = labels.long()
         self.ids = torch.arange(len(self.texts)) if ids is None else ids.long()
         if not len(self.texts) == len(self.labels) == len(self.ids):
@@ -54,12 +58,16 @@ class TextDataset(Dataset[dict[str, Any]]):
                 f"TextDataset: {len(self.texts)} texts, {len(self.labels)} labels and {len(self.ids)} ids; there must "
                 "be one of each for every sample."
             )
+        if self.prompts is not None and len(self.prompts) != len(self.texts):
+            raise DistilError(
+                f"TextDataset: {len(self.prompts)} prompts for {len(self.texts)} texts; give one for each."
+            )
 
     @property
     def fingerprint(self) -> str:
-        """A hash of texts, labels and ids."""
+        """A hash of texts, labels, ids and prompts."""
         whole = hashlib.sha256()
-        for text in self.texts:
+        for text in (*self.texts, *(self.prompts or ())):
             whole.update(content_of(text).encode())
         for tensor in (self.labels, self.ids):
             whole.update(tensor.numpy().tobytes())
@@ -69,14 +77,17 @@ class TextDataset(Dataset[dict[str, Any]]):
         return len(self.texts)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        return {"inputs": self.texts[position], "labels": self.labels[position], "id": int(self.ids[position])}
+        told = {} if self.prompts is None else {"prompts": self.prompts[position]}
+        return {"inputs": self.texts[position], "labels": self.labels[position], "id": int(self.ids[position]), **told}
 
     def batch(self, positions: Tensor) -> dict[str, Any]:
         """Return the samples at ``positions`` as one batch."""
+        told = {} if self.prompts is None else {"prompts": [self.prompts[k] for k in positions.tolist()]}
         return {
             "inputs": [self.texts[k] for k in positions.tolist()],
             "labels": self.labels[positions],
             "id": self.ids[positions],
+            **told,
         }
 
 
@@ -85,7 +96,9 @@ class _Listing(Rows):
     """The rows of a source that can be used."""
 
     texts: list[str] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    untold: list[str] = field(default_factory=list)
     bare: list[str] = field(default_factory=list)
 
 
@@ -100,6 +113,7 @@ def read_text(
     classes: Sequence[int | str] | None = None,
     splits: str | Path | None = None,
     drop_leaks: bool = False,
+    prompt: str | None = None,
 ) -> Bundle:
     """Read labelled texts.
 
@@ -114,6 +128,8 @@ def read_text(
             the names declared in a parquet file, or the labels of train, sorted.
         splits: a file of stored splits (``splits.csv`` of an earlier run) that decides instead of the source.
         drop_leaks: leave texts of train that also stand in val or test out of train.
+        prompt: the column of what stands before each text, as an instruction before its answer; a row without one is
+            left out.
 
     Texts that are copies are counted with case, spacing and compatible characters put aside. Rows with an empty text or
     no label are left out and counted; a part whose labels are all -1 (a hidden test) counts as absent.
@@ -126,16 +142,18 @@ def read_text(
         raise DistilError(f"there is no file or folder {str(path)!r}; correct the path.")
     listing = _Listing(declared=read_classes(path) if path.is_dir() else None)
     for file, named in tables_in(path) if path.is_dir() else [(path, None)]:
-        _add(listing, read_table(file), named, text, label, split)
+        _add(listing, read_table(file), named, text, label, split, prompt)
     return _bundle(path.name, listing, seed, limit, classes, splits, drop_leaks)
 
 
 def _add(
-    listing: _Listing, table: Table, named: str | None, text: str | None, label: str | None, split: str | None
-) -> None:
+    listing: _Listing, table: Table, named: str | None, text: str | None, label: str | None, split: str | None,
+    prompt: str | None = None,
+) -> None:  # fmt: skip
     """Add one file's rows."""
     texts = find_column(table, text, TEXT_COLUMNS, "text")
     labels = find_column(table, label, LABEL_COLUMNS, "label")
+    told = None if prompt is None else table.columns[find_column(table, prompt, (), "prompt")]
     part = split if split is not None else "split" if "split" in table.columns else None
     parts = table.columns[find_column(table, part, (), "split")] if part is not None and named is None else []
     note = f"read as text: the texts are in the column {texts!r}, the labels in {labels!r}."
@@ -146,16 +164,21 @@ def _add(
         listing.notes.append(f"all labels of {table.path.name} are -1, so it is left out.")
         return
     for row, (words, value) in enumerate(zip(table.columns[texts], values)):
-        if words is not None and not isinstance(words, str):
-            raise DistilError(
-                f"{table.place(row)}: the column {texts!r} holds a {type(words).__name__}; expected a text."
-            )
+        before = "" if told is None else told[row]
+        for column, cell in ((texts, words), (prompt, before)):
+            if cell is not None and not isinstance(cell, str):
+                raise DistilError(
+                    f"{table.place(row)}: the column {column!r} holds a {type(cell).__name__}; expected a text."
+                )
         if words is None or not words.strip():
             listing.empty.append(table.place(row))
         elif value is None:
             listing.bare.append(table.place(row))
+        elif told is not None and (before is None or not before.strip()):
+            listing.untold.append(table.place(row))
         else:
             listing.texts.append(words)
+            listing.prompts += [] if told is None else [before]
             listing.labels.append(value)
             listing.splits.append(named or (part_in(parts[row], table, row) if parts else None))
             listing.places.append(table.place(row))
@@ -174,6 +197,7 @@ def _bundle(
         *listing.notes,
         *counted_rows("have an empty text", listing.empty),
         *counted_rows("have no label", listing.bare),
+        *counted_rows("have no prompt", listing.untold),
     ]
     if not listing.texts:
         raise DistilError(f"{name!r} holds no text with a label. {' '.join(notes)}")
@@ -200,7 +224,7 @@ def _bundle(
             f"{name!r} has {sum(sizes)} usable texts, which leave train, val and test with {sizes} and train with "
             f"{len(labels[parts[0]].unique())} classes; none may be empty, and train needs two. {' '.join(notes)}"
         )
-    dataset = TextDataset(listing.texts, labels)
+    dataset = TextDataset(listing.texts, labels, prompts=listing.prompts or None)
     train, val, test = (View(dataset, part) for part in parts)
     whole = hashlib.sha256(repr((names, [part.tolist() for part in parts])).encode())
     whole.update(dataset.fingerprint.encode())

@@ -34,23 +34,24 @@ def condense(order: Order, method: str, labelling: Labelling | None = None) -> C
     check_order(order, method, condenser, labelling)
     order.progress.begin(f"condensing {order.bundle.name} by {method}")
     small = described(imported(condenser.run)(order), order, method)
-    if labelling is None:
-        return small
-    order.progress.begin(f"labelling the set: {labelling.kind}")
-    return relabelled(
-        small, order.teachers, labelling, task=order.task, device=order.device, progress=order.progress.step
-    )
+    if labelling is not None:
+        order.progress.begin(f"labelling the set: {labelling.kind}")
+        small = relabelled(
+            small, order.teachers, labelling, task=order.task, device=order.device, progress=order.progress.step
+        )
+    return order.kept(small)
 
 
 def described(small: CondensedSet, order: Order, method: str) -> CondensedSet:
     """Return the set with how it was made: method, options, seed, budget, and fingerprints of data and teachers."""
+    source = order.words or order.bundle
     made = {
         "method": method,
         "options": dict(order.options),
         "seed": order.seed,
         "per_class": order.per_class,
-        "data": order.bundle.fingerprint,
-        "data_name": order.bundle.name,
+        "data": source.fingerprint,
+        "data_name": source.name,
         "teachers": [fingerprint(teacher) for teacher in order.teachers],
         "nets": sorted(
             {*map(architecture, [*order.teachers, *_drawn(order, method)]), *(small.made.get("nets") or ())}

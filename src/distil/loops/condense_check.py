@@ -15,7 +15,10 @@ from distil.loops.labelling import Labelling
 from distil.loops.order import Condenser, Order, imported, options_of
 from distil.tasks.preflight import teacher_above_chance
 
-__all__ = ["check_order", "check_teachers", "class_counts", "named_teacher_fits", "per_class_or_all"]
+__all__ = ["check_order", "check_teachers", "check_texts", "class_counts", "named_teacher_fits", "per_class_or_all"]
+
+UNSEEN = ("dynamic", "replayed", "two-numbers")
+"""Labels of views, which texts have none of."""
 
 
 def class_counts(order: Order) -> list[int]:
@@ -31,6 +34,11 @@ def check_order(order: Order, method: str, condenser: Condenser, labelling: Labe
         DistilError: see :func:`distil.loops.condense.condense`.
     """
     _check_inputs(order, method, condenser)
+    if order.words is not None and labelling is not None and labelling.kind in UNSEEN:
+        raise DistilError(
+            f"{labelling.kind} labels are a teacher's on views of vectors, and the set keeps texts; take hard or "
+            "static labels, or keep the encoder's vectors: --set keep=vectors."
+        )
     _check_budget(order, method, condenser)
     if condenser.options:
         options_of(order, imported(condenser.options))
@@ -39,6 +47,17 @@ def check_order(order: Order, method: str, condenser: Condenser, labelling: Labe
     check_teachers(order, method, condenser, labelling)
     if condenser.refuses:
         imported(condenser.refuses)(order)
+
+
+def check_texts(method: str, condenser: Condenser, name: str, *, teachers: bool = False) -> None:
+    """Refuse a method (or teachers) that can do nothing with texts as they are."""
+    fix = "name the encoder that makes them: --set encoder=hf:FOLDER."
+    if not condenser.chooses:
+        raise DistilError(f"{method} makes samples, and {name} holds texts, which stand for that as vectors; {fix}")
+    if teachers:
+        raise DistilError(f"the teachers of a small set see texts as vectors, and {name} holds texts; {fix}")
+    if not condenser.words:
+        raise DistilError(f"{method} compares samples as vectors, and {name} holds texts; {fix}")
 
 
 def per_class_or_all(order: Order, method: str) -> list[int]:
@@ -55,6 +74,13 @@ def per_class_or_all(order: Order, method: str) -> list[int]:
 
 
 def _check_inputs(order: Order, method: str, condenser: Condenser) -> None:
+    if order.raw:
+        check_texts(method, condenser, order.bundle.name, teachers=bool(order.teachers))
+        return
+    if order.texts is not None and not condenser.chooses:
+        raise DistilError(f"{method} makes samples that are no texts; the set keeps vectors: leave keep=texts out.")
+    if condenser.inputs == "texts" and order.texts is None:
+        raise DistilError(f"{method} chooses texts by reading them, and {order.bundle.name} holds none to be kept.")
     task, shape = order.task, order.bundle.input_shape
     if task.name != "classification":
         raise DistilError(
@@ -62,7 +88,7 @@ def _check_inputs(order: Order, method: str, condenser: Condenser) -> None:
             "texts are condensed as an encoder's vectors."
         )
     kind = "images" if len(shape) == 3 and shape[0] in (1, 3) else "vectors" if len(shape) == 1 else f"inputs {shape}"
-    if kind not in ("images", "vectors") or condenser.inputs not in ("any", kind):
+    if kind not in ("images", "vectors") or condenser.inputs not in ("any", "texts", kind):
         wanted = "images or vectors" if condenser.inputs == "any" else condenser.inputs
         raise DistilError(f"{method} condenses {wanted}, and {order.bundle.name} holds {kind} of shape {tuple(shape)}.")
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from distil.data.condensed import CondensedSet
+from distil.data.loading import mix_seed
+from distil.data.text import normal_form
 from distil.errors import DistilError, nearest
 from distil.functional.coresets import craig as facility
 from distil.functional.coresets import gradient_similarity, match_pursuit
@@ -50,8 +52,11 @@ __all__ = [
     "Forgetting",
     "Matching",
     "Scoring",
+    "Twins",
+    "chosen_set",
     "clusters",
     "craig",
+    "duplicates",
     "el2n",
     "forgetting",
     "gradmatch",
@@ -165,6 +170,22 @@ class Clustering(Choosing):
             )
 
 
+@dataclass(frozen=True)
+class Twins(Choosing):
+    """Choosing from what is left without near-duplicates.
+
+    Attributes:
+        twins: samples of one class whose cosine to one before them reaches this are its copies.
+    """
+
+    twins: float = 0.95
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.twins:
+            raise DistilError("twins=0 looks for no duplicates; give a cosine up to 1, or choose with random.")
+
+
 def herding(order: Order) -> CondensedSet:
     """Choose samples whose mean follows their class's: :func:`distil.functional.herding`.
 
@@ -218,7 +239,7 @@ def forgetting(order: Order) -> CondensedSet:
     how: Forgetting = options_of(order, Forgetting)
     positions, labels = _candidates(order, how)
     scores = forgotten(order, positions, labels, net=how.net, epochs=how.epochs, lr=how.lr)
-    return _chosen(
+    return chosen_set(
         order, "forgetting", how, positions, labels, lambda at, few: ranked(scores[at], few, largest=not how.easy)
     )
 
@@ -243,6 +264,31 @@ def gradmatch(order: Order) -> CondensedSet:
     return _by_gradients(order, "gradmatch", choose)
 
 
+def duplicates(order: Order) -> CondensedSet:
+    """Draw samples of which none is a near-duplicate of another; each weighs as many as it stands for.
+
+    Texts without vectors are copies where they differ in case, spacing and compatible characters alone.
+    """
+    how: Twins = options_of(order, Twins)
+    positions, labels = _candidates(order, how)
+    texts = order.said(order.ids(positions))[0] if order.raw else []
+    rows = torch.zeros(0) if order.raw else features(order, positions, how.features)
+    rng = torch.Generator().manual_seed(mix_seed("condense", "duplicates", order.seed))
+
+    def choose(at: Tensor, budget: int) -> Selected:
+        if order.raw:
+            first: dict[str, int] = {}
+            twin = torch.tensor([first.setdefault(normal_form(texts[k]), i) for i, k in enumerate(at.tolist())])
+        else:
+            _few("duplicates", len(at))
+            twin = without_twins(rows[at], threshold=how.twins)[1]
+        stay, count = twin.unique(return_counts=True)
+        drawn = torch.randperm(len(stay), generator=rng)[:budget]
+        return Selected(stay[drawn], count[drawn].double())
+
+    return chosen_set(order, "duplicates", Choosing(balance=how.balance), positions, labels, choose, weighed=True)
+
+
 # ---- what they share
 
 
@@ -252,13 +298,15 @@ def _by_features(
     how = how or options_of(order, Choosing)
     positions, labels = _candidates(order, how)
     rows = features(order, positions, how.features)
-    return _chosen(order, name, how, positions, labels, lambda at, few: choose(rows[at], few), rows)
+    return chosen_set(order, name, how, positions, labels, lambda at, few: choose(rows[at], few), rows)
 
 
 def _by_score(order: Order, name: str, how: Scoring, score: Callable[[Any, Tensor], Tensor]) -> CondensedSet:
     positions, labels = _candidates(order, how)
     scores = torch.stack([score(answers(order, teacher, positions), labels) for teacher in order.teachers]).mean(0)
-    return _chosen(order, name, how, positions, labels, lambda at, few: ranked(scores[at], few, largest=not how.easy))
+    return chosen_set(
+        order, name, how, positions, labels, lambda at, few: ranked(scores[at], few, largest=not how.easy)
+    )
 
 
 def _by_gradients(order: Order, name: str, choose: Callable[[Tensor, int], Selected]) -> CondensedSet:
@@ -269,14 +317,14 @@ def _by_gradients(order: Order, name: str, choose: Callable[[Tensor, int], Selec
     def of(at: Tensor, few: int) -> Selected:
         return choose(last_layer_gradients(said.logits[at], said.emb[at], labels[at]), few)
 
-    return _chosen(order, name, how, positions, labels, of, weighed=True)
+    return chosen_set(order, name, how, positions, labels, of, weighed=True)
 
 
 def _candidates(order: Order, how: Choosing) -> tuple[Tensor, Tensor]:
     return candidates(order, how.pool or None)
 
 
-def _chosen(
+def chosen_set(
     order: Order, name: str, how: Choosing, positions: Tensor, labels: Tensor,
     choose: Callable[[Tensor, int], Selected], rows: Tensor | None = None, *, weighed: bool = False,
 ) -> CondensedSet:  # fmt: skip

@@ -22,6 +22,7 @@ from distil.loops.labelling import augmentation_of, target_of
 from distil.loops.measure import latency, reliability, size_in_bytes
 from distil.loops.training import build_model
 from distil.tasks import Task, get_task
+from distil.tasks.base import to_device
 
 __all__ = ["StudentTraining", "Trained", "from_tree", "outcome_of", "set_arm", "stored_set", "to_tree", "train_on"]
 
@@ -89,6 +90,7 @@ def train_on(
     augmentation: Augmentation | None = None,
     device: str | None = None,
     progress: Progress | None = None,
+    read: Callable[[Tensor], Any] | None = None,
 ) -> Trained:
     """Train a student on a set, as its labels ask.
 
@@ -103,6 +105,8 @@ def train_on(
         augmentation: other views than the set's own; refused where labels were stored for those.
         device: where it is trained.
         progress: shows the updates.
+        read: from places in the set to what the student takes, where the samples are texts
+            (:func:`distil.loops.text_sets.shown`).
 
     Raises:
         Diverged: the loss is no longer finite.
@@ -115,7 +119,11 @@ def train_on(
         if small.kind in ("replayed", "two-numbers"):
             raise DistilError(f"{small.kind} labels were stored for the set's own views; leave augmentation out.")
         shown = augmentation if small.images else augmentation.for_vectors()
+    if (small.texts is not None) != (read is not None):
+        raise DistilError("a set of texts, and no other, is read by the student's own tokenizer; see text_sets.shown.")
     here, student = small.to(place), student.to(place).train()
+    if read is not None:
+        shown = replace(shown, mix="none")  # half of a text is no text
     asked = [teacher.to(place).eval() for teacher in teachers]
     target = target_of(here, task=task, teachers=asked)
     [optimizer] = make_optimizers(
@@ -133,7 +141,8 @@ def train_on(
         for batch in augmented(here, shown, epoch % recorded if recorded else epoch):
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * curve(step / training.updates)
-            logits = task.logits(task.call(student, {"inputs": batch.inputs}, "student"))
+            inputs = batch.inputs if read is None else to_device(read(batch.positions), place)
+            logits = task.logits(task.call(student, {"inputs": inputs}, "student"))
             loss = target(logits, batch, epoch % recorded if recorded else epoch).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -232,12 +241,14 @@ def stored_set(lab: Lab, name: str, make: Callable[[], CondensedSet], *, code: s
 
 def to_tree(small: CondensedSet) -> dict[str, Any]:
     """Return a set as plain values and tensors."""
-    return {name: getattr(small, name) for name in small.__dataclass_fields__} | {"classes": list(small.classes)}
+    found = {name: getattr(small, name) for name in small.__dataclass_fields__}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
 def from_tree(tree: Mapping[str, Any]) -> CondensedSet:
     """Return the set that :func:`to_tree` took apart."""
-    return CondensedSet(**{**tree, "classes": tuple(tree["classes"])})
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in tree.items()}
+    return CondensedSet(**fields)
 
 
 def _epochs_recorded(small: CondensedSet) -> int:

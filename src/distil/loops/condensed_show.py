@@ -8,10 +8,13 @@ from distil.data.condensed import CondensedSet
 from distil.report.pictures import contact_sheet
 from distil.report.text import size
 
-__all__ = ["sheets_of", "storage_table"]
+__all__ = ["sheets_of", "storage_table", "texts_table"]
 
 CLASSES, EACH = 20, 30
 """A page shows the first so many classes, and so many images of each."""
+
+WORDS, LENGTH = 8, 300
+"""It shows so many texts of each class, and so many characters of each."""
 
 
 def sheets_of(small: CondensedSet, *, title: str = "The set") -> list[dict[str, Any]]:
@@ -36,6 +39,29 @@ def sheets_of(small: CondensedSet, *, title: str = "The set") -> list[dict[str, 
     return found
 
 
+def texts_table(small: CondensedSet) -> list[dict[str, Any]]:
+    """Return a table of a set's texts, class by class; nothing where there are none."""
+    if small.texts is None:
+        return []
+    rows: list[list[Any]] = []
+    for label, name in enumerate(small.classes[:CLASSES]):
+        for k in (small.labels == label).nonzero().flatten()[:WORDS].tolist():
+            row: list[Any] = [name, *([] if small.prompts is None else [_cut(small.prompts[k])]), _cut(small.texts[k])]
+            rows.append([*row, *([] if small.weights is None else [f"{float(small.weights[k]):.3g}"])])
+    head = [
+        "Class",
+        *([] if small.prompts is None else ["Prompt"]),
+        "Text",
+        *([] if small.weights is None else ["Weight"]),
+    ]
+    note = f"{len(rows)} of {len(small)} texts; the set holds them whole, in texts.jsonl."
+    return [{"title": "Texts of the set", "note": note, "head": head, "rows": rows}]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LENGTH else text[:LENGTH] + "…"
+
+
 def _how(small: CondensedSet) -> str:
     if small.ids is None:
         return "As students see them before they are shifted, mirrored or mixed."
@@ -47,7 +73,7 @@ def storage_table(small: CondensedSet, *, exact: bool | None = None) -> dict[str
     """Return the table of what a set takes: images, labels, augmentation, by its compact form."""
     held = small.storage(exact=exact)
     notes = {
-        "images": f"{len(small.inputs)} {'images' if small.images else 'inputs'}"
+        "images": f"{len(small.inputs)} {small.noun if small.images or small.texts is not None else 'inputs'}"
         + (
             f" and {len(small.compensators)} compensators, for {len(small)} samples"
             if small.compensators is not None
@@ -64,10 +90,15 @@ def storage_table(small: CondensedSet, *, exact: bool | None = None) -> dict[str
         "other": "weights of samples",
         "total": "",
     }
-    rows = [[name, size(value), value, notes[name]] for name, value in held.items() if value or name != "other"]
+    shown = {"images": "texts"} if small.texts is not None else {}
+    rows = [
+        [shown.get(name, name), size(value), value, notes[name]]
+        for name, value in held.items()
+        if value or name != "other"
+    ]
     return {
         "title": "What the set takes",
-        "note": "Bytes, uncompressed: one for each value of an image, four for each of a vector.",
+        "note": "Bytes, uncompressed: one for each value of an image, four for each of a vector; texts in UTF-8.",
         "head": ["Part", "size", "bytes", "what"],
         "rows": rows,
     }

@@ -8,9 +8,15 @@ from distil.loops.order import Condenser
 __all__ = ["CONDENSERS", "find"]
 
 SELECT = "distil.loops.condense_select"
+TEXTS = "distil.loops.condense_texts"
 
 CONDENSERS: dict[str, Condenser] = {
-    "random": Condenser("distil.loops.condense_random:random_set", "real samples, drawn at random from each class"),
+    "random": Condenser(
+        "distil.loops.condense_random:random_set",
+        "real samples, drawn at random from each class",
+        chooses=True,
+        words=True,
+    ),
     "dm": Condenser(
         "distil.loops.condense_matching:dm",
         "samples whose mean features are the real ones in nets drawn at random",
@@ -46,54 +52,89 @@ CONDENSERS: dict[str, Condenser] = {
         f"{SELECT}:herding",
         "real samples whose mean follows their class's",
         f"{SELECT}:Choosing",
+        chooses=True,
         teachers="any",
     ),
     "k-center": Condenser(
         f"{SELECT}:k_center",
         "real samples that leave none of their class far away",
         f"{SELECT}:Choosing",
+        chooses=True,
         teachers="any",
     ),
     "clusters": Condenser(
         f"{SELECT}:clusters",
         "real samples from every k-means cluster of their class",
         f"{SELECT}:Clustering",
+        chooses=True,
         teachers="any",
     ),
     "uncertainty": Condenser(
         f"{SELECT}:uncertainty",
         "the real samples that teachers are least sure of",
         f"{SELECT}:Scoring",
+        chooses=True,
         teachers="many",
     ),
     "el2n": Condenser(
         f"{SELECT}:el2n",
         "the real samples that teachers are farthest from knowing",
         f"{SELECT}:Scoring",
+        chooses=True,
         teachers="many",
     ),
     "grand": Condenser(
         f"{SELECT}:grand",
         "the real samples with the longest last-layer gradient",
         f"{SELECT}:Scoring",
+        chooses=True,
         teachers="many",
     ),
     "forgetting": Condenser(
         f"{SELECT}:forgetting",
         "the real samples that a fresh net forgets most often",
         f"{SELECT}:Forgetting",
+        chooses=True,
     ),
     "craig": Condenser(
         f"{SELECT}:craig",
         "real samples that stand for the gradients of all, weighed",
         f"{SELECT}:Matching",
+        chooses=True,
         teachers=1,
     ),
     "gradmatch": Condenser(
         f"{SELECT}:gradmatch",
         "real samples whose weighed gradients sum to the mean one",
         f"{SELECT}:Matching",
+        chooses=True,
         teachers=1,
+    ),
+    "duplicates": Condenser(
+        f"{SELECT}:duplicates",
+        "real samples without near-duplicates, each weighed by its copies",
+        f"{SELECT}:Twins",
+        chooses=True,
+        words=True,
+        teachers="any",
+    ),
+    "perplexity": Condenser(
+        f"{TEXTS}:perplexity",
+        "texts by how well a language model foretells them",
+        f"{TEXTS}:Reading",
+        inputs="texts",
+        chooses=True,
+        words=True,
+        refuses=f"{TEXTS}:refuse_perplexity",
+    ),
+    "ifd": Condenser(
+        f"{TEXTS}:ifd",
+        "answers that their instruction helps to foretell least",
+        f"{TEXTS}:Following",
+        inputs="texts",
+        chooses=True,
+        words=True,
+        refuses=f"{TEXTS}:refuse_ifd",
     ),
     "rded": Condenser(
         "distil.loops.condense_rded:rded_set",

@@ -24,6 +24,7 @@ from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.labelling import Labelling, augmentation_of, relabelled
 from distil.loops.order import Order, architecture, inputs_of
 from distil.loops.recipe import data_report
+from distil.loops.text_sets import as_read, shown
 from distil.loops.training import build_model
 from distil.report.text import size
 from distil.tasks import get_task
@@ -31,6 +32,7 @@ from distil.tasks import get_task
 __all__ = ["Judging", "check_students", "evaluate", "labelling_of", "size_table", "students_for"]
 
 IMAGES = ("distil:cnn", "distil:resnet8", "distil:mobilenet")
+TEXTS = ("distil:bow(vocab=5000)", "distil:textcnn(vocab=5000)", "distil:bow(vocab=5000, hidden=0)")
 VECTORS = ("distil:mlp(hidden=64)", "distil:mlp(hidden=[128,64])", "distil:mlp(hidden=[])")
 
 
@@ -53,15 +55,20 @@ class Judging:
     weight: float = 0.5
 
 
-def students_for(judging: Judging, small: CondensedSet, bundle: Bundle) -> tuple[tuple[str, ...], list[str]]:
+def students_for(
+    judging: Judging, small: CondensedSet, bundle: Bundle, *, length: int = 128
+) -> tuple[tuple[str, ...], list[str]]:
     """Return the students by which a set is judged, and what must be said of them.
 
     Raises:
         DistilError: every student has the form of a net that made the set.
     """
     made = set(small.made.get("nets") or ())
-    named = judging.students or (IMAGES if small.images else VECTORS)
-    unseen = [spec for spec in named if architecture(build_model(spec, bundle, seed=0)) not in made]
+    named = judging.students or {"images": IMAGES, "texts": TEXTS, "vectors": VECTORS}[small.noun]
+    unseen = []
+    for spec in named:
+        seen, _ = shown(small, spec, bundle, max_length=length)
+        unseen += [spec] if architecture(build_model(spec, seen, seed=0)) not in made else []
     if not unseen:
         raise DistilError(
             f"every student ({', '.join(named)}) is of the form of a net that made the set; name at least two others."
@@ -72,18 +79,23 @@ def students_for(judging: Judging, small: CondensedSet, bundle: Bundle) -> tuple
     if not judging.students:
         return tuple(unseen[:2]), notes
     if len(unseen) < len(named):
-        seen = ", ".join(spec for spec in named if spec not in unseen)
-        notes.append(f"{seen} is of the form of a net that made the set; its weights are fresh.")
+        known = ", ".join(spec for spec in named if spec not in unseen)
+        notes.append(f"{known} is of the form of a net that made the set; its weights are fresh.")
     return named, notes
 
 
-def check_students(judging: Judging, bundle: Bundle) -> None:
+def check_students(judging: Judging, bundle: Bundle, *, length: int = 128) -> None:
     """Refuse seeds and named students that cannot judge, before anything is made to be judged."""
     check_seeds(judging.seeds)
-    task = get_task(bundle.task)
-    example = {"inputs": inputs_of(bundle.train, torch.tensor([0, 0]))}
     for spec in judging.students:
-        model = build_model(spec, bundle, seed=0).eval()
+        seen = as_read(spec, bundle, max_length=length)
+        task = get_task(seen.task)
+        example = (
+            {"inputs": seen.train.batch(torch.tensor([0, 0]))["inputs"]}
+            if seen is not bundle
+            else {"inputs": inputs_of(bundle.train, torch.tensor([0, 0]))}
+        )
+        model = build_model(spec, seen, seed=0).eval()
         try:
             with torch.no_grad():
                 outputs = task.logits(task.call(model, example, "student")).shape[1]
@@ -104,6 +116,8 @@ def evaluate(
     teachers: Sequence[nn.Module] = (),
     title: str = "",
     command: str = "",
+    seen: Bundle | None = None,
+    length: int = 128,
     **inputs: Any,
 ) -> dict[str, Any]:
     """Return the report on a set: fresh students on it, on random samples and on the real data, seed by seed.
@@ -124,9 +138,11 @@ def evaluate(
         judging: students, seeds, training.
         teachers: those that labelled it, for random samples and dynamic labels.
         title, command: of the report.
+        seen: the data as teachers see them, where that is not ``bundle``: an encoder's vectors of its texts.
+        length: tokens of a text.
         inputs: what the runs depend on besides.
     """
-    students, notes = students_for(judging, small, bundle)
+    students, notes = students_for(judging, small, bundle, length=length)
     task, kind = get_task(bundle.task), small.kind
     plain = _plain_view(small)
     soft = kind != "hard"
@@ -136,16 +152,19 @@ def evaluate(
     def averaged(make: Callable[[int], CondensedSet], view: Augmentation | None) -> Callable[[int], Outcome]:
         def run(seed: int) -> Outcome:
             found = make(seed)
-            return _mean({s: _one(found, s, bundle, lab, judging, seed, teachers, view) for s in students})
+            return _mean({s: _one(found, s, bundle, lab, judging, seed, teachers, view, length) for s in students})
 
         return run
 
     def random(seed: int) -> CondensedSet:
-        order = Order(bundle, _per_class(small), seed=mix_seed("judging", seed), progress=lab.progress)
+        texts = bundle if small.texts is not None else None
+        order = Order(
+            seen or bundle, _per_class(small), seed=mix_seed("judging", seed), progress=lab.progress, texts=texts
+        )
         found = replace(random_set(order), made={"method": "random", "per_class": order.per_class})
         if soft and labelled:
-            return relabelled(found, teachers, labelling_of(small), task=task, device=lab.device)
-        return found
+            found = relabelled(found, teachers, labelling_of(small), task=order.task, device=lab.device)
+        return order.kept(found)
 
     words = {"hard": "hard labels"}.get(kind, f"{kind} labels")
     arms: dict[str, Arm] = {}
@@ -213,18 +232,19 @@ def size_table(report: Mapping[str, Any]) -> dict[str, Any]:
         bytes_ = [fmean(told[f"{name} bytes"]) for name in ("images", "labels", "augmentation", "total")]
         scores = [fmean(arm["metrics"][metric][which]) for which in ("last", "best")]
         rows.append([arm.get("label") or arm["name"], *map(size, bytes_), *(f"{value:.1f}" for value in scores)])
-    head = ["Set", "images", "labels", "views", "together", f"{metric}, last", "best"]
-    note = "Uncompressed: a byte for each value of an image, four for a vector's; mean over seeds."
+    head = ["Set", "inputs", "labels", "views", "together", f"{metric}, last", "best"]
+    note = "Uncompressed: a byte for each value of an image, four for a vector's, texts in UTF-8; mean over seeds."
     return {"title": "Accuracy over bytes", "note": note, "head": head, "rows": rows}
 
 
 def _one(
     small: CondensedSet, spec: str, bundle: Bundle, lab: Lab, judging: Judging, seed: int,
-    teachers: Sequence[nn.Module], view: Augmentation | None,
+    teachers: Sequence[nn.Module], view: Augmentation | None, length: int,
 ) -> Outcome:  # fmt: skip
+    bundle, read = shown(small, spec, bundle, max_length=length)
     trained = train_on(
         small, build_model(spec, bundle, seed=seed), judging.training, task=get_task(bundle.task), teachers=teachers,
-        val=bundle.val, seed=seed, augmentation=view, device=lab.device, progress=lab.progress,
+        val=bundle.val, seed=seed, augmentation=view, device=lab.device, progress=lab.progress, read=read,
     )  # fmt: skip
     return outcome_of(trained, small, bundle, judging.training, batch=(view or augmentation_of(small)).batch)
 
@@ -265,8 +285,10 @@ def _whole(bundle: Bundle) -> CondensedSet:
     """All training data as a set of its own."""
     labels = labels_of(bundle.train)
     positions = (labels >= 0).nonzero().flatten()
-    made = {"method": "all real data"}
-    return CondensedSet(inputs_of(bundle.train, positions), labels[positions], bundle.classes, made=made)
+    order, made = Order(bundle, 1), {"method": "all real data"}
+    return order.kept(
+        CondensedSet(order.inputs(positions), labels[positions], bundle.classes, ids=order.ids(positions), made=made)
+    )
 
 
 def _setting(small: CondensedSet, judging: Judging, students: Sequence[str]) -> dict[str, str]:

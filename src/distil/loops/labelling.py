@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -82,6 +82,8 @@ def augmentation_of(small: CondensedSet, *, seed: int | None = None) -> Augmenta
     found = Augmentation.of(record) if record else Augmentation(mix="none" if small.kind == "hard" else "mixup")
     if not small.images:
         found = found.for_vectors()
+    if small.texts is not None:
+        found = replace(found, mix="none")  # half of a text is no text
     if seed is None or small.kind in RECORDED:
         return found
     return Augmentation(**{**asdict(found), "seed": seed})

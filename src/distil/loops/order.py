@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distil.data.bundle import Bundle, ids_of, labels_of
 from distil.data.condensed import CondensedSet
+from distil.data.text import TEXT_TASK
 from distil.errors import DistilError
 from distil.loops.lab import Progress, Quiet
 from distil.loops.settings import update
@@ -33,6 +34,7 @@ class Order:
         device: where it is computed; the CPU by default.
         progress: where it shows how far it is.
         options: the method's own, by name.
+        texts: the texts that ``bundle`` holds an encoder's vectors of, where those chosen are kept as texts.
     """
 
     bundle: Bundle
@@ -42,6 +44,17 @@ class Order:
     device: str | None = None
     progress: Progress = field(default_factory=Quiet)
     options: Mapping[str, Any] = field(default_factory=dict)
+    texts: Bundle | None = None
+
+    @property
+    def words(self) -> Bundle | None:
+        """The texts that are chosen from, if the set is one of texts: behind the vectors, or as they are."""
+        return self.bundle if self.raw else self.texts
+
+    @property
+    def raw(self) -> bool:
+        """Whether the data are texts as they are, without vectors."""
+        return self.bundle.task == TEXT_TASK
 
     @property
     def task(self) -> Task:
@@ -67,12 +80,34 @@ class Order:
         return found if limit is None else found[:limit]
 
     def inputs(self, positions: Tensor) -> Tensor:
-        """Return the training samples at ``positions`` as they are, ``[n, ...]`` float32 (images in [0, 1])."""
+        """Return the training samples at ``positions`` as they are, ``[n, ...]`` float32 (images in [0, 1]).
+
+        Texts without vectors have no numbers: ``[n, 0]``.
+        """
+        if self.raw:
+            return torch.zeros(len(positions), 0)
         return inputs_of(self.bundle.train, positions)
 
     def ids(self, positions: Tensor) -> Tensor:
         """Return the ids of the training samples at ``positions``."""
         return ids_of(self.bundle.train)[positions]
+
+    def said(self, ids: Tensor) -> tuple[list[str], list[str] | None]:
+        """Return the training texts of these ids and, where the data have them, their prompts."""
+        assert self.words is not None
+        part = self.words.train
+        place = {int(k): row for row, k in enumerate(ids_of(part).tolist())}
+        found = part.batch(torch.tensor([place[k] for k in ids.tolist()], dtype=torch.long))
+        return found["inputs"], found.get("prompts")
+
+    def kept(self, small: CondensedSet) -> CondensedSet:
+        """Return a set as it is kept: one that was chosen from texts holds the texts themselves."""
+        if self.words is None:
+            return small
+        assert small.ids is not None
+        texts, prompts = self.said(small.ids)
+        told = None if prompts is None else tuple(prompts)
+        return replace(small, inputs=torch.zeros(len(small), 0), texts=tuple(texts), prompts=told)
 
 
 Run = Callable[[Order], CondensedSet]
@@ -86,7 +121,9 @@ class Condenser:
         run: ``package.module:function``, imported when it is first used; the function takes an :class:`Order`.
         about: one line for ``--help`` and reports.
         options: ``package.module:Class`` of its options (a frozen dataclass with defaults), if it has any.
-        inputs: "images", "vectors" or "any".
+        inputs: "images", "vectors", "any" of the two, or "texts".
+        chooses: the set is of real samples, so that of texts it can be one of texts.
+        words: it can choose among texts as they are, without an encoder that makes them vectors.
         teachers: 0 (none are used), 1, "many" (at least one) or "any" (none, or some).
         batchnorm: the teachers must have BatchNorm layers.
         cam: the teacher must end in global pooling and one linear layer.
@@ -99,6 +136,8 @@ class Condenser:
     about: str
     options: str = ""
     inputs: str = "any"
+    chooses: bool = False
+    words: bool = False
     teachers: int | str = 0
     batchnorm: bool = False
     cam: bool = False

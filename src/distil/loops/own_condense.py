@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from distil.data.bundle import Bundle
 from distil.data.condensed import CondensedSet, load_condensed
+from distil.data.condensed_check import same_classes
 from distil.data.foreign_sets import read_set
 from distil.data.loading import mix_seed
 from distil.data.splits import SPLITS_FILE, write_splits
 from distil.data.text import TEXT_TASK
-from distil.errors import DistilError
+from distil.errors import DistilError, nearest
 from distil.loops.condense import condense
-from distil.loops.condense_check import check_order
+from distil.loops.condense_check import check_order, check_texts
 from distil.loops.condensed import stored_set
-from distil.loops.condensed_show import sheets_of, storage_table
+from distil.loops.condensed_show import sheets_of, storage_table, texts_table
 from distil.loops.condensers import find
 from distil.loops.inputs import InputSize, Normalise, as_teacher, image_task
 from distil.loops.judging import Judging, check_students, evaluate
@@ -57,6 +58,8 @@ class CondenseRun:
         evaluate: judge the set; judging: how.
         size, channels, limit, columns, classes, splits, split_seed, drop_leaks: how data are read.
         encoder: a text model by name, whose vectors stand for texts; max_length: tokens of a text.
+        keep: what a set of texts holds: "texts" (those that were chosen), an encoder's "vectors", or "auto": texts
+            where the method chooses, vectors where it makes samples.
         normalise, input_size: how teachers take images: ``auto``, ``none``, ``imagenet`` or ``[mean, std]``; a side.
         training: of teachers that are trained here.
         seed: of all draws of the method.
@@ -89,6 +92,7 @@ class CondenseRun:
     drop_leaks: bool = False
     encoder: str | None = None
     max_length: int = 128
+    keep: str = "auto"
     normalise: Any = "auto"
     input_size: int | str = "auto"
     training: Training = field(default_factory=Training)
@@ -100,12 +104,16 @@ class CondenseRun:
         return None if self.labels is None else replace(self.labelling, kind=self.labels)
 
 
+KEPT = ("auto", "texts", "vectors")
 READING = ("data", "size", "channels", "limit", "columns", "classes", "split_seed", "drop_leaks", "max_length")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data, the order, and the set that is there already, if one is."""
+    """The data that the set stands for, the order, and the set that is there already, if one is.
+
+    The order's data differ where chosen texts are kept: a method sees an encoder's vectors of them.
+    """
 
     bundle: Bundle
     order: Order
@@ -123,20 +131,28 @@ class _Called(nn.Module):
         return self.task.logits(self.task.call(self.model, {"inputs": inputs}, "teacher"))
 
 
-def reading(run: CondenseRun, lab: Lab, folder: Path) -> Bundle:
-    """Read the data of a run; texts become an encoder's vectors."""
+def reading(run: CondenseRun, lab: Lab, folder: Path) -> tuple[Bundle, Bundle | None]:
+    """Read the data of a run as its method sees them: of texts, an encoder's vectors where one is named.
+
+    Returns:
+        the data, and the texts behind the vectors where the set is to hold texts.
+    """
     own = OwnRun(**{name: getattr(run, name) for name in (*READING, "splits")})
-    bundle, encoder = read_raw(own, folder), run.encoder
-    if bundle.task == TEXT_TASK:
-        if not encoder:
-            raise DistilError(
-                f"{bundle.name} holds texts, which are condensed as vectors; name their encoder: --set "
-                "encoder=hf:FOLDER."
-            )
-        return vectors_of(lab, encoder, bundle, max_length=own.max_length)
-    if encoder:
-        raise DistilError(f"encoder={encoder!r} is for texts, and {bundle.name} holds none; leave it out.")
-    return bundle
+    bundle, encoder, condenser = read_raw(own, folder), run.encoder, find(run.method)
+    if run.keep not in KEPT:
+        raise DistilError(f"keep={run.keep!r} is unknown; {nearest(run.keep, KEPT)}")
+    if bundle.task != TEXT_TASK:
+        for name, given in (("encoder", encoder), ("keep", run.keep if run.keep != "auto" else None)):
+            if given:
+                raise DistilError(f"{name}={given!r} is for texts, and {bundle.name} holds none; leave it out.")
+        return bundle, None
+    if not encoder:
+        check_texts(run.method, condenser, bundle.name, teachers=bool(run.teachers))
+        if run.keep == "vectors":
+            raise DistilError("keep=vectors keeps an encoder's vectors, and none is named: --set encoder=hf:FOLDER.")
+        return bundle, None
+    seen = vectors_of(lab, encoder, bundle, max_length=own.max_length)
+    return seen, bundle if run.keep == "texts" or (run.keep == "auto" and condenser.chooses) else None
 
 
 def prepared(run: CondenseRun, lab: Lab) -> Prepared:
@@ -149,19 +165,24 @@ def prepared(run: CondenseRun, lab: Lab) -> Prepared:
         raise DistilError("--data is missing; see `distil condense --help`.")
     condenser = find(run.method)
     lab.progress.begin(f"reading {run.data}")
-    bundle = reading(run, lab, lab.out)
+    seen, texts = reading(run, lab, lab.out)
+    bundle = texts or seen
     for note in bundle.notes:
         lab.progress.say(f"{bundle.name}: {note}")
-    if run.evaluate or run.existing is not None:
-        check_students(run.judging, bundle)
+    small = None
+    if run.existing is not None:
+        small = read_set(run.existing, seen, mean=run.mean or None, std=run.std or None)
+        bundle = bundle if small.texts is not None else seen
+        same_classes(small, bundle)
+    if run.evaluate or small is not None:
+        check_students(run.judging, bundle, length=run.max_length)
     order = Order(
-        bundle, run.per_class, seed=run.seed, teachers=_teachers(run, bundle, lab), device=lab.device,
-        progress=lab.progress, options=run.options,
+        seen, run.per_class, seed=run.seed, teachers=_teachers(run, seen, lab), device=lab.device,
+        progress=lab.progress, options=run.options, texts=texts,
     )  # fmt: skip
-    if run.existing is None:
+    if small is None:
         check_order(order, run.method, condenser, run.relabelling)
         return Prepared(bundle, order, None)
-    small = read_set(run.existing, bundle, mean=run.mean or None, std=run.std or None)
     for note in small.made.get("notes") or ():
         lab.progress.say(f"{run.existing}: {note}")
     return Prepared(bundle, order, small)
@@ -178,7 +199,7 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
         small = stored_set(
             lab, "set", lambda: condense(order, run.method, run.relabelling), method=run.method, options=run.options,
             per_class=run.per_class, labelling=run.relabelling, seed=run.seed, data=bundle.fingerprint,
-            teachers=list(order.teachers),
+            teachers=list(order.teachers), **({} if order.words is None else {"texts": order.bundle.fingerprint}),
         )  # fmt: skip
         small = replace(small, made={**small.made, "source": _source(run), **({"exact": True} if run.exact else {})})
         small = load_condensed(small.save(lab.out / SET, exact=run.exact))  # judged as it is kept
@@ -186,7 +207,7 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
     if run.evaluate or made.existing is not None:
         report = evaluate(
             small, bundle, lab, run.judging, teachers=order.teachers, title=title, command=command,
-            settings=run.training,
+            settings=run.training, seen=order.bundle, length=run.max_length,
         )  # fmt: skip
     else:
         report = build(
@@ -194,7 +215,7 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
             command=command, data=data_report(bundle), setting=_told(small),
             warnings=["The set was made and not judged; --evaluate trains fresh students on it."],
         )  # fmt: skip
-    report["tables"] = [*(report.get("tables") or []), storage_table(small, exact=run.exact)]
+    report["tables"] = [*(report.get("tables") or []), storage_table(small, exact=run.exact), *texts_table(small)]
     report["pictures"] = sheets_of(small)
     return small, report
 
@@ -243,7 +264,7 @@ def _source(run: CondenseRun) -> dict[str, Any]:
 
 
 def _count(small: CondensedSet) -> str:
-    return f"{len(small)} {'images' if small.images else 'vectors'}"
+    return f"{len(small)} {small.noun}"
 
 
 def _told(small: CondensedSet) -> dict[str, str]:

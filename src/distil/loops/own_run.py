@@ -33,6 +33,7 @@ class Columns:
     Attributes:
         text, image: of texts, of images; without either, numbers and categories are read.
         label, split: of the classes, and of the parts.
+        prompt: of what stands before each text, as an instruction before its answer (``distil condense --method ifd``).
         categories: columns that are categories though they hold numbers. ignore: columns left out. missing: ``refuse``
             or ``fill`` empty cells. Any of these three makes a table one of numbers and categories.
     """
@@ -41,6 +42,7 @@ class Columns:
     image: str | None = None
     label: str | None = None
     split: str | None = None
+    prompt: str | None = None
     categories: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     missing: str | None = None

@@ -17,7 +17,7 @@ from distil.errors import DistilError
 from distil.loops.compare import check_seeds, compare
 from distil.loops.condense_check import named_teacher_fits
 from distil.loops.condensed import StudentTraining, outcome_of, train_on
-from distil.loops.condensed_show import sheets_of, storage_table
+from distil.loops.condensed_show import sheets_of, storage_table, texts_table
 from distil.loops.inputs import image_task
 from distil.loops.judging import size_table
 from distil.loops.lab import Arm, Lab, Outcome, Role
@@ -26,6 +26,7 @@ from distil.loops.order import Order
 from distil.loops.own_condense import as_called
 from distil.loops.own_run import OwnRun, behind, read_raw
 from distil.loops.recipe import data_report
+from distil.loops.text_sets import Read, shown
 from distil.loops.training import build_model, fitting
 from distil.loops.vectors import vectors_of
 from distil.models.load import load_model, load_weights
@@ -60,7 +61,7 @@ def opened_set(run: OwnRun, lab: Lab) -> tuple[CondensedSet, Bundle, tuple[nn.Mo
     lab.progress.begin(f"reading {real_run.data}")
     real = read_raw(real_run, lab.out)
     encoder = (small.made.get("source") or {}).get("encoder")
-    if real.task == TEXT_TASK and encoder:
+    if real.task == TEXT_TASK and encoder and small.texts is None:
         real = vectors_of(lab, encoder, real, max_length=real_run.max_length)
     same_classes(small, real)
     teachers: tuple[nn.Module, ...] = ()
@@ -89,7 +90,9 @@ def opened_set(run: OwnRun, lab: Lab) -> tuple[CondensedSet, Bundle, tuple[nn.Mo
 def run_small(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any]:
     """Train students on the set as it is labelled (and with its class labels alone), and return the report."""
     small, real, teachers = opened_set(run, lab)
-    task = get_task(real.task)
+    seen, read = shown(small, run.student, real, named=run.tokenizer, max_length=run.max_length)
+    task = get_task(seen.task)
+    task.keep(lab.out)
     training = StudentTraining(
         updates=run.updates, optimizer=run.training.optimizer, lr=run.training.lr, schedule=run.training.schedule,
         weight_decay=run.training.weight_decay or StudentTraining.weight_decay, checks=min(run.updates, 10),
@@ -97,8 +100,8 @@ def run_small(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, A
     view = augmentation_of(small)
     arms: dict[str, Arm] = {}
 
-    def add(name: str, role: Role, label: str, used: CondensedSet, shown: Any = None) -> None:
-        arms[name] = Arm(role, _trained(run, lab, name, role, used, shown, training, real, teachers), label=label)
+    def add(name: str, role: Role, label: str, used: CondensedSet, view: Any = None) -> None:
+        arms[name] = Arm(role, _trained(run, lab, name, role, used, view, training, seen, teachers, read), label=label)
 
     if small.kind == "hard":
         add("set", "reference", "Student of the set, hard labels", small)
@@ -133,14 +136,14 @@ def run_small(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, A
             f"The set was made from other data ({asked}) than those it is tested on ({real.fingerprint}); what it was "
             "made from may stand among the test samples."
         )
-    report["tables"] = [size_table(report), storage_table(small)]
+    report["tables"] = [size_table(report), storage_table(small), *texts_table(small)]
     report["pictures"] = sheets_of(small)
     return report
 
 
 def _trained(
     run: OwnRun, lab: Lab, name: str, role: Role, small: CondensedSet, view: Any, training: StudentTraining,
-    real: Bundle, teachers: tuple[nn.Module, ...],
+    real: Bundle, teachers: tuple[nn.Module, ...], read: Read | None,
 ) -> Callable[[int], Outcome]:  # fmt: skip
     def train(seed: int) -> Outcome:
         task = get_task(real.task)
@@ -149,7 +152,7 @@ def _trained(
             load_weights(model, run.student_weights)
         trained = train_on(
             small, model, training, task=task, teachers=teachers, val=real.val, seed=seed, augmentation=view,
-            device=lab.device, progress=lab.progress,
+            device=lab.device, progress=lab.progress, read=read,
         )  # fmt: skip
         outcome = outcome_of(trained, small, real, training, batch=(view or augmentation_of(small)).batch)
         model.load_state_dict(trained.best)

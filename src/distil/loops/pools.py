@@ -50,6 +50,11 @@ def features(order: Order, positions: Tensor, source: str) -> Tensor:
 
     "auto" takes the teacher's where there is a teacher. Of several teachers the rows stand side by side.
     """
+    if order.raw:
+        raise DistilError(
+            f"{order.bundle.name} holds texts, which are compared as vectors; name their encoder: --set "
+            "encoder=hf:FOLDER."
+        )
     if source == "teacher" and not order.teachers:
         raise DistilError("features=teacher reads a teacher's embedding; name one with --teacher, or features=inputs.")
     if source == "inputs" or not order.teachers:

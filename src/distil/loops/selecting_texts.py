@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distil.errors import DistilError
+from distil.errors import DistilError, nearest
 from distil.functional.sample_scores import following_difficulty, perplexity
 from distil.functional.selection import Selected, chosen_per_class, ranked
 from distil.tasks.base import evaluating
 
-__all__ = ["answer_perplexity", "choose_texts", "instruction_difficulty"]
+__all__ = ["TAKES", "answer_perplexity", "choose_texts", "instruction_difficulty", "taken"]
 
 IGNORED = -100
+TAKES = ("lowest", "middle", "highest")
 Encode = Callable[[str], Sequence[int]]
 """From a text to its token ids, without special tokens: ``lambda text: tokenizer(text, add_special_tokens=False)
 ["input_ids"]``."""
@@ -86,15 +87,32 @@ def instruction_difficulty(
     return following_difficulty(told, answer_perplexity(model, encode, answers, **options))
 
 
+def taken(scores: Tensor, budget: int, take: str) -> Selected:
+    """Return the places with the "highest" or "lowest" scores, or those in the "middle" of their order.
+
+    The middle leaves out as many below as above (one more above where that is uneven), the lowest of it first.
+
+    >>> taken(torch.tensor([9.0, 1.0, 4.0, 6.0, 2.0]), 3, "middle").index
+    tensor([4, 2, 3])
+    """
+    if take not in TAKES:
+        raise DistilError(f"take={take!r} is unknown; {nearest(take, TAKES)}")
+    if take != "middle":
+        return ranked(scores, budget, largest=take == "highest")
+    rising = ranked(scores, len(scores), largest=False)
+    first = max(0, len(scores) - budget) // 2
+    return Selected(rising.index[first : first + budget], rising.weight[first : first + budget])
+
+
 def choose_texts(
-    scores: Tensor, budget: int, *, labels: Tensor | None = None, largest: bool = True, below: float | None = None
+    scores: Tensor, budget: int, *, labels: Tensor | None = None, take: str = "highest", below: float | None = None
 ) -> Selected:
     """Return the places of texts by their scores, ``budget`` in all, or of each class where ``labels`` are given.
 
     Args:
-        scores: ``[N]``, e.g. perplexities (``largest=False`` takes the fluent ones) or difficulties.
+        scores: ``[N]``, e.g. perplexities (of which the "lowest" are the fluent ones) or difficulties.
         labels: ``[N]`` class ids.
-        largest: the hardest first.
+        take: as in :func:`taken`.
         below: texts whose score reaches this are no candidates: 1.0 leaves out pairs whose instruction misleads.
 
     >>> choose_texts(torch.tensor([0.5, 0.9, 1.2]), 1, below=1.0).index
@@ -102,7 +120,7 @@ def choose_texts(
     """
     left = torch.arange(len(scores)) if below is None else (scores < below).nonzero().flatten()
     if labels is None:
-        found = ranked(scores[left], budget, largest=largest)
+        found = taken(scores[left], budget, take)
     else:
-        found = chosen_per_class(lambda at, few: ranked(scores[left][at], few, largest=largest), labels[left], budget)
+        found = chosen_per_class(lambda at, few: taken(scores[left][at], few, take), labels[left], budget)
     return Selected(left[found.index], found.weight)

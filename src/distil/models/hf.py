@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from distil.errors import DistilError, nearest
 
-__all__ = ["MeanPooled", "load_hf", "load_tokenizer", "token_limit"]
+__all__ = ["MeanPooled", "check_causal", "load_causal", "load_hf", "load_tokenizer", "token_limit"]
 
 _OWN = ("pretrained", "new_head")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.h5", "*.ckpt", "*.msgpack")
@@ -111,6 +111,40 @@ def load_hf(
             model.pooler = None  # it would ship weights that the mean does not use
         model = MeanPooled(model, _width(name, config), classes or int(config.num_labels))
     return model.float().train()
+
+
+def check_causal(name: str) -> Any:
+    """Return the configuration of the causal language model in a folder; nothing is looked up elsewhere.
+
+    Raises:
+        DistilError: no such folder, or a model of another kind in it.
+    """
+    if not name.startswith("package:") and not Path(name).expanduser().is_dir():
+        raise DistilError(f"there is no folder {name!r} with a language model; correct hf:FOLDER (none is downloaded).")
+    _transformers()
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = _configured(name, _place(name, pretrained=False), {})
+    kinds = config.architectures or ()
+    if not {*kinds} & {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}:
+        raise DistilError(
+            f"'hf:{name}' holds a {', '.join(kinds) or config.model_type}, which is no causal language model; name a "
+            "folder that AutoModelForCausalLM saved (GPT-2, Llama, …)."
+        )
+    return config
+
+
+def load_causal(name: str, tokenizer: Any) -> nn.Module:
+    """Return the causal language model in a folder, float32, in eval mode, whose tokenizer is that.
+
+    Raises:
+        DistilError: what :func:`check_causal` refuses, weights that are pickled or not whole, another tokenizer.
+    """
+    config = check_causal(name)
+    _fit_tokenizer(name, config, tokenizer)
+    auto = _transformers().AutoModelForCausalLM
+    model: nn.Module = _loaded(name, _place(name, pretrained=False), auto, config, replace_head=False, whole=True)
+    return model.float().eval()
 
 
 def load_tokenizer(name: str, *, pretrained: bool = False) -> Any:
@@ -209,8 +243,8 @@ def _made(name: str, auto: Any, config: Any) -> Any:
         raise DistilError(f"'hf:{name}' cannot be made ({_reason(error)}); check its arguments.") from error
 
 
-def _loaded(name: str, place: Path | str, auto: Any, config: Any, *, replace_head: bool) -> Any:
-    """Load weights, all of the model's own but those of a head that is new."""
+def _loaded(name: str, place: Path | str, auto: Any, config: Any, *, replace_head: bool, whole: bool = False) -> Any:
+    """Load weights, all of the model's own but those of a head that is new; the head too where it is ``whole``."""
     if isinstance(place, Path) and next(place.glob("*.safetensors"), None) is None:
         pickled = [file.name for pattern in _PICKLED for file in sorted(place.glob(pattern))]
         held = f"only {', '.join(pickled)}, which may run code when it is read" if pickled else "no weights"
@@ -239,11 +273,13 @@ def _loaded(name: str, place: Path | str, auto: Any, config: Any, *, replace_hea
     prefix = f"{model.base_model_prefix}."
     # A head may be new, and the checkpoint's own head may be left over; the body must fit to the last tensor.
     odd = [*info["missing_keys"], *info["unexpected_keys"], *(each[0] for each in info["mismatched_keys"])]
-    odd = sorted(k for k in map(str, odd) if k.removeprefix(prefix).partition(".")[0] in body - {"pooler"})
+    body -= set() if whole else {"pooler"}
+    odd = sorted(k for k in map(str, odd) if whole or k.removeprefix(prefix).partition(".")[0] in body)
     if odd:
         raise DistilError(
             f"the weights of 'hf:{name}' do not fit its configuration: {len(odd)} tensors are missing or left over "
-            f"({', '.join(odd[:3])}, …); write (pretrained=False, …) for fresh weights of another size."
+            f"({', '.join(odd[:3])}, …); "
+            + ("save it whole." if whole else "write (pretrained=False, …) for fresh weights of another size.")
         )
     return model
 
