@@ -201,7 +201,7 @@ def test_a_set_asks_for_updates_and_no_teacher(small: Path, capsys: Screen) -> N
 def test_dynamic_labels_ask_for_their_teacher(here: Path, capsys: Screen) -> None:
     said = distil(capsys, *words("--out", "small", *TEACHER, "--labels", "dynamic"))
     assert said.code == 0, said
-    assert "name it with --teacher" in refused(capsys, here, *trained())
+    assert "name each of them with --teacher" in refused(capsys, here, *trained())
     assert "at chance" in refused(capsys, here, *trained("--teacher", "models.py:blind"))
     assert distil(capsys, *trained(*TEACHER, "--out", "students")).code == 0
 
@@ -219,10 +219,10 @@ def test_the_teacher_of_dynamic_labels_takes_images_as_it_is_told(here: Path, ca
     said = distil(capsys, *words("--out", "small", *TEACHER, "--labels", "dynamic"))
     assert said.code == 0, said
     run = OwnRun(data="small", student="distil:mlp(hidden=4)", teacher="models.py:eye", methods=("set",))
-    _, real, (plain,) = opened_set(run, Lab(here / "lab"))
+    made = opened_set(run, Lab(here / "lab"))
     told = replace(run, normalise=Normalise(teacher=[0.5, 0.25]))
-    _, _, (teacher,) = opened_set(told, Lab(here / "lab"))
-    images = inputs_of(real.test, torch.arange(3))
+    (plain,), (teacher,) = made.teachers, opened_set(told, Lab(here / "lab")).teachers
+    images = inputs_of(made.real.test, torch.arange(3))
     with torch.no_grad():
         torch.testing.assert_close(teacher(images), plain((images - 0.5) / 0.25))
 

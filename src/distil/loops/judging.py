@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -21,7 +21,7 @@ from distil.loops.condense_random import random_set
 from distil.loops.condensed import StudentTraining, outcome_of, train_on
 from distil.loops.dd_scores import scores_of
 from distil.loops.lab import Arm, Lab, Outcome, Role
-from distil.loops.labelling import Labelling, augmentation_of, relabelled
+from distil.loops.labelling import Labelling, augmentation_of, labellers_fit, relabelled
 from distil.loops.order import Order, architecture, inputs_of
 from distil.loops.recipe import data_report
 from distil.loops.training import build_model
@@ -59,12 +59,17 @@ def students_for(judging: Judging, small: CondensedSet, bundle: Bundle) -> tuple
     Raises:
         DistilError: every student has the form of a net that made the set.
     """
-    made = set(small.made.get("nets") or ())
-    named = judging.students or (IMAGES if small.images else VECTORS)
-    unseen = [spec for spec in named if architecture(build_model(spec, bundle, seed=0)) not in made]
+    return _judges(judging, bundle, small.made.get("nets") or ())
+
+
+def _judges(judging: Judging, bundle: Bundle, nets: Collection[str]) -> tuple[tuple[str, ...], list[str]]:
+    shape = bundle.input_shape
+    named = judging.students or (IMAGES if len(shape) == 3 and shape[0] in (1, 3) else VECTORS)
+    unseen = [spec for spec in named if architecture(build_model(spec, bundle, seed=0)) not in nets]
     if not unseen:
         raise DistilError(
-            f"every student ({', '.join(named)}) is of the form of a net that made the set; name at least two others."
+            f"every student ({', '.join(named)}) is of the form of a net that makes the set, so it is no unseen "
+            "architecture; name at least two others with --student."
         )
     notes = []
     if len(unseen) < 2:
@@ -77,8 +82,14 @@ def students_for(judging: Judging, small: CondensedSet, bundle: Bundle) -> tuple
     return named, notes
 
 
-def check_students(judging: Judging, bundle: Bundle) -> None:
-    """Refuse seeds and named students that cannot judge, before anything is made to be judged."""
+def check_students(judging: Judging, bundle: Bundle, nets: Collection[str] = ()) -> list[str]:
+    """Refuse seeds and students that cannot judge, before anything is made to be judged; return what must be said.
+
+    Args:
+        judging: how it will be judged.
+        bundle: the real data.
+        nets: the forms of the nets that will make the set (or made it), none of which is an unseen architecture.
+    """
     check_seeds(judging.seeds)
     task = get_task(bundle.task)
     example = {"inputs": inputs_of(bundle.train, torch.tensor([0, 0]))}
@@ -93,6 +104,7 @@ def check_students(judging: Judging, bundle: Bundle) -> None:
             raise DistilError(f"the student {spec} cannot be called on inputs of shape {shape} ({why}).") from error
         if outputs != len(bundle.classes):
             raise DistilError(f"the student {spec} has {outputs} outputs for {len(bundle.classes)} classes.")
+    return _judges(judging, bundle, nets)[1]
 
 
 def evaluate(
@@ -127,6 +139,7 @@ def evaluate(
         inputs: what the runs depend on besides.
     """
     students, notes = students_for(judging, small, bundle)
+    notes += labellers_fit(small, teachers)
     task, kind = get_task(bundle.task), small.kind
     plain = _plain_view(small)
     soft = kind != "hard"
