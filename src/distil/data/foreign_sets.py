@@ -147,6 +147,8 @@ def _from_tensors(
         raise DistilError(f"{where} holds {shape}; expected images [n, C, H, W] (or vectors [n, D]) of floats.")
     count, classes = len(images), len(real.classes)
     images = images.detach().float()
+    if not bool(torch.isfinite(images).all()):
+        raise DistilError(f"{where} holds inputs with values that are not finite; did their making diverge?")
     if (mean is None) != (std is None):
         raise DistilError("mean and std undo a normalisation together; give both, or neither.")
     if mean is not None and std is not None and images.ndim == 4:

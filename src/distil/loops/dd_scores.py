@@ -86,8 +86,8 @@ def scores_of(
         random_any: on random samples with the same; ``None`` where they could not be labelled so.
         weight: of :func:`ranking_score`.
 
-    Differs from official code: ddranking 0.2.0 has accuracies in % in the exponent too, so that its ranking score
-    leaves [0, 1]; here they are shares there, as its paper has them.
+    Differs from official code: ddranking 0.2.0 has accuracies in % in the exponent too, so that its ranking score can
+    leave [0, 1]; here they are shares there, as its paper has them.
 
     >>> scores_of(real_hard=[80.0], set_hard=[50.0], set_any=[60.0], random_any=[55.0]).improvement
     5.0
