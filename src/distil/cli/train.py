@@ -315,7 +315,12 @@ def _teachers(names: list[str], weights: list[str]) -> dict[str, Any]:
     if len(names) > 1:
         return {"teacher": "", "teachers": names, "teachers_weights": weights}
     if names:
-        return {"teacher": names[0], "teachers": [], "teachers_weights": [], "teacher_weights": (weights or [None])[0]}
+        return {
+            "teacher": names[0],
+            "teachers": [],
+            "teachers_weights": [],
+            "teacher_weights": weights[0] if weights else None,
+        }
     if len(weights) > 1:
         return {"teachers_weights": weights}
     return {"teacher_weights": weights[0]} if weights else {}
