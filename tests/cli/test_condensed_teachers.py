@@ -91,7 +91,8 @@ def test_their_order_does_not_matter(small: Path, capsys: Screen) -> None:
         ((), "name each of them with --teacher"),
         ((*KNOWS, *EYE, "--teacher-weights", "a", "--teacher-weights", "b"), "3 --teacher-weights for 2 --teacher"),
         ((*KNOWS, "--teacher", "models.py:blind"), "models.py:blind is at chance"),
-        ((*KNOWS, *EYE, "--method", "kd"), "2 teachers were named, and a method takes one"),
+        ((*EYE, "--teacher-weights", "a", "--teacher-weights", "b"), "2 --teacher-weights for 1 --teacher"),
+        (("--set", "teachers=[models.py:eye,nets.py:three]", "--method", "kd"), "2 teachers were named, and a method"),
         ((*KNOWS, *EYE, "--set", "teacher=models.py:eye"), "leave those out"),
     ],
 )
@@ -102,6 +103,16 @@ def test_another_number_of_them_is_refused(more: tuple[str, ...], sentence: str,
     assert "Traceback" not in said.err
     assert sentence in " ".join(said.complaints)
     assert contents(small) == before
+
+
+def test_a_method_takes_the_last_as_of_any_option_which_is_said(small: Path, capsys: Screen) -> None:
+    kd = ("train", "--data", "photos", "--student", STUDENT, "--method", "kd", "--device", "cpu", "--dry-run", "--json")
+    said = distil(capsys, *kd, *EYE, *KNOWS)
+    assert said.code == 0, said
+    found = said.json["settings"]
+    assert (found["teacher"], found["teacher_weights"]) == ("nets.py:three", "knows.safetensors")
+    assert not found["teachers"]
+    assert "2 --teacher were given, and a method takes one: the last, nets.py:three." in said.err
 
 
 def test_other_weights_are_said(small: Path, capsys: Screen) -> None:

@@ -183,6 +183,8 @@ def _go(
     small = _as_labelled(verb, settings, given, training)
     if small is not None:  # laid over what a set's students are trained by, so that a 0 that was typed stays 0
         settings = small = replace(settings_of(as_sets_are(plain), given, training, assign, config), methods=small)
+    else:
+        settings = settings_of(plain, _last(given), training, assign, config)
     if verb == "train" and len(settings.methods) != 1:
         raise DistilError(
             f"distil train takes one method and got {len(settings.methods)}; compare several with `distil compare "
@@ -310,20 +312,22 @@ def _grid(texts: list[str] | None) -> dict[str, list[Any]] | None:
 
 def _teachers(names: list[str], weights: list[str]) -> dict[str, Any]:
     """Return the settings of one teacher, or of several; either takes the place of what a file of settings names."""
-    if names and len(weights) > len(names):
-        raise DistilError(f"{len(weights)} --teacher-weights for {len(names)} --teacher; one for each.")
-    if len(names) > 1:
+    if len(names) > 1 or (names and len(weights) > 1):
         return {"teacher": "", "teachers": names, "teachers_weights": weights}
-    if names:
-        return {
-            "teacher": names[0],
-            "teachers": [],
-            "teachers_weights": [],
-            "teacher_weights": weights[0] if weights else None,
-        }
-    if len(weights) > 1:
+    if not names and len(weights) > 1:
         return {"teachers_weights": weights}
-    return {"teacher_weights": weights[0]} if weights else {}
+    several: dict[str, Any] = {"teacher": names[0], "teachers": [], "teachers_weights": []} if names else {}
+    return several | {"teacher_weights": weights[0] if weights else None}
+
+
+def _last(given: dict[str, Any]) -> dict[str, Any]:
+    """Return options with the last of several teachers, and of several files of weights, as a method takes one."""
+    names, weights = given.get("teachers"), given.get("teachers_weights")
+    if not names and not weights:
+        return given
+    if names and len(names) > 1 and speaks():
+        typer.echo(f"{len(names)} --teacher were given, and a method takes one: the last, {names[-1]}.", err=True)
+    return {**given, **_teachers((names or [])[-1:], (weights or [])[-1:])}
 
 
 def _text(path: Path | None) -> str | None:
