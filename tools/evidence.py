@@ -26,6 +26,7 @@ from distil.files import write_text
 from distil.loops.lab import Lab, methods_of
 from distil.loops.recipe import load_recipe, run_recipe
 from distil.loops.settings import update
+from distil.report import load, render
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ("name", "role", "label", "expression", "metrics", "parameters", "bytes", "latency", "agreement", "cost")
@@ -87,8 +88,8 @@ def one_board(name: str, methods: list[str]) -> None:
         made["title"] += f": part {number}"
     document = json.dumps({"board": name, "run": made}, indent=1, ensure_ascii=False)
     path = write_text(folder / f"{stored}.json", document + "\n")
-    page = (ROOT / "runs" / "evidence" / f"{name}-0" / "report.html").read_text(encoding="utf-8")
-    write_text(folder / f"{stored}.html", page)
+    whole = load(ROOT / "runs" / "evidence" / f"{name}-0")
+    write_text(folder / f"{stored}.html", render({**whole, "title": made["title"]}))
     print(f"{path.relative_to(ROOT)} and its page")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from distil.data.condensed import load_condensed
 from distil.loops.inputs import Normalise
@@ -71,6 +72,34 @@ def small(here: Path, capsys: Screen) -> Path:
     """A small set of the photos with hard labels, in ``small``."""
     assert distil(capsys, *words("--out", "small")).code == 0
     return here
+
+
+def mixed() -> None:
+    """A user's folder as folders are: a torn file, grey images among coloured ones, and none of them of one size."""
+    shutil.copytree("photos", "mixed")
+    for k, file in enumerate(sorted(Path("mixed").rglob("[0-9]*.png"))):
+        with Image.open(file) as image:
+            changed = image.resize((6 + k % 3, 6 + k % 2))
+        (changed.convert("L") if k % 6 == 0 else changed).save(file)
+    (Path("mixed") / "blue" / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
+
+
+def test_photos_torn_grey_and_of_many_sizes_make_a_set_that_is_trained_on(here: Path, capsys: Screen) -> None:
+    mixed()
+    said = distil(capsys, *[word.replace("photos", "mixed") for word in words("--out", "small", "--set", "size=8")])
+    assert said.code == 0, said
+    heard = " ".join(said.err.split())
+    assert "12 grey and 60 colour images" in heard
+    assert "cut.jpg" in heard
+    assert "torn.png" in heard
+    small = load_condensed("small/set")
+    assert small.inputs.shape == (6, 3, 8, 8)
+    assert small.labels.bincount().tolist() == [2, 2, 2]
+    said = distil(capsys, *trained("--out", "students"))
+    assert said.code == 0, said
+    assert load("students")["data"]["test"] > 0
+    exported = distil(capsys, "export", "students", "--out", "shipped")
+    assert exported.code == 0, exported
 
 
 def test_students_are_tested_on_the_parts_that_made_no_set(small: Path, capsys: Screen) -> None:
@@ -148,6 +177,41 @@ def test_a_table_of_numbers_is_condensed_as_vectors(here: Path, capsys: Screen) 
     assert distil(capsys, *trained("--dry-run")).code == 0
 
 
+MADE_BY: dict[str, tuple[str, ...]] = {
+    "a teacher": ("--teacher", "distil:mlp(hidden=4)", "--train-teacher", "20", "--labels", "static"),
+    "a net that the method draws": ("--method", "forgetting", "--set", "net=distil:mlp(hidden=4)"),
+}
+
+
+@pytest.mark.parametrize("dry", [("--dry-run",), ("--out", "small")], ids=["dry", "whole"])
+@pytest.mark.parametrize("who", MADE_BY)
+def test_who_makes_a_set_is_no_judge_which_is_said_before_anything_is_trained(
+    who: str, dry: tuple[str, ...], here: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*given: object, **options: object) -> None:
+        raise AssertionError("something was trained")
+
+    for place in ("own_condense.train_teacher", "own_condense.condense", "condensed.train_on", "judging.train_on"):
+        monkeypatch.setattr(f"distil.loops.{place}", never)
+    judge = ("--evaluate", "--student", "distil:mlp(hidden=[4])")  # the same form by another name
+    before = contents(here)
+    said = distil(capsys, *words(*MADE_BY[who], *judge, *dry))
+    assert said.code == 2, said
+    assert "is of the form of a net that makes the set, so it is no unseen architecture" in said.complaints[0]
+    assert {name for name in contents(here) if not name.startswith("small")} == set(before)
+    assert not Path("small/set").exists()
+
+
+def test_the_usual_judges_are_checked_too(here: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distil.loops.judging.IMAGES", ("distil:mlp(hidden=4)",))
+    drawn = words("--set", "net=distil:mlp(hidden=4)", "--evaluate", "--dry-run", method="forgetting")
+    assert "no unseen architecture" in distil(capsys, *drawn).complaints[0]
+    monkeypatch.setattr("distil.loops.judging.IMAGES", ("distil:mlp(hidden=4)", "distil:mlp(hidden=6)"))
+    said = distil(capsys, *drawn)
+    assert said.code == 0, said
+    assert "Only distil:mlp(hidden=6) is of a form that had no part" in " ".join(said.err.split())
+
+
 def refused(capsys: Screen, here: Path, *typed: str) -> str:
     before = contents(here)
     said: Said = distil(capsys, *typed)
@@ -204,7 +268,7 @@ def test_a_set_asks_for_updates_and_no_teacher(small: Path, capsys: Screen) -> N
 def test_dynamic_labels_ask_for_their_teacher(here: Path, capsys: Screen) -> None:
     said = distil(capsys, *words("--out", "small", *TEACHER, "--labels", "dynamic"))
     assert said.code == 0, said
-    assert "name it with --teacher" in refused(capsys, here, *trained())
+    assert "name each of them with --teacher" in refused(capsys, here, *trained())
     assert "at chance" in refused(capsys, here, *trained("--teacher", "models.py:blind"))
     assert distil(capsys, *trained(*TEACHER, "--out", "students")).code == 0
 
@@ -222,10 +286,10 @@ def test_the_teacher_of_dynamic_labels_takes_images_as_it_is_told(here: Path, ca
     said = distil(capsys, *words("--out", "small", *TEACHER, "--labels", "dynamic"))
     assert said.code == 0, said
     run = OwnRun(data="small", student="distil:mlp(hidden=4)", teacher="models.py:eye", methods=("set",))
-    _, real, (plain,) = opened_set(run, Lab(here / "lab"))
+    made = opened_set(run, Lab(here / "lab"))
     told = replace(run, normalise=Normalise(teacher=[0.5, 0.25]))
-    _, _, (teacher,) = opened_set(told, Lab(here / "lab"))
-    images = inputs_of(real.test, torch.arange(3))
+    (plain,), (teacher,) = made.teachers, opened_set(told, Lab(here / "lab")).teachers
+    images = inputs_of(made.real.test, torch.arange(3))
     with torch.no_grad():
         torch.testing.assert_close(teacher(images), plain((images - 0.5) / 0.25))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,42 @@ def torn(root: Path) -> Path:
     return root / "made.pt"
 
 
+def written(content: bytes) -> Callable[[Path], Path]:
+    def make(root: Path) -> Path:
+        (root / "made.pt").write_bytes(content)
+        return root / "made.pt"
+
+    return make
+
+
+def zipped(root: Path) -> Path:
+    with zipfile.ZipFile(root / "made.pt", "w") as archive:
+        archive.writestr("anything/else.txt", "no tensors")
+    return root / "made.pt"
+
+
+def numpy_arrays(root: Path) -> Path:
+    with (root / "made.pt").open("wb") as file:
+        np.savez(file, images=images().numpy())
+    return root / "made.pt"
+
+
+def scripted(root: Path) -> Path:
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(root / "made.pt"))
+    return root / "made.pt"
+
+
+def no_file(root: Path) -> Path:
+    (root / "images_best.pt").mkdir()
+    return root
+
+
+def itself() -> list[Any]:
+    endless: list[Any] = []
+    endless.append(endless)
+    return endless
+
+
 def unreadable(root: Path) -> Path:
     made = folders(root / "made", "{1}")
     (made / "dog" / "class002_id001.png").write_bytes(b"\x89PNG torn off")
@@ -162,6 +200,23 @@ WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an empty folder": (lambda root: root, "is no small set: neither"),
     "pickled code": (saved(Hostile()), "cannot be read as tensors alone"),
     "a torn file": (torn, "cannot be read as tensors alone"),
+    "an empty file": (written(b""), "cannot be read as tensors alone"),
+    "a text": (written(b"hello, these are no tensors"), "cannot be read as tensors alone"),
+    "a plain pickle": (written(pickle.dumps({"images": [1.0]})), "cannot be read as tensors alone"),
+    "a pickle of numpy": (written(pickle.dumps(np.zeros(3))), "cannot be read as tensors alone"),
+    "bytes of nothing": (written(bytes(range(256)) * 4), "cannot be read as tensors alone"),
+    "a zip of others": (zipped, "cannot be read as tensors alone"),
+    "arrays of numpy": (numpy_arrays, "cannot be read as tensors alone"),
+    "a program": (scripted, "cannot be read as tensors alone"),
+    "a whole net": (saved(torch.nn.Linear(2, 2)), "cannot be read as tensors alone"),
+    "a folder of that name": (no_file, "cannot be read as tensors alone"),
+    "a list that holds itself": (saved(itself()), "expected images"),
+    "sparse images": (saved({"images": images().to_sparse(), "labels": LABELS}), "expected images"),
+    "images without pixels": (saved({"images": images()[:, :, :0], "labels": LABELS}), "expected images"),
+    "images of whole numbers": (saved({"images": (images() * 255).byte(), "labels": LABELS}), "uint8; expected images"),
+    "sparse labels": (saved({"images": images(), "labels": LABELS.to_sparse()}), "no tensor of 6 rows"),
+    "complex labels": (saved({"images": images(), "labels": LABELS + 0j}), "no tensor of 6 rows"),
+    "images that are not finite": (saved({"images": images() / 0, "labels": LABELS}), "are not finite"),
     "an image torn": (unreadable, "class002_id001.png.*cannot be decoded"),
     "a class lacking": (lacking, "do not cover the 3 classes.*'cow' is missing"),
     "an unknown class": (lambda root: folders(root / "made", "x{1}"), "'xcat', which is no class.*'cat'"),
@@ -187,3 +242,36 @@ def test_what_is_no_set_is_refused(name: str, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(DistilError, match=sentence):
         read_set(make(tmp_path), real())
     assert not (tmp_path / "was-run").exists()
+
+
+def test_a_file_damaged_anywhere_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    """Cut short at many places, and with a byte changed at many: whatever the reader makes of it, it is said."""
+    file = tmp_path / "made.pt"
+    saved({"images": images()[:, :, :2, :2].repeat(1, 1, 4, 4), "labels": LABELS})(tmp_path)
+    whole, read = file.read_bytes(), read_set(file, real())
+    draw, refused = np.random.default_rng(0), 0
+    for k in range(160):
+        at = int(draw.integers(len(whole)))
+        changed = bytes([whole[at] ^ int(draw.integers(1, 256))])
+        file.write_bytes(whole[:at] if k % 2 else whole[:at] + changed + whole[at + 1 :])
+        try:
+            again = read_set(file, real())
+        except DistilError:
+            refused += 1
+        else:  # a byte that nothing reads, or that only says another number
+            assert again.inputs.shape == read.inputs.shape
+    assert refused >= 80
+
+
+@pytest.mark.parametrize("error", [AttributeError, TypeError, AssertionError, IndexError, RecursionError, MemoryError])
+def test_whatever_the_reader_raises_is_the_files_fault(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any, **options: Any) -> None:
+        assert options["weights_only"] is True
+        raise error("deep inside")
+
+    path = saved(images())(tmp_path)
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(DistilError, match=rf"made.pt cannot be read as tensors alone \({error.__name__}\); save"):
+        read_set(path, real())

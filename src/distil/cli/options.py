@@ -26,6 +26,8 @@ __all__ = [
     "Student",
     "Teacher",
     "TeacherForward",
+    "Teachers",
+    "TeachersWeights",
     "TrainTeacher",
     "Weights",
 ]
@@ -37,16 +39,22 @@ Data = Annotated[
         "or a name such as digits."
     ),
 ]
-Teacher = Annotated[
-    str | None,
-    typer.Option(
-        help="timm:NAME, torchvision:NAME, hf:FOLDER, distil:NAME(…), module:function, file.py:function, or "
-        "cache:FOLDER, its answers stored by distil cache."
-    ),
+_TEACHER = (
+    "timm:NAME, torchvision:NAME, hf:FOLDER, distil:NAME(…), module:function, file.py:function, or cache:FOLDER, its "
+    "answers stored by distil cache."
+)
+Teacher = Annotated[str | None, typer.Option(help=_TEACHER)]
+Teachers = Annotated[
+    list[str] | None,
+    typer.Option(help=f"{_TEACHER} Repeated for a condensed set whose dynamic labels are of several."),
 ]
 Student = Annotated[str | None, typer.Option(help="As --teacher.")]
 Weights = Annotated[
     Path | None, typer.Option(help="The teacher's weights: .safetensors, or a torch file with a state dict.")
+]
+TeachersWeights = Annotated[
+    list[Path] | None,
+    typer.Option(help="The teacher's weights: .safetensors, or a torch file with a state dict; one for each teacher."),
 ]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="Load the teacher's published weights (may download).")]
 TrainTeacher = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +29,8 @@ from distil.cli.options import (
     Student,
     Teacher,
     TeacherForward,
+    Teachers,
+    TeachersWeights,
     TrainTeacher,
     Weights,
 )
@@ -47,12 +49,12 @@ def register(app: typer.Typer) -> None:
 
 def train(
     data: Data = None,
-    teacher: Teacher = None,
+    teacher: Teachers = None,
     student: Student = None,
     method: Annotated[
         str | None, typer.Option(help="What to teach: pld, or 0.1*supervised + 0.9*kd(temperature=4).")
     ] = None,
-    teacher_weights: Weights = None,
+    teacher_weights: TeachersWeights = None,
     pretrained: Pretrained = False,
     train_teacher: TrainTeacher = None,
     teacher_forward: TeacherForward = None,
@@ -78,10 +80,9 @@ def train(
     """Distil your teacher into your student on your data, and say whether it helped."""
     given = {
         "data": data,
-        "teacher": teacher,
+        **_teachers(teacher or [], [str(file) for file in teacher_weights or ()]),
         "student": student,
         "methods": [method] if method else None,
-        "teacher_weights": _text(teacher_weights),
         "pretrained": pretrained or None,
         "train_teacher": train_teacher,
         "teacher_forward": teacher_forward,
@@ -170,16 +171,20 @@ def _go(
     from distil.loops.lab import Lab
     from distil.loops.own import OwnRun, checked, run_own, task_of
     from distil.loops.own_plan import foretold
-    from distil.loops.own_small import run_small
+    from distil.loops.own_small import as_sets_are, run_small
     from distil.loops.settings import to_yaml
     from distil.report import write
 
     begun = (out or RUNS / verb) / SETTINGS
     if resume and config is None and begun.is_file():
         config = begun
-    settings = settings_of(OwnRun(seeds=(0, 1, 2)) if verb == "compare" else OwnRun(), given, training, assign, config)
+    plain = OwnRun(seeds=(0, 1, 2)) if verb == "compare" else OwnRun()
+    settings = settings_of(plain, given, training, assign, config)
     small = _as_labelled(verb, settings, given, training)
-    settings = small or settings
+    if small is not None:  # laid over what a set's students are trained by, so that a 0 that was typed stays 0
+        settings = small = replace(settings_of(as_sets_are(plain), given, training, assign, config), methods=small)
+    else:
+        settings = settings_of(plain, _last(given), training, assign, config)
     if verb == "train" and len(settings.methods) != 1:
         raise DistilError(
             f"distil train takes one method and got {len(settings.methods)}; compare several with `distil compare "
@@ -231,10 +236,10 @@ def _go(
         )
 
 
-def _as_labelled(verb: str, settings: Any, given: dict[str, Any], training: dict[str, Any]) -> Any:
-    """Return the settings of a run that is taught by a condensed set's own labels; nothing for any other."""
-    from dataclasses import replace
-
+def _as_labelled(
+    verb: str, settings: Any, given: dict[str, Any], training: dict[str, Any]
+) -> tuple[str, ...] | None:  # fmt: skip
+    """Return the method of a run that is taught by a condensed set's own labels; nothing for any other."""
     from distil.data.foreign_sets import find_condensed
     from distil.loops.own_small import AS_LABELLED, taught_by_labels
 
@@ -246,7 +251,7 @@ def _as_labelled(verb: str, settings: Any, given: dict[str, Any], training: dict
                     f"--{option.replace('_', '-')} is not for a condensed set, whose students make --set updates=1000 "
                     "steps of the batches that it names; leave it out."
                 )
-        return replace(settings, methods=(AS_LABELLED,))
+        return (AS_LABELLED,)
     return None
 
 
@@ -256,7 +261,8 @@ def _check_small(settings: Any, device: str | None, as_json: bool) -> None:
     from distil.loops.settings import to_yaml
 
     with Display(quiet=as_json) as display:
-        small, real, _ = opened_set(settings, Lab(RUNS, progress=display, device=device))
+        made = opened_set(settings, Lab(RUNS, progress=display, device=device))
+    small, real = made.small, made.real
     facts = {"settings": asdict(settings), "data": real.name, "classes": list(real.classes), "samples": len(small)}
     said = (
         f"{to_yaml(settings)}Everything fits: {len(small)} samples with {small.kind} labels, tested on {real.name}. No "
@@ -302,6 +308,26 @@ def _grid(texts: list[str] | None) -> dict[str, list[Any]] | None:
     from distil.loops.grid import parse_grid
 
     return parse_grid(texts) if texts else None
+
+
+def _teachers(names: list[str], weights: list[str]) -> dict[str, Any]:
+    """Return the settings of one teacher, or of several; either takes the place of what a file of settings names."""
+    if len(names) > 1 or (names and len(weights) > 1):
+        return {"teacher": "", "teachers": names, "teachers_weights": weights}
+    if not names and len(weights) > 1:
+        return {"teachers_weights": weights}
+    several: dict[str, Any] = {"teacher": names[0], "teachers": [], "teachers_weights": []} if names else {}
+    return several | {"teacher_weights": weights[0] if weights else None}
+
+
+def _last(given: dict[str, Any]) -> dict[str, Any]:
+    """Return options with the last of several teachers, and of several files of weights, as a method takes one."""
+    names, weights = given.get("teachers"), given.get("teachers_weights")
+    if not names and not weights:
+        return given
+    if names and len(names) > 1 and speaks():
+        typer.echo(f"{len(names)} --teacher were given, and a method takes one: the last, {names[-1]}.", err=True)
+    return {**given, **_teachers((names or [])[-1:], (weights or [])[-1:])}
 
 
 def _text(path: Path | None) -> str | None:

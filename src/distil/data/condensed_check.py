@@ -79,7 +79,7 @@ def _check_told(small: CondensedSet) -> None:
     kinds: dict[str, dict[str, tuple[type, ...]]] = {
         "record": {
             "augmentation": (dict,), "temperature": numbers, "epochs": (int,), "weight": numbers, "combine": words,
-            "distance": words, "target": words,
+            "distance": words, "target": words, "labelled_by": several,
         },
         "made": {"method": words, "per_class": (int,), "nets": several, "notes": several, "source": (dict,)},
     }  # fmt: skip

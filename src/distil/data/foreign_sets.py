@@ -6,9 +6,9 @@ Nothing in a file is executed: tensors are read through ``torch.load(weights_onl
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError  # the error alone; nothing is ever unpickled here
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ __all__ = ["find_condensed", "read_set"]
 
 _IMAGES = ("images", "image_syn", "image", "data", "x", "inputs")
 _LABELS = ("labels", "label_syn", "label", "targets", "y")
+_DEEPEST = 8  # lists within lists, in a file that anyone would have written for good
 
 
 def find_condensed(path: str | Path) -> Path | None:
@@ -141,11 +142,13 @@ def _from_tensors(
     images, labels = _parts(_load(where))
     if len(files) > 1:
         labels = _load(files[1])
-    if not isinstance(images, Tensor) or images.ndim not in (2, 4) or not images.is_floating_point() or not len(images):
-        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+    if not _plain(images) or images.ndim not in (2, 4) or not images.is_floating_point() or not images.numel():
+        shape = f"{tuple(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
         raise DistilError(f"{where} holds {shape}; expected images [n, C, H, W] (or vectors [n, D]) of floats.")
     count, classes = len(images), len(real.classes)
     images = images.detach().float()
+    if not bool(torch.isfinite(images).all()):
+        raise DistilError(f"{where} holds inputs with values that are not finite; did their making diverge?")
     if (mean is None) != (std is None):
         raise DistilError("mean and std undo a normalisation together; give both, or neither.")
     if mean is not None and std is not None and images.ndim == 4:
@@ -165,7 +168,7 @@ def _from_tensors(
             )
         labels = torch.arange(classes).repeat_interleave(count // classes)
         notes.append("The file names no labels; its images are taken as in class order, equally many of each.")
-    if not isinstance(labels, Tensor) or labels.ndim not in (1, 2) or len(labels) != count:
+    if not _plain(labels) or labels.ndim not in (1, 2) or len(labels) != count:
         raise DistilError(f"the labels of {where} are no tensor of {count} rows.")
     logits = None
     if labels.ndim == 2:
@@ -183,24 +186,33 @@ def _from_tensors(
     return CondensedSet(images, whole, real.classes, logits=logits, made=made | {"notes": notes})
 
 
-def _parts(loaded: Any) -> tuple[Any, Any]:
-    """Find images and labels in what a file holds."""
+def _parts(loaded: Any, depth: int = 0) -> tuple[Any, Any]:
+    """Find images and labels in what a file holds; a list that holds itself has an end too."""
     if isinstance(loaded, Mapping):
         images = next((loaded[name] for name in _IMAGES if name in loaded), None)
         if isinstance(images, list | tuple) and images:
-            return _parts(images)
+            return _parts(images, depth + 1)
         return images, next((loaded[name] for name in _LABELS if name in loaded), None)
     if isinstance(loaded, list | tuple) and loaded:
-        if isinstance(loaded[-1], list | tuple):  # several runs: the last
-            return _parts(loaded[-1])
+        if isinstance(loaded[-1], list | tuple) and depth < _DEEPEST:  # several runs: the last
+            return _parts(loaded[-1], depth + 1)
         return loaded[0], loaded[1] if len(loaded) > 1 else None
     return loaded, None
 
 
+def _plain(value: Any) -> bool:
+    """Whether it is a tensor of numbers that lie here one by one: not sparse, quantised, complex or without data."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        return False
+    return not (value.is_quantized or value.is_complex() or value.is_meta)
+
+
 def _load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats and archives; what cannot be read is said below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a torn or foreign file sets off in the reader, the file is at fault
         raise DistilError(
             f"{path} cannot be read as tensors alone ({type(error).__name__}); save images and labels with torch.save "
             "as plain tensors."

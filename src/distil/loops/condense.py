@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import nn
-
 from distil.data.condensed import CondensedSet
 from distil.data.fingerprint import fingerprint
 from distil.loops.carrier import default_net
@@ -15,7 +13,7 @@ from distil.loops.labelling import Labelling, relabelled
 from distil.loops.order import Condenser, Order, architecture, imported, options_of
 from distil.loops.training import build_model
 
-__all__ = ["Condenser", "Order", "condense", "described", "options_of"]
+__all__ = ["Condenser", "Order", "condense", "described", "nets_behind", "options_of"]
 
 
 def condense(order: Order, method: str, labelling: Labelling | None = None) -> CondensedSet:
@@ -53,15 +51,17 @@ def described(small: CondensedSet, order: Order, method: str) -> CondensedSet:
         "data": source.fingerprint,
         "data_name": source.name,
         "teachers": [fingerprint(teacher) for teacher in order.teachers],
-        "nets": sorted(
-            {*map(architecture, [*order.teachers, *_drawn(order, method)]), *(small.made.get("nets") or ())}
-        ),
+        "nets": sorted({*nets_behind(order, method), *(small.made.get("nets") or ())}),
     }
     return replace(small, made={**made, **small.made, "nets": made["nets"]})
 
 
-def _drawn(order: Order, method: str) -> list[nn.Module]:
-    """The net that a method draws for itself: the one its option ``net`` names, or the usual one where that is ""."""
+def nets_behind(order: Order, method: str) -> set[str]:
+    """Return the forms of the nets with which ``method`` fills an order: of the teachers, and of what it draws.
+
+    A method draws the net that its option ``net`` names, or the usual one where that is "".
+    """
     place = find(method).options
     spec = getattr(options_of(order, imported(place)), "net", None) if place else None
-    return [] if spec is None else [build_model(spec or default_net(order.bundle), order.bundle, seed=0)]
+    drawn = [] if spec is None else [build_model(spec or default_net(order.bundle), order.bundle, seed=0)]
+    return set(map(architecture, [*order.teachers, *drawn]))

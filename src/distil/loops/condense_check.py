@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,15 @@ from distil.loops.labelling import Labelling
 from distil.loops.order import Condenser, Order, imported, options_of
 from distil.tasks.preflight import teacher_above_chance
 
-__all__ = ["check_order", "check_teachers", "check_texts", "class_counts", "named_teacher_fits", "per_class_or_all"]
+__all__ = [
+    "check_data",
+    "check_order",
+    "check_teachers",
+    "check_texts",
+    "class_counts",
+    "named_teachers_fit",
+    "per_class_or_all",
+]
 
 UNSEEN = ("dynamic", "replayed", "two-numbers")
 """Labels of views, which texts have none of."""
@@ -33,6 +42,14 @@ def check_order(order: Order, method: str, condenser: Condenser, labelling: Labe
     Raises:
         DistilError: see :func:`distil.loops.condense.condense`.
     """
+    check_data(order, method, condenser, labelling)
+    check_teachers(order, method, condenser, labelling)
+    if condenser.refuses:
+        imported(condenser.refuses)(order)
+
+
+def check_data(order: Order, method: str, condenser: Condenser, labelling: Labelling | None = None) -> None:
+    """Refuse data, a budget, options or labels that ``method`` cannot work with, whatever the teachers."""
     _check_inputs(order, method, condenser)
     if order.words is not None and labelling is not None and labelling.kind in UNSEEN:
         raise DistilError(
@@ -44,9 +61,6 @@ def check_order(order: Order, method: str, condenser: Condenser, labelling: Labe
         options_of(order, imported(condenser.options))
     elif order.options:
         raise DistilError(f"{method} has no options, but {sorted(order.options)} were given; leave them out.")
-    check_teachers(order, method, condenser, labelling)
-    if condenser.refuses:
-        imported(condenser.refuses)(order)
 
 
 def check_texts(method: str, condenser: Condenser, name: str, *, teachers: bool = False) -> None:
@@ -142,9 +156,10 @@ def check_teachers(order: Order, method: str, condenser: Condenser, labelling: L
         _check_skill(order, teacher, method, name)
 
 
-def named_teacher_fits(order: Order, name: str) -> None:
-    """Refuse a teacher, called ``name``, that does not fit the order's data or is no better than chance on them."""
-    _check_skill(order, order.teachers[0], "the set", name)
+def named_teachers_fit(order: Order, names: Sequence[str]) -> None:
+    """Refuse teachers, called by ``names``, that do not fit the order's data or are no better than chance on them."""
+    for teacher, name in zip(order.teachers, names, strict=True):
+        _check_skill(order, teacher, "the set", name)
 
 
 def _check_skill(order: Order, teacher: nn.Module, method: str, name: str) -> None:

@@ -58,7 +58,9 @@ def ranking_score(improvement: float, recovery: float, *, weight: float = 0.5) -
 
 @dataclass(frozen=True)
 class Scores:
-    """Mean and standard deviation (over the runs, divided by their number) of both scores in points, and the rank."""
+    """Mean and standard deviation (over the runs, divided by their number) of both scores in points; and the mean of
+    the runs' ranking scores.
+    """
 
     recovery: float | None
     recovery_spread: float | None
@@ -75,7 +77,7 @@ def scores_of(
     random_any: Sequence[float] | None,
     weight: float = 0.5,
 ) -> Scores:
-    """Return the scores of a set from accuracies in %, run by run.
+    """Return the scores of a set from accuracies in %, run by run, as DD-Ranking's package does.
 
     Args:
         real_hard: of training on all real data with hard labels; ``None`` where that was not run.
@@ -84,14 +86,21 @@ def scores_of(
         random_any: on random samples with the same; ``None`` where they could not be labelled so.
         weight: of :func:`ranking_score`.
 
+    Differs from official code: ddranking 0.2.0 has accuracies in % in the exponent too, so that its ranking score can
+    leave [0, 1]; here they are shares there, as its paper has them.
+
     >>> scores_of(real_hard=[80.0], set_hard=[50.0], set_any=[60.0], random_any=[55.0]).improvement
     5.0
     """
     lost = None if real_hard is None else [hard_label_recovery(a, b) for a, b in zip(real_hard, set_hard, strict=True)]
-    won = None if random_any is None else [improvement_over_random(a, b) for a, b in zip(set_any, random_any)]
+    won = (
+        None
+        if random_any is None
+        else [improvement_over_random(a, b) for a, b in zip(set_any, random_any, strict=True)]
+    )
     score = None
     if lost is not None and won is not None:
-        score = ranking_score(fmean(won) / 100, fmean(lost) / 100, weight=weight)
+        score = fmean(ranking_score(a / 100, b / 100, weight=weight) for a, b in zip(won, lost, strict=True))
     return Scores(
         recovery=None if lost is None else fmean(lost),
         recovery_spread=None if lost is None else pstdev(lost),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -15,13 +15,14 @@ from distil.data.bundle import Bundle, labels_of
 from distil.data.condensed import CondensedSet
 from distil.data.fingerprint import fingerprint
 from distil.data.loading import mix_seed
+from distil.data.text import TEXT_TASK
 from distil.errors import DistilError
 from distil.loops.compare import check_seeds, compare
 from distil.loops.condense_random import random_set
 from distil.loops.condensed import StudentTraining, outcome_of, train_on
 from distil.loops.dd_scores import scores_of
 from distil.loops.lab import Arm, Lab, Outcome, Role
-from distil.loops.labelling import Labelling, augmentation_of, relabelled
+from distil.loops.labelling import Labelling, augmentation_of, labellers_fit, relabelled
 from distil.loops.order import Order, architecture, inputs_of
 from distil.loops.recipe import data_report
 from distil.loops.text_sets import as_read, shown
@@ -63,15 +64,22 @@ def students_for(
     Raises:
         DistilError: every student has the form of a net that made the set.
     """
-    made = set(small.made.get("nets") or ())
     named = judging.students or {"images": IMAGES, "texts": TEXTS, "vectors": VECTORS}[small.noun]
-    unseen = []
+    forms = {}
     for spec in named:
         seen, _ = shown(small, spec, bundle, max_length=length)
-        unseen += [spec] if architecture(build_model(spec, seen, seed=0)) not in made else []
+        forms[spec] = architecture(build_model(spec, seen, seed=0))
+    return _judges(judging, forms, small.made.get("nets") or ())
+
+
+def _judges(judging: Judging, forms: Mapping[str, str], nets: Collection[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return those of the students, with their forms, that judge a set made with ``nets``."""
+    named = tuple(forms)
+    unseen = [spec for spec, form in forms.items() if form not in nets]
     if not unseen:
         raise DistilError(
-            f"every student ({', '.join(named)}) is of the form of a net that made the set; name at least two others."
+            f"every student ({', '.join(named)}) is of the form of a net that makes the set, so it is no unseen "
+            "architecture; name at least two others with --student."
         )
     notes = []
     if len(unseen) < 2:
@@ -84,8 +92,16 @@ def students_for(
     return named, notes
 
 
-def check_students(judging: Judging, bundle: Bundle, *, length: int = 128) -> None:
-    """Refuse seeds and named students that cannot judge, before anything is made to be judged."""
+def check_students(judging: Judging, bundle: Bundle, nets: Collection[str] = (), *, length: int = 128) -> list[str]:
+    """Refuse seeds and students that cannot judge, before anything is made to be judged; return what must be said.
+
+    Args:
+        judging: how it will be judged.
+        bundle: the real data.
+        nets: the forms of the nets that will make the set (or made it), none of which is an unseen architecture.
+            Students of texts are built for the words of a set, so theirs are compared when it is there.
+        length: tokens of a text.
+    """
     check_seeds(judging.seeds)
     for spec in judging.students:
         seen = as_read(spec, bundle, max_length=length)
@@ -105,6 +121,11 @@ def check_students(judging: Judging, bundle: Bundle, *, length: int = 128) -> No
             raise DistilError(f"the student {spec} cannot be called on inputs of shape {shape} ({why}).") from error
         if outputs != len(bundle.classes):
             raise DistilError(f"the student {spec} has {outputs} outputs for {len(bundle.classes)} classes.")
+    if bundle.task == TEXT_TASK:
+        return []
+    shape = bundle.input_shape
+    named = judging.students or (IMAGES if len(shape) == 3 and shape[0] in (1, 3) else VECTORS)
+    return _judges(judging, {spec: architecture(build_model(spec, bundle, seed=0)) for spec in named}, nets)[1]
 
 
 def evaluate(
@@ -143,6 +164,7 @@ def evaluate(
         inputs: what the runs depend on besides.
     """
     students, notes = students_for(judging, small, bundle, length=length)
+    notes += labellers_fit(small, teachers)
     task, kind = get_task(bundle.task), small.kind
     plain = _plain_view(small)
     soft = kind != "hard"

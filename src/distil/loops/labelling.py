@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -24,7 +25,15 @@ from distil.functional.two_numbers import (
 )
 from distil.tasks import ClassificationTask, Task
 
-__all__ = ["Labelling", "Target", "augmentation_of", "relabelled", "target_of", "teachers_logits"]
+__all__ = [
+    "Labelling",
+    "Target",
+    "augmentation_of",
+    "labellers_fit",
+    "relabelled",
+    "target_of",
+    "teachers_logits",
+]
 
 RECORDED = ("replayed", "two-numbers")
 """Kinds of labels that were stored for known views, which a student must be shown again."""
@@ -178,6 +187,44 @@ def relabelled(
     record["epochs"] = how.epochs
     name = "logits" if kind == "replayed" else "distances"
     return small.with_labels(kind, logits=None, replay={**other, name: torch.stack(stored)}, record=record)
+
+
+def labellers_fit(small: CondensedSet, teachers: Sequence[nn.Module], names: Sequence[str] = ()) -> list[str]:
+    """Return what must be said where teachers are not those that a set's record names as its own.
+
+    Args:
+        small: the set; hard labels have no teachers, and a set of others may not say who they were.
+        teachers: those at hand, in any order; only dynamic labels cannot do without.
+        names: how the user calls them.
+
+    Raises:
+        DistilError: more or fewer of them than labelled it, who together would answer otherwise; none for dynamic
+            labels.
+    """
+    if small.kind == "dynamic" and not teachers:
+        raise DistilError(
+            "the set has dynamic labels, the teachers' while a student trains; name each of them with --teacher."
+        )
+    known = [] if small.kind == "hard" else list(small.record.get("labelled_by") or ())
+    if not known or not teachers:
+        return []
+    if len(known) != len(teachers):
+        raise DistilError(
+            f"the set has {small.kind} labels of {len(known)} teacher{'s' * (len(known) > 1)} together, and "
+            f"{len(teachers)} {'were' if len(teachers) > 1 else 'was'} named; give --teacher (and --teacher-weights) "
+            "once for each."
+        )
+    left, strange = Counter(known), []
+    for k, found in enumerate(map(fingerprint, teachers)):
+        if not left[found]:
+            strange.append(names[k] if k < len(names) else f"teacher {k + 1}")
+        left[found] -= left[found] > 0
+    if not strange:
+        return []
+    return [
+        f"The set was not labelled by {', '.join(strange)} (its record has other weights, or another normalisation), "
+        "so their labels are not those that it was judged with."
+    ]
 
 
 def target_of(small: CondensedSet, *, task: Task | None = None, teachers: Sequence[nn.Module] = ()) -> Target:

@@ -89,6 +89,11 @@ def checked(run: OwnRun, lab: Lab) -> tuple[Bundle, Teacher]:
 
 def fitted(run: OwnRun, lab: Lab) -> tuple[OwnRun, Opened, tuple[str, ...]]:
     """Check the settings, load everything and call both models once; return also all expressions to be trained."""
+    if run.teachers:
+        raise DistilError(
+            f"{len(run.teachers)} teachers were named, and a method takes one; several answer together for a condensed "
+            "set's dynamic labels alone."
+        )
     for name in ("data", "student", "teacher"):
         if not getattr(run, name):
             raise DistilError(f"--{name} is missing; see `distil train --help`.")

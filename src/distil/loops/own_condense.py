@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,15 @@ from distil.data.loading import mix_seed
 from distil.data.splits import SPLITS_FILE, write_splits
 from distil.data.text import TEXT_TASK
 from distil.errors import DistilError, nearest
-from distil.loops.condense import condense
-from distil.loops.condense_check import check_order, check_texts
+from distil.loops.condense import condense, nets_behind
+from distil.loops.condense_check import check_data, check_order, check_texts
 from distil.loops.condensed import stored_set
 from distil.loops.condensed_show import sheets_of, storage_table, texts_table
 from distil.loops.condensers import find
 from distil.loops.inputs import InputSize, Normalise, as_teacher, image_task
 from distil.loops.judging import Judging, check_students, evaluate
 from distil.loops.lab import Lab
-from distil.loops.labelling import Labelling
+from distil.loops.labelling import Labelling, labellers_fit
 from distil.loops.order import Order
 from distil.loops.own_run import Columns, OwnRun, read_raw
 from distil.loops.recipe import data_report
@@ -35,7 +36,17 @@ from distil.models.load import load_model
 from distil.report import build
 from distil.tasks import ClassificationTask, Task
 
-__all__ = ["SET", "CondenseRun", "Prepared", "as_called", "prepared", "reading", "run_condense"]
+__all__ = [
+    "SET",
+    "CondenseRun",
+    "Named",
+    "Prepared",
+    "named_teachers",
+    "prepared",
+    "reading",
+    "run_condense",
+    "trained",
+]
 
 SET = "set"
 """The folder of the set within a run's."""
@@ -174,17 +185,25 @@ def prepared(run: CondenseRun, lab: Lab) -> Prepared:
         small = read_set(run.existing, seen, mean=run.mean or None, std=run.std or None)
         bundle = bundle if small.texts is not None else seen
         same_classes(small, bundle)
-    if run.evaluate or small is not None:
-        check_students(run.judging, bundle, length=run.max_length)
+        for note in small.made.get("notes") or ():
+            lab.progress.say(f"{run.existing}: {note}")
+    named = named_teachers(run, seen, lab)
     order = Order(
-        seen, run.per_class, seed=run.seed, teachers=_teachers(run, seen, lab), device=lab.device,
+        seen, run.per_class, seed=run.seed, teachers=tuple(each.called for each in named), device=lab.device,
         progress=lab.progress, options=run.options, texts=texts,
     )  # fmt: skip
     if small is None:
+        check_data(order, run.method, condenser, run.relabelling)
+    if run.evaluate or small is not None:  # before a teacher is trained: who made a set is no judge of it
+        nets = nets_behind(order, run.method) if small is None else set(small.made.get("nets") or ())
+        for note in check_students(run.judging, bundle, nets, length=run.max_length):
+            lab.progress.say(note)
+    order = replace(order, teachers=trained(named, run, seen, lab))
+    if small is None:
         check_order(order, run.method, condenser, run.relabelling)
-        return Prepared(bundle, order, None)
-    for note in small.made.get("notes") or ():
-        lab.progress.say(f"{run.existing}: {note}")
+    else:
+        for note in labellers_fit(small, order.teachers, run.teachers):
+            lab.progress.say(note)
     return Prepared(bundle, order, small)
 
 
@@ -220,7 +239,24 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
     return small, report
 
 
-def _teachers(run: CondenseRun, bundle: Bundle, lab: Lab) -> tuple[nn.Module, ...]:
+@dataclass(frozen=True)
+class Named:
+    """A teacher as it was loaded: its name, the net, and how it takes the images of the data."""
+
+    name: str
+    model: nn.Module
+    task: Task
+
+    @property
+    def called(self) -> nn.Module:
+        """The teacher that takes images as the data hold them: itself, or resizing and normalising on the way."""
+        task = self.task
+        changed = isinstance(task, ClassificationTask) and ("teacher" in task.normalise or "teacher" in task.input_size)
+        return (_Called(self.model, task) if changed else self.model).eval()
+
+
+def named_teachers(run: CondenseRun, bundle: Bundle, lab: Lab) -> list[Named]:
+    """Load the teachers of a run, each with its weights where a file holds them; none is trained."""
     if len(run.teacher_weights) > len(run.teachers):
         raise DistilError(
             f"{len(run.teacher_weights)} --teacher-weights for {len(run.teachers)} --teacher; one for each."
@@ -237,21 +273,24 @@ def _teachers(run: CondenseRun, bundle: Bundle, lab: Lab) -> tuple[nn.Module, ..
         )  # fmt: skip
         for remark in remarks:
             lab.progress.say(f"{bundle.name}: {remark}")
+        made.append(Named(spec, model, task))
+    return made
+
+
+def trained(named: Sequence[Named], run: CondenseRun, bundle: Bundle, lab: Lab) -> tuple[nn.Module, ...]:
+    """Return the teachers as they are asked, each trained on the data first where the run says so."""
+    made = []
+    for k, each in enumerate(named):
         if run.train_teacher:
             lr = run.training.lr if run.teacher_lr is None else run.teacher_lr
             training = replace(run.training, epochs=run.train_teacher, lr=lr)
-            name = f"teacher {k + 1}" if len(run.teachers) > 1 else "teacher"
+            name = f"teacher {k + 1}" if len(named) > 1 else "teacher"
             model = train_teacher(
-                lab, spec, bundle, training, seed=k, name=name, start=model, task=as_teacher(task)
+                lab, each.name, bundle, training, seed=k, name=name, start=each.model, task=as_teacher(each.task)
             ).module  # fmt: skip
-        made.append(as_called(model, task))
+            each = replace(each, model=model)
+        made.append(each.called)
     return tuple(made)
-
-
-def as_called(model: nn.Module, task: Task) -> nn.Module:
-    """Return a teacher that takes images as the data hold them: itself, or resizing and normalising on the way."""
-    changed = isinstance(task, ClassificationTask) and ("teacher" in task.normalise or "teacher" in task.input_size)
-    return (_Called(model, task) if changed else model).eval()
 
 
 def _source(run: CondenseRun) -> dict[str, Any]:

@@ -74,6 +74,8 @@ class OwnRun:
         data: a path or a name that ``distil.load`` reads.
         student, teacher: models by name: ``timm:…``, ``torchvision:…``, ``hf:…``, ``distil:…``, ``module:function``,
         ``file.py:function``. teacher_weights, student_weights: safetensors or state-dict files.
+        teachers, teachers_weights: several in the place of the one, who together answer for a condensed set's dynamic
+        labels; a file for each, in their order.
         pretrained: let the teacher's library load its published weights.
         train_teacher: epochs to train (or fine-tune) the teacher on the data first; 0 takes it as it is.
         teacher_lr: its learning rate then; default that of the students. A pretrained transformer wants about 5e-5.
@@ -108,6 +110,8 @@ class OwnRun:
     student: str = ""
     teacher: str = ""
     teacher_weights: str | None = None
+    teachers: tuple[str, ...] = ()
+    teachers_weights: tuple[str, ...] = ()
     student_weights: str | None = None
     pretrained: bool = False
     train_teacher: int = 0
@@ -138,6 +142,13 @@ class OwnRun:
     seeds: tuple[int, ...] = (0,)
     real: str | None = None
     updates: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.teachers and (self.teacher or self.teacher_weights):
+            raise DistilError(
+                f"teachers={list(self.teachers)} stand in the place of teacher={self.teacher!r} and of teacher_weights="
+                f"{self.teacher_weights!r}; leave those out."
+            )
 
 
 def read_data(run: OwnRun, folder: Path) -> Bundle:

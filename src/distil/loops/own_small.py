@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -11,32 +11,45 @@ from torch import nn
 from distil.data.bundle import Bundle
 from distil.data.condensed import CondensedSet, load_condensed
 from distil.data.condensed_check import same_classes
+from distil.data.fingerprint import fingerprint
 from distil.data.foreign_sets import find_condensed
 from distil.data.text import TEXT_TASK
 from distil.errors import DistilError
 from distil.loops.compare import check_seeds, compare
-from distil.loops.condense_check import named_teacher_fits
+from distil.loops.condense_check import named_teachers_fit
 from distil.loops.condensed import StudentTraining, outcome_of, train_on
 from distil.loops.condensed_show import sheets_of, storage_table, texts_table
-from distil.loops.inputs import image_task
 from distil.loops.judging import size_table
 from distil.loops.lab import Arm, Lab, Outcome, Role
-from distil.loops.labelling import augmentation_of
+from distil.loops.labelling import augmentation_of, labellers_fit
 from distil.loops.order import Order
-from distil.loops.own_condense import as_called
+from distil.loops.own_condense import CondenseRun, named_teachers, trained
 from distil.loops.own_run import OwnRun, behind, read_raw
 from distil.loops.recipe import data_report
 from distil.loops.text_sets import Read, shown
-from distil.loops.training import build_model, fitting
+from distil.loops.training import Training, build_model
 from distil.loops.vectors import vectors_of
-from distil.models.load import load_model, load_weights
+from distil.models.load import load_weights
 from distil.ship import write_student
 from distil.tasks import get_task
 
-__all__ = ["AS_LABELLED", "opened_set", "run_small", "taught_by_labels"]
+__all__ = ["AS_LABELLED", "OpenedSet", "as_sets_are", "opened_set", "run_small", "taught_by_labels"]
 
 AS_LABELLED = "set"
 """The method of a run whose students learn what the set's own labels say."""
+
+_READ = ("optimizer", "lr", "schedule", "weight_decay")
+"""What of ``training`` students of a set are trained by; the rest is for runs that go over data by epochs."""
+
+
+@dataclass(frozen=True)
+class OpenedSet:
+    """The set, the real data behind it, the teachers of dynamic labels, and what a reader must know of those."""
+
+    small: CondensedSet
+    real: Bundle
+    teachers: tuple[nn.Module, ...]
+    notes: tuple[str, ...] = ()
 
 
 def taught_by_labels(run: OwnRun) -> bool:
@@ -44,11 +57,21 @@ def taught_by_labels(run: OwnRun) -> bool:
     return run.methods == (AS_LABELLED,)
 
 
-def opened_set(run: OwnRun, lab: Lab) -> tuple[CondensedSet, Bundle, tuple[nn.Module, ...]]:
+def as_sets_are(run: OwnRun) -> OwnRun:
+    """Return the settings over which those of a set's students are laid: these, with the weight decay of a set's.
+
+    >>> as_sets_are(OwnRun()).training.weight_decay
+    0.01
+    """
+    return replace(run, training=replace(run.training, weight_decay=StudentTraining.weight_decay))
+
+
+def opened_set(run: OwnRun, lab: Lab) -> OpenedSet:
     """Return the set, the real data behind it, and the teachers of dynamic labels.
 
     Raises:
-        DistilError: a torn set, real data that are not there or have other classes, dynamic labels without a teacher.
+        DistilError: a torn set, real data that are not there or have other classes, dynamic labels without their
+            teachers or with another number of them, settings that no student of a set is trained by.
     """
     found = find_condensed(run.data)
     if found is None:
@@ -56,6 +79,7 @@ def opened_set(run: OwnRun, lab: Lab) -> tuple[CondensedSet, Bundle, tuple[nn.Mo
     if not run.student:
         raise DistilError("--student is missing; see `distil train --help`.")
     check_seeds(run.seeds)
+    _check_read(run.training)
     small = load_condensed(found)
     real_run = behind(small, run, found)
     lab.progress.begin(f"reading {real_run.data}")
@@ -64,39 +88,55 @@ def opened_set(run: OwnRun, lab: Lab) -> tuple[CondensedSet, Bundle, tuple[nn.Mo
     if real.task == TEXT_TASK and encoder and small.texts is None:
         real = vectors_of(lab, encoder, real, max_length=real_run.max_length)
     same_classes(small, real)
-    teachers: tuple[nn.Module, ...] = ()
-    if small.kind == "dynamic":
-        if not run.teacher:
+    asked = _asked(run)
+    if small.kind != "dynamic":
+        if asked.teachers or run.train_teacher:
             raise DistilError(
-                "the set has dynamic labels, the teacher's while a student trains; name it with --teacher."
+                f"the set has {small.kind} labels, which ask no teacher; leave --teacher out, or name a --method that "
+                "uses it."
             )
-        module = load_model(run.teacher, **fitting(real), weights=run.teacher_weights, pretrained=run.pretrained)
-        task, remarks = image_task(
-            real, run.normalise, run.input_size, student=run.student, teacher=run.teacher, pretrained=run.pretrained,
-            module=module,
-        )  # fmt: skip
-        for remark in remarks:
-            lab.progress.say(f"{real.name}: {remark}")
-        teachers = (as_called(module, task),)
-        named_teacher_fits(Order(real, 1, teachers=teachers, device=lab.device), run.teacher)
-    elif run.teacher:
-        raise DistilError(
-            f"the set has {small.kind} labels, which ask no teacher; leave --teacher out, or name a --method that "
-            "uses it."
-        )
-    return small, real, teachers
+        return OpenedSet(small, real, ())
+    named = named_teachers(asked, real, lab)
+    labellers_fit(small, [each.called for each in named])  # their number, before any of them is trained
+    teachers = trained(named, asked, real, lab)
+    named_teachers_fit(Order(real, 1, teachers=teachers, device=lab.device), asked.teachers)
+    notes = labellers_fit(small, teachers, asked.teachers)
+    for note in notes:
+        lab.progress.say(note)
+    return OpenedSet(small, real, teachers, tuple(notes))
+
+
+def _asked(run: OwnRun) -> CondenseRun:
+    """The teachers that a run names, as the verb that labels a set would load (and train) them."""
+    files = run.teachers_weights or ((run.teacher_weights,) if run.teacher_weights else ())
+    return CondenseRun(
+        teachers=run.teachers or ((run.teacher,) if run.teacher else ()), teacher_weights=files,
+        pretrained=run.pretrained, train_teacher=run.train_teacher, teacher_lr=run.teacher_lr,
+        normalise=run.normalise.teacher, input_size=run.input_size.teacher, training=Training(lr=run.training.lr),
+    )  # fmt: skip
+
+
+def _check_read(training: Training) -> None:
+    plain = Training()
+    for name in training.__dataclass_fields__:
+        value = getattr(training, name)
+        if name not in _READ and value != getattr(plain, name):
+            raise DistilError(
+                f"training.{name}={value} is not for a condensed set, whose students make --set updates=1000 steps of "
+                f"the batches that it names, by {', '.join(_READ)} of training; leave it out."
+            )
 
 
 def run_small(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any]:
     """Train students on the set as it is labelled (and with its class labels alone), and return the report."""
-    small, real, teachers = opened_set(run, lab)
+    opened = opened_set(run, lab)
+    small, real, teachers = opened.small, opened.real, opened.teachers
     seen, read = shown(small, run.student, real, named=run.tokenizer, max_length=run.max_length)
     task = get_task(seen.task)
     task.keep(lab.out)
     training = StudentTraining(
-        updates=run.updates, optimizer=run.training.optimizer, lr=run.training.lr, schedule=run.training.schedule,
-        weight_decay=run.training.weight_decay or StudentTraining.weight_decay, checks=min(run.updates, 10),
-    )  # fmt: skip
+        updates=run.updates, checks=min(run.updates, 10), **{name: getattr(run.training, name) for name in _READ}
+    )
     view = augmentation_of(small)
     arms: dict[str, Arm] = {}
 
@@ -121,15 +161,18 @@ def run_small(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, A
         setting={
             "Set": f"{len(small)} samples of {len(small.classes)} classes, made by {small.made.get('method')}",
             "Student": run.student,
+            **({"Teachers": ", ".join(_asked(run).teachers)} if teachers else {}),
             "Budget": f"{training.updates} updates of batches of {view.batch}, {training.optimizer}, learning rate "
-            f"{training.lr:g} ({training.schedule})",
+            f"{training.lr:g} ({training.schedule}), weight decay {training.weight_decay:g}",
             "Choice": "the best look at validation data is scored on test data; both are real data",
         },
         data=data_report(real),
         settings={name: value for name, value in asdict(run).items() if name not in ("seeds", "baseline")},
         set=small.fingerprint,
         data_fingerprint=real.fingerprint,
+        teacher_fingerprints=[fingerprint(teacher) for teacher in teachers],
     )
+    report["warnings"] += opened.notes
     asked = small.made.get("data")
     if asked and asked != real.fingerprint:
         report["warnings"].append(
@@ -161,7 +204,8 @@ def _trained(
             model=run.student, test=outcome.metrics["best"], validation=max(
                 (record["val"] for record in trained.history), key=lambda scores: scores[task.metric]
             ),
-            method=f"{small.kind} labels of a condensed set", teacher=run.teacher, seed=seed, arm=name, role=role,
+            method=f"{small.kind} labels of a condensed set", teacher=", ".join(_asked(run).teachers), seed=seed,
+            arm=name, role=role,
         )  # fmt: skip
         return outcome
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +18,7 @@ from distil.functional import nearest_rows, standardised_channels
 from distil.loops.carrier import Real
 from distil.loops.condensed import StudentTraining, set_arm, train_on
 from distil.loops.lab import Arm, Lab, Outcome, Role
-from distil.loops.order import Order
+from distil.loops.order import Order, architecture
 from distil.loops.training import build_model
 from distil.loops.vectors import vectors_of
 from distil.tasks import get_task
@@ -105,12 +105,27 @@ def judged_arm(
 
     The others, of architectures that had no part in making the set, are trained alike; their test accuracy is a
     diagnostic of the arm, and so are the seconds that making the set took. ``trials`` runs chose its settings.
+
+    Raises:
+        DistilError: one of ``unseen`` has the form of the student or of a teacher, which is refused before any set is
+            made; or of a net that the set names as its maker, before a student is trained on it.
     """
-    if student in unseen:
-        raise DistilError(f"{student} made the sets, so it is no unseen architecture; leave it out.")
+    forms = {name: architecture(build_model(name, bundle, seed=0)) for name in (student, *unseen)}
+
+    def refuse(seen: Collection[str]) -> None:
+        wrong = next((name for name in unseen if forms[name] in seen), None)
+        if wrong is not None:
+            raise DistilError(f"{wrong} has the form of a net that makes the sets, so it is no unseen architecture.")
+
+    def checked(seed: int) -> CondensedSet:
+        small = make(seed)
+        refuse(small.made.get("nets") or ())
+        return small
+
+    refuse({forms[student], *map(architecture, teachers)})
     arm = set_arm(
-        lab, role, label, make, student, bundle, training, teachers=teachers, augmentation=augmentation, phrase=phrase,
-        trials=trials,
+        lab, role, label, checked, student, bundle, training, teachers=teachers, augmentation=augmentation,
+        phrase=phrase, trials=trials,
     )  # fmt: skip
 
     def run(seed: int) -> Outcome:
