@@ -18,35 +18,14 @@ from distil.models import load_model
 from distil.report import load
 from distil.systems.d2dgn import own
 
+from .forgetting import NET, QUICK, Screen, ask, prepare, refused, with_net, words
 from .terminal import contents, distil
-
-Screen = pytest.CaptureFixture[str]
-NET = "distil:gcn(hidden=8)"
-QUICK = ("--device", "cpu", "--set", "d2dgn.steps=20", "--set", "training.steps=20")
 
 
 @pytest.fixture
 def there(here: Path) -> Path:
     """A user's folder with a graph network of their own, its weights alone, and requests."""
-    torch.manual_seed(0)
-    save_file(load_model(NET, classes=3, input_shape=(5,)).state_dict(), here / "gnn.safetensors")
-    edges = [pair.tolist() for pair in pairs_of(load_data("graph.npz").train.batch["edge_index"]).t()]
-    ask(here, "edges.json", {"edges": [edges[0], edges[5][::-1], edges[9]]})
-    ask(here, "nodes.json", {"nodes": [3, 7]})
-    return here
-
-
-def ask(folder: Path, name: str, content: Any) -> str:
-    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
-    return name
-
-
-def words(*more: str, model: str = "gnn.safetensors", request: str = "nodes.json") -> list[str]:
-    return ["unlearn", "--model", model, "--data", "graph.npz", "--request", request, *QUICK, *more]
-
-
-def with_net(*more: str, request: str = "nodes.json") -> list[str]:
-    return words("--net", NET, *more, request=request)
+    return prepare(here)
 
 
 def test_a_users_model_forgets_nodes_and_the_run_leaves_model_record_and_report(there: Path, capsys: Screen) -> None:
@@ -219,16 +198,6 @@ def test_a_request_that_cannot_be_met_is_refused_before_anything_is_written(
 ) -> None:
     ask(there, "odd.json", content() if callable(content) else content)
     refused(there, capsys, says, *with_net("--out", "gone", request="odd.json"))
-
-
-def refused(there: Path, capsys: Screen, says: str, *typed: str) -> None:
-    before = contents(there)
-    said = distil(capsys, *typed)
-    assert said.code == 2, said
-    assert "Traceback" not in said.err
-    (complaint,) = said.complaints
-    assert says in complaint, complaint
-    assert contents(there) == before
 
 
 def test_a_request_that_empties_a_class_names_its_last_nodes(there: Path, capsys: Screen) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from distil.errors import DistilError
 from distil.functional.gnndelete import DELETION_START
 from distil.models import GAT, GCN, GIN, SAGE
-from distil.models.deletion import WithDeletion, layer_outputs, message_layers
+from distil.models.deletion import WithDeletion, layer_outputs, message_layers, under_operators, without_operators
 
 X = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6]])
@@ -76,3 +76,31 @@ def test_gin_sums_a_node_and_its_neighbours_before_each_linear_layer() -> None:
     first, last = (layer.nn for layer in net.layers)
     expected = last(whole @ first(whole @ X).relu())
     torch.testing.assert_close(net(X, EDGES), expected)
+
+
+def test_a_network_is_put_under_the_operators_that_were_saved_with_it() -> None:
+    rows = [torch.arange(7) < 4, torch.arange(7) < 6]
+    made = WithDeletion(GCN(5, 8, 3), rows, [8, 3]).eval()
+    state = {name: value.clone() for name, value in made.state_dict().items()}
+    again = under_operators(GCN(5, 8, 3), state)
+    again.load_state_dict(state)
+    assert torch.equal(again.eval()(X, EDGES), made(X, EDGES))
+    plain = GCN(5, 8, 3)
+    assert under_operators(plain, plain.state_dict()) is plain
+    assert without_operators(plain) is plain
+    assert without_operators(again).state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"mask1": None}, {"operators.0": None}, {"operators.1": torch.ones(3, 2)}, {"mask0": torch.ones(7, 1)}],
+    ids=str,
+)
+def test_operators_that_were_changed_are_refused(changed: dict[str, torch.Tensor | None]) -> None:
+    state = dict(WithDeletion(GCN(5, 8, 3), [torch.ones(7, dtype=torch.bool)] * 2, [8, 3]).state_dict()) | changed
+    kept = {name: value for name, value in state.items() if value is not None}
+    if "operators.0" in kept:
+        with pytest.raises(DistilError, match="were changed, so restore"):
+            under_operators(GCN(5, 8, 3), kept)
+    else:  # then it looks like a network's own names, which do not fit
+        assert isinstance(under_operators(GCN(5, 8, 3), kept), GCN)

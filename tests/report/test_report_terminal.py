@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import re
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -123,3 +125,32 @@ def test_a_broken_record_of_the_teachers_passes_stops_no_report(broken: object) 
     report["arms"][1]["teacher_forward"] = broken
     assert printed(report)
     assert render(report)
+
+
+def wide_report() -> dict[str, Any]:
+    """Sixteen columns of numbers beside two of names, and a table of words that fits by wrapping."""
+    names = [f"figure-{k:02}" for k in range(16)]
+    rows = [[f"arm {i}", "after the first request", *(100 * i + k for k in range(16))] for i in (1, 2, 3)]
+    words = {"title": "Words", "head": ["column", "meaning"], "rows": [["one", "a long meaning " * 12]]}
+    tables = [{"title": "Wide", "head": ["arm", "request", *names], "rows": rows}, words]
+    return sample_report(arms=2, epochs=2) | {"tables": tables}
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_wide_table_is_printed_in_blocks_that_keep_every_name_and_value(width: int) -> None:
+    lines = [line.rstrip() for line in printed(wide_report(), width).splitlines()]
+    table = [re.split(r"\s{2,}", line) for line in lines[lines.index("Wide") + 1 : lines.index("Words") - 1]]
+    assert max(map(len, lines)) <= width
+    found = {}
+    for block in range(0, len(table), 4):
+        head, *rows = table[block : block + 4]
+        assert head[:2] == ["arm", "request"]
+        assert [row[:2] for row in rows] == [[f"arm {i}", "after the first request"] for i in (1, 2, 3)]
+        found |= {name: [row[k] for row in rows] for k, name in enumerate(head) if k > 1}
+    assert found == {f"figure-{k:02}": [str(100 * i + k) for i in (1, 2, 3)] for k in range(16)}
+    assert len(table) > 4
+
+
+def test_a_table_that_fits_or_can_wrap_is_printed_once() -> None:
+    assert printed(wide_report(), 400).count("arm 1  ") == 1
+    assert printed(wide_report(), 80).count("column") == 1

@@ -449,6 +449,6 @@ def test_every_setting_of_the_evidence_can_be_made() -> None:
     assert {each.data for each in setups} == {"cora", "citeseer", "amazon-photo"}
 
 
-@pytest.mark.parametrize("module", ["procedure", "recipe", "own", "files"])
+@pytest.mark.parametrize("module", ["procedure", "recipe", "asked", "own", "files", "report"])
 def test_the_examples_run(module: str) -> None:
     assert doctest.testmod(import_module(f"distil.systems.d2dgn.{module}")).failed == 0

@@ -31,7 +31,10 @@ def unlearn(
         list[Path] | None,
         typer.Option(help="What to delete: JSON or csv of edges, nodes or a class. May be repeated, in order."),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="d2dgn, retrain or gradient-ascent.")] = None,
+    train_original: Annotated[
+        bool, typer.Option("--train-original", help="Train the model first, by --net, --task and training.*.")
+    ] = False,
+    method: Annotated[str | None, typer.Option(help="d2dgn, retrain, gradient-ascent or gnndelete.")] = None,
     net: Annotated[
         str | None, typer.Option(help="distil:gcn(hidden=64), file.py:function, … where no sidecar says it.")
     ] = None,
@@ -61,6 +64,7 @@ def unlearn(
         "model": None if model is None else str(model),
         "data": data,
         "requests": [str(path) for path in request] if request else None,
+        "train_original": train_original or None,
         "method": method,
         "net": net,
         "task": task,
@@ -81,7 +85,8 @@ def _go(
     from distil.loops.lab import Lab
     from distil.loops.settings import from_yaml, override, to_yaml, update
     from distil.report import write
-    from distil.systems.d2dgn.own import UnlearnRun, run_unlearn
+    from distil.systems.d2dgn.asked import UnlearnRun
+    from distil.systems.d2dgn.own import run_unlearn
 
     settings = UnlearnRun()
     begun = (out or RUNS / "unlearn") / SETTINGS
@@ -95,14 +100,17 @@ def _go(
         return
     folder = open_out(out, "unlearn", resume=resume, overwrite=overwrite)
     words = ["unlearn", *(["--device", device] if device else [])]
-    title = f"{Path(settings.model).name} unlearns from {Path(settings.data).name}"
+    name = settings.net if settings.train_original else Path(settings.model).name
+    title = f"{name} {'unlearns from' if settings.requests else 'trained on'} {Path(settings.data).name}"
     with Display(quiet=as_json) as display, resumable(folder, words):
         write_text(folder / SETTINGS, to_yaml(settings))
         lab = Lab(folder, progress=display, device=device)
         report = run_unlearn(settings, lab, command=command_line(), title=title)
     write(report, folder)
     show_report(report, folder, as_json=as_json)
-    if not as_json:
+    if not as_json and settings.train_original:
+        typer.echo(f"The model before: {(folder / 'original' / 'model.safetensors').resolve()}")
+    if not as_json and settings.requests:
         last = max(folder.glob("step-*"), key=lambda path: int(path.name.partition("-")[2]))
         typer.echo(f"The model that forgot: {(last / 'model.safetensors').resolve()}")
         typer.echo(f"Its record: {(last / 'audit.json').resolve()}")
@@ -111,12 +119,17 @@ def _go(
 def _check(settings: Any, device: str | None, as_json: bool) -> None:
     from distil.loops.lab import Lab
     from distil.loops.settings import to_yaml
-    from distil.systems.d2dgn.own import prepared
+    from distil.systems.d2dgn.asked import prepared, scene_of
 
     with Display(quiet=as_json) as display:
         made = prepared(settings, Lab(RUNS, progress=display, device=device))
     deletes = [{"nodes": len(each.nodes), "edges": each.pairs.shape[1]} for each in made.removals]
+    for place, each in enumerate(deletes if made.links is not None else ()):
+        each["held_out"] = each["edges"] - scene_of(made, place).gone.shape[1]
     facts = {"settings": asdict(settings), "data": made.bundle.name, "net": made.loaded.net, "deletes": deletes}
-    said = [f"Request {k}: {each['nodes']} nodes and {each['edges']} edges go." for k, each in enumerate(deletes, 1)]
+    said = []
+    for k, each in enumerate(deletes, 1):
+        held = f"; {each['held_out']} of the edges are held out and were never learned" if each.get("held_out") else ""
+        said.append(f"Request {k}: {each['nodes']} nodes and {each['edges']} edges go{held}.")
     words = "\n".join([to_yaml(settings).rstrip(), *said, "Everything fits. Nothing was deleted, no model trained."])
     typer.echo(json.dumps(facts) if as_json else words)

@@ -127,6 +127,12 @@ class Standing:
             gone_pairs=self.gone_pairs | set(map(tuple, removal.pairs.t().tolist())),
         )
 
+    def until(self, later: Standing) -> tuple[Tensor, Tensor]:
+        """Return the edges ``[2, P]`` and the nodes ``[K]`` that went between this standing and a later one."""
+        codes = later.pairs[0] * self.count + later.pairs[1]
+        gone = self.pairs[:, ~torch.isin(self.pairs[0] * self.count + self.pairs[1], codes)]
+        return gone, torch.tensor(sorted(later.gone_nodes - self.gone_nodes), dtype=torch.long)
+
     def _ids(self, values: Sequence[Any]) -> list[Any]:
         """Nodes, or pairs of them, by the ids that the user's tables have."""
         if not self.numbers:

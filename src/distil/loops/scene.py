@@ -131,8 +131,8 @@ def link_scene(bundle: Bundle, links: Links, gone: Tensor, *, left: Tensor | Non
     Args:
         bundle: the graph.
         links: its edges in three parts.
-        gone: ``[2, D]`` edges to delete, in any direction, of any part; only training edges can be forgotten, others
-            are no longer used for scores.
+        gone: ``[2, D]`` edges to delete, in any direction, of any part; only training edges can be forgotten, held-out
+            ones are no longer used for scores.
         left: ``[2, P]``, the edges that earlier deletions left; all by default.
     """
     whole = bundle.train.batch
@@ -144,9 +144,12 @@ def link_scene(bundle: Bundle, links: Links, gone: Tensor, *, left: Tensor | Non
     parts = {name: _without(part, gone, nodes) for name, part in standing.items()}
     forget = _within(standing["train"], gone, nodes)
     if not forget.shape[1]:
+        held = sum(_within(standing[name], gone, nodes).shape[1] for name in ("val", "test"))
         raise DistilError(
-            "None of the deleted edges is a training edge: the model never learnt them, and they are dropped from its "
-            "graph by leaving them out of the data."
+            f"Every edge of the request ({held}) is held out for validation or test: the model never learned it, so "
+            "there is nothing to forget. Ask for it together with a training edge: both are then removed, and recorded."
+            if held
+            else "The request deletes no edge that is left, and a model of links learns nothing else; delete edges."
         )
     if min(part.shape[1] for part in parts.values()) < 2:
         raise DistilError(

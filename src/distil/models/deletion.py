@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distil.errors import DistilError
 from distil.functional.gnndelete import DELETION_START, deletion_operator
 
-__all__ = ["WithDeletion", "layer_outputs", "message_layers"]
+__all__ = ["WithDeletion", "layer_outputs", "message_layers", "under_operators", "without_operators"]
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]
 
@@ -139,3 +139,37 @@ class WithDeletion(nn.Module):
 
         _hooked(self.model, layers, keep, inputs, edge_index)
         return seen
+
+
+def under_operators(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Return ``model`` under the operators that a state dict holds, empty of their values; itself where it holds none.
+
+    Args:
+        model: a network of the kind that GNNDelete was used on; it is frozen then.
+        state: names and tensors of what was saved: ``model.…``, ``operators.K`` (D, D) and ``maskK`` bool (N,).
+
+    Raises:
+        DistilError: an operator without its mask, a mask without its operator, or one that is not square.
+
+    >>> from distil.models import GCN
+    >>> state = WithDeletion(GCN(3, 8, 2), [torch.ones(4, dtype=torch.bool)] * 2, [8, 2]).state_dict()
+    >>> under_operators(GCN(3, 8, 2), state).load_state_dict(state)
+    <All keys matched successfully>
+    """
+    if not {"mask0", "operators.0"} <= set(state):
+        return model
+    count = sum(name.startswith("operators.") for name in state)
+    masks, operators = ([state.get(f"{name}{k}") for k in range(count)] for name in ("mask", "operators."))
+    for place, (mask, operator) in enumerate(zip(masks, operators)):
+        if mask is None or operator is None or mask.ndim != 1 or operator.ndim != 2 or len(set(operator.shape)) > 1:
+            raise DistilError(
+                f"operator {place} of {count} has no mask of nodes, is missing, or is not square; the weights of "
+                "GNNDelete's network were changed, so restore them."
+            )
+    bools = [torch.zeros(len(mask), dtype=torch.bool) for mask in masks if mask is not None]
+    return WithDeletion(model, bools, [len(operator) for operator in operators if operator is not None])
+
+
+def without_operators(model: nn.Module) -> nn.Module:
+    """Return the network under GNNDelete's operators, whose weights they leave as they are; itself without any."""
+    return model.model if isinstance(model, WithDeletion) else model

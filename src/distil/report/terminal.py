@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["print_difference", "print_index", "print_report"]
 
+_WORDS = 24  # characters of a column of words beside numbers
 _GOOD, _BAD = ("✓", "bold green"), ("✗", "bold red")
 _MARKS: dict[str, tuple[str, str]] = {HELPED: _GOOD, HURT: _BAD, BETTER: _GOOD, WORSE: _BAD}
 
@@ -143,12 +144,41 @@ def _print_tables(report: Mapping[str, Any], console: Console) -> None:
         console.print(Text(f"\n{table['title']}", style="bold"))
         if table["note"]:
             console.print(Text(table["note"]))
-        shown = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-        for name, left in zip(table["head"], table["left"], strict=True):
-            shown.add_column(Text(name), justify="left" if left else "right", no_wrap=not left, overflow="fold")
-        for row in table["rows"]:
-            shown.add_row(*map(Text, row))
-        console.print(shown)
+        for columns in _blocks(table, console.width):
+            shown = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+            for i in columns:
+                left = table["left"][i]
+                head = Text(table["head"][i])
+                shown.add_column(head, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+            for row in table["rows"]:
+                shown.add_row(*(Text(row[i]) for i in columns))
+            console.print(shown)
+
+
+def _blocks(table: Mapping[str, Any], width: int) -> list[list[int]]:
+    """Return the columns of each block in which a table is printed: one, where its numbers leave its words room.
+
+    Else so many columns at a time as fit beside the leading columns of words, which every block repeats.
+    """
+    from rich.cells import cell_len
+
+    full, least = [], []
+    for i, (head, left) in enumerate(zip(table["head"], table["left"], strict=True)):
+        cells = [head, *(row[i] for row in table["rows"])]
+        longest = max(cell_len(word) for cell in cells for word in cell.split() or [""])
+        natural = 2 + max(map(cell_len, cells))
+        full.append(min(natural, _WORDS) if left else natural)
+        least.append(min(2 + longest, _WORDS) if left else natural)
+    if sum(least) <= width:
+        return [list(range(len(least)))]
+    words = table["left"].index(False) if False in table["left"] else 1
+    lead = sum(full[:words]) if 5 * sum(full[:words]) <= 3 * width else sum(least[:words])
+    blocks: list[list[int]] = [[]]
+    for i in range(words, len(full)):
+        if blocks[-1] and lead + sum(full[k] for k in (*blocks[-1], i)) > width:
+            blocks.append([])
+        blocks[-1].append(i)
+    return [[*range(words), *block] for block in blocks]
 
 
 def _fitting(heads: list[str], rows: list[list[str]], width: int, spare: tuple[str, ...]) -> list[int]:

@@ -23,24 +23,28 @@ from distil.data.sources import load
 from distil.errors import DistilError, nearest
 from distil.loops.scene import Scene
 from distil.models import load_model
-from distil.models.load import load_weights
+from distil.models.deletion import WithDeletion, under_operators, without_operators
+from distil.models.load import load_weights, read_state
 from distil.report import environment
 from distil.ship.manifest import read_json, write_json
 from distil.ship.student import read_student, save_state, write_student
+from distil.tasks import Task
 from distil.tasks.base import evaluating
 
-__all__ = ["AUDIT", "Loaded", "left_of", "load_trained", "read_audit", "record_of", "replayed", "write_step"]
+__all__ = ["AUDIT", "Loaded", "beside", "fits", "left_of", "load_graph", "load_trained", "new_model", "read_audit"]
+__all__ += ["record_of", "replayed", "write_model", "write_step"]
 
 AUDIT = "audit.json"
 KIND, LINKS, VERSION = "distil-unlearning", "distil-link-model", 1
-TASKS, UNLEARNED = ("nodes", "links"), "unlearned"
+TASKS, ORIGINAL, UNLEARNED = ("nodes", "links"), "original", "unlearned"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A trained graph network: the module, what makes a new one, its specification and what it is for.
+    """A trained graph network: the module, what makes a new plain one, its specification and what it is for.
 
-    ``trained_on`` is the fingerprint of the data that its sidecar names; ``unlearned``: it met requests before.
+    ``split_seed`` and ``trained_on``, the fingerprint of the data, are what its sidecar names; ``unlearned``: it met
+    requests before.
     """
 
     module: nn.Module
@@ -52,47 +56,72 @@ class Loaded:
     unlearned: bool = False
 
 
-def load_trained(path: Path, bundle: Bundle, *, net: str | None, task: str | None) -> Loaded:
-    """Load a model from safetensors; the sidecar that distil writes beside one says what it is, or ``net`` does.
+def beside(path: Path, *, net: str | None = None) -> dict[str, Any]:
+    """Return what the sidecar of a model says, as :class:`Loaded` has it; nothing where there is none or ``net`` does.
 
     Raises:
-        DistilError: nothing says what the network is, or it does not fit the weights or the graph.
+        DistilError: there is no such model, or its sidecar is of a module that is no graph network.
     """
     if not path.is_file():
         raise DistilError(f"there is no model {str(path)!r}; correct --model.")
     side = path.with_suffix(".json")
-    known: dict[str, Any] = {}
-    if side.is_file() and net is None:
-        kind = read_json(side)
-        if isinstance(kind, dict) and kind.get("kind") == LINKS:
-            known = read_json(side, kind=LINKS) | {"task": "links", "unlearned": True}
-        else:
-            student = read_student(side)
-            known = {"model": student.model, "task": "nodes", "unlearned": student.arm == UNLEARNED}
-            known["trained_on"] = student.data.get("fingerprint")
-            if not student.plain:
-                raise DistilError(
-                    f"{side}: what shipped is a {student.deployed}, not the network itself; name another."
-                )
-    spec, task = net or known.get("model"), task or known.get("task") or "nodes"
+    if net is not None or not side.is_file():
+        return {}
+    kind = read_json(side)
+    if isinstance(kind, dict) and kind.get("kind") == LINKS:
+        known = read_json(side, kind=LINKS)
+        seed, data = known.get("split_seed"), known.get("data")
+        return {
+            "net": known.get("model"),
+            "task": "links",
+            "split_seed": seed if isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 else None,
+            "trained_on": data.get("fingerprint") if isinstance(data, dict) else None,
+            "unlearned": known.get("arm") != ORIGINAL,
+        }
+    student = read_student(side)
+    if not student.plain and student.deployed != WithDeletion.__qualname__:
+        raise DistilError(f"{side}: what shipped is a {student.deployed}, not the network itself; name another.")
+    return {
+        "net": student.model,
+        "task": "nodes",
+        "trained_on": student.data.get("fingerprint"),
+        "unlearned": student.arm == UNLEARNED,
+    }
+
+
+def load_trained(path: Path, bundle: Bundle, known: Mapping[str, Any], *, net: str | None, task: str | None) -> Loaded:
+    """Load a model, with GNNDelete's operators where its file holds them; its sidecar says what it is, or ``net`` does.
+
+    Raises:
+        DistilError: nothing says what the network is, or it does not fit the weights or the graph.
+    """
+    spec = net or known.get("net")
     if not isinstance(spec, str):
         raise DistilError(
-            f"nothing says what network {str(path)!r} holds, since no {side.name} lies beside it; give --net, such as "
-            "'distil:gcn(hidden=64)'."
+            f"nothing says what network {str(path)!r} holds, since no {path.stem}.json lies beside it; give --net, "
+            "such as 'distil:gcn(hidden=64)'."
         )
+    new = new_model(spec, task or known.get("task"), bundle, split_seed=known.get("split_seed"))
+    module = load_weights(under_operators(new.module, read_state(path)), path).eval()
+    unlearned = bool(known.get("unlearned")) or isinstance(module, WithDeletion)
+    return fits(replace(new, module=module, trained_on=known.get("trained_on"), unlearned=unlearned), bundle)
+
+
+def new_model(net: str, task: str | None, bundle: Bundle, *, split_seed: int | None) -> Loaded:
+    """Return a network that is not trained yet, for the classes of nodes or for links."""
+    task = task or "nodes"
     if task not in TASKS:
         raise DistilError(f"--task '{task}' is unknown; {nearest(task, TASKS)}")
     classes = len(bundle.classes) if task == "nodes" else None
-    make = partial(load_model, spec, classes=classes, input_shape=bundle.input_shape)
-    module = load_weights(make(), path).eval()
-    _fits(module, bundle, spec, classes)
-    seed = known.get("split_seed")
-    seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else None
-    return Loaded(module, make, spec, task, seed, known.get("trained_on"), known.get("unlearned", False))
+    make = partial(load_model, net, classes=classes, input_shape=bundle.input_shape)
+    module = make().eval()
+    return Loaded(module, make, net, task, split_seed)
 
 
-def _fits(module: nn.Module, bundle: Bundle, spec: str, classes: int | None) -> None:
-    batch = bundle.train.batch
+def fits(loaded: Loaded, bundle: Bundle) -> Loaded:
+    """Return a network that takes the graph and answers for each of its nodes; refuse any other."""
+    module, spec, batch = loaded.module, loaded.net, bundle.train.batch
+    classes = len(bundle.classes) if loaded.task == "nodes" else None
     try:
         with evaluating(module), torch.no_grad():
             output = module(batch["inputs"], batch["edge_index"])
@@ -109,6 +138,7 @@ def _fits(module: nn.Module, bundle: Bundle, spec: str, classes: int | None) -> 
             f"{spec} gives {list(getattr(output, 'shape', []))} for the graph {bundle.name!r}; {list(wanted)} is "
             "expected, one row for each node."
         )
+    return loaded
 
 
 def digest(content: Any) -> str:
@@ -125,13 +155,15 @@ def record_of(
     method: str,
     seed: int,
     scores: Any,
+    held_out: int,
 ) -> dict[str, Any]:
-    """Return the audit record of one request."""
+    """Return the audit record of one request; ``held_out`` of the deleted edges the model was never trained on."""
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "request": removal.request.plain(),
         "request_fingerprint": digest(removal.request.plain()),
         "deleted": {"nodes": removal.nodes.tolist(), "edges": removal.pairs.t().tolist()},
+        "held_out": held_out,
         "data": dict(data),
         "model": {"before": fingerprint(before), "after": fingerprint(after)},
         "method": method,
@@ -215,44 +247,45 @@ def write_step(
     records: list[dict[str, Any]], method: str, seed: int, split_seed: int,
 ) -> Path:  # fmt: skip
     """Write a model, its sidecar and the audit record of all requests so far into a folder; return the model's path."""
-    path = folder / "model.safetensors"
-    left = {name: FullBatch(dict(getattr(scene, name))) for name in ("val", "test")}
-    test = {name: value for name, value in scores.items() if value is not None}
-    if loaded.task == "nodes":
-        batch = {name: _on_cpu(part) for name, part in left.items()}
-        write_student(
-            path,
-            module.cpu(),
-            built=module,
-            task=scene.task,
-            bundle=replace(bundle, val=batch["val"], test=batch["test"]),
-            model=loaded.net,
-            test=test,
-            validation=scene.task.evaluate(module, batch["val"]),
-            method=method,
-            teacher="",
-            seed=seed,
-            arm=UNLEARNED,
-            role="method",
-        )
-    else:
-        save_state(module.cpu(), path)
-        side = {"kind": LINKS, "version": VERSION, "model": loaded.net, "split_seed": split_seed, "test": test}
-        write_json(
-            path.with_suffix(".json"), side | {"fingerprint": fingerprint(module), "method": method, "seed": seed}
-        )
+    left = replace(bundle, val=FullBatch(_on_cpu(scene.val)), test=FullBatch(_on_cpu(scene.test)))
+    path = write_model(
+        folder, module, loaded, scene.task, left, scores=scores, method=method, seed=seed,
+        split_seed=split_seed, arm=UNLEARNED,
+    )  # fmt: skip
     write_json(folder / AUDIT, {"kind": KIND, "version": VERSION, "records": records})
     return path
 
 
-def _on_cpu(part: FullBatch) -> FullBatch:
-    moved = {key: value.cpu() if hasattr(value, "cpu") else value for key, value in part.batch.items()}
-    return FullBatch(moved | {"id": torch.arange(len(moved["inputs"]))})
+def write_model(
+    folder: Path, module: nn.Module, loaded: Loaded, task: Task, bundle: Bundle, *, scores: Mapping[str, Any],
+    method: str, seed: int, split_seed: int, arm: str = ORIGINAL,
+) -> Path:  # fmt: skip
+    """Write a model and the sidecar by which :func:`load_trained` finds it again; return its path."""
+    path, module = folder / "model.safetensors", module.cpu()
+    test = {name: value for name, value in scores.items() if value is not None}
+    if loaded.task == "nodes":
+        write_student(
+            path, module, built=without_operators(module), task=task, bundle=bundle, model=loaded.net, test=test,
+            validation=task.evaluate(module, bundle.val), method=method, teacher="", seed=seed, arm=arm,
+            role="method" if arm == UNLEARNED else "reference",
+        )  # fmt: skip
+        return path
+    save_state(module, path)
+    side = {"kind": LINKS, "version": VERSION, "model": loaded.net, "deployed": type(module).__qualname__}
+    side |= {"split_seed": split_seed, "data": {"name": bundle.name, "fingerprint": bundle.fingerprint}, "arm": arm}
+    side |= {"test": test, "fingerprint": fingerprint(module), "method": method, "seed": seed}
+    write_json(path.with_suffix(".json"), side)
+    return path
 
 
-def load_graph(path: str, *, seed: int) -> Bundle:
-    """Return a graph with labelled nodes, or say that the data are none."""
-    bundle = load(path, seed=seed)
+def _on_cpu(part: Mapping[str, Any]) -> dict[str, Any]:
+    moved = {key: value.cpu() if hasattr(value, "cpu") else value for key, value in part.items()}
+    return moved | {"id": torch.arange(len(moved["inputs"]))}
+
+
+def load_graph(path: str, *, seed: int, **named: Any) -> Bundle:
+    """Return a graph with labelled nodes, or say that the data are none; ``named`` are columns and classes."""
+    bundle = load(path, seed=seed, **named)
     if bundle.task != "node-classification":
         raise DistilError(
             f"--data {path} is for {bundle.task}; distil unlearn takes a graph (.pt, .npz, nodes.csv + edges.csv)."
