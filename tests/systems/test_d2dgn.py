@@ -427,6 +427,8 @@ def test_the_recipe_runs_on_a_small_graph(settings: tuple[str, ...], tmp_path: P
     ("settings", "says"),
     [
         (("task=edges",), "task='edges' is unknown"),
+        (("arms=[original, retrained, d2dgnn]",), "did you mean 'd2dgn'"),
+        (("arms=[original, d2dgn]",), "retrained is always among them"),
         (("forget=all",), "forget='all' is unknown"),
         (("where=outside", "share=0.9"), "training edges outside the two-hop neighbourhood"),
         (("task=nodes", "where=inside", "net='distil:gcn(hidden=8)'"), "it goes with task=links"),

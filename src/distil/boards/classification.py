@@ -61,7 +61,7 @@ PUBLISHED = {
     "crd": (75.51, 71.16), "dkd": (76.32, 71.97), "alone": (72.50, 69.06),
 }  # fmt: skip
 MANY_CLASSES = ("kd", "dkd", "dist", "lskd", "catkd", "pld")
-ACROSS = ("kd", "dkd", "dist", "lskd", "fitnets", "rkd", "crd", "ofa-kd")
+ACROSS = ("kd", "dkd", "dist", "fitnets", "rkd", "ofa-kd")
 # Methods on maps and tokens, with the places where one family has what the other has.
 TO_MAPS = (
     "trg-on-tokens: trg(tap=[map, tokens])",

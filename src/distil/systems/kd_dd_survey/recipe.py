@@ -59,6 +59,7 @@ FURTHER = {
     "forgetting": "Forgetting",
     "craig": "CRAIG, weighed",
     "gradmatch": "GradMatch, weighed",
+    "duplicates": "Random, without near-duplicates",
 }
 """More of them, which run where ``arms`` names them."""
 MADE = ["dm", "dc", "tm", "krr", "latent", "dc-plain", "dm-real"]
