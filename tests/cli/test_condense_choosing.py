@@ -27,7 +27,7 @@ KNOWS = ("--teacher", "nets.py:three", "--teacher-weights", "knows.safetensors")
 SCORED = {"uncertainty", "el2n", "grand"}
 WEIGHED = {"craig", "gradmatch"}
 ALONE = {
-    "herding": (), "k-center": (), "clusters": (), "forgetting": ("--set", "epochs=2"), "random": (),
+    "herding": (), "k-center": (), "clusters": (), "duplicates": (), "forgetting": ("--set", "epochs=2"), "random": (),
 }  # fmt: skip
 CHOOSING = [*ALONE, *sorted(SCORED), *sorted(WEIGHED)]
 
@@ -64,6 +64,10 @@ def test_a_set_keeps_the_ids_of_training_samples_and_the_weights_that_a_method_g
     with Path("small/splits.csv").open() as file:
         rows = list(csv.reader(file))[1:]
     assert {row[1] for row in rows if int(row[0]) in set(small.ids.tolist())} == {"train"}
+    if method == "duplicates":  # none has a copy here, so each stands for itself
+        assert small.weights is not None
+        assert small.weights.tolist() == [1.0] * 9
+        return
     if method not in WEIGHED:
         assert small.weights is None
         return
