@@ -184,3 +184,34 @@ def test_what_no_student_of_a_set_is_trained_by_is_refused(hard: Path, capsys: S
         said = distil(capsys, *TRAIN, *more, "--dry-run")
         assert said.code == 2, said
         assert "leave" in " ".join(said.complaints)
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (("--teacher-weights", "nothere.safetensors"), "leave --teacher-weights out"),
+        (("--pretrained",), "leave --pretrained out"),
+        (("--set", "teacher_lr=0.1"), "leave --set teacher_lr out"),
+        (("--teacher-forward", "auto"), "--teacher-forward is for methods"),
+    ],
+)
+def test_what_no_student_of_hard_labels_reads_is_refused(
+    more: tuple[str, ...], named: str, here: Path, capsys: Screen
+) -> None:
+    said = distil(capsys, "condense", "--data", "photos", "--per-class", "2", "--device", "cpu", "--out", "small")
+    assert said.code == 0, said
+    said = distil(capsys, *TRAIN, *more, "--dry-run")
+    assert said.code == 2, said
+    assert named in " ".join(said.complaints)
+
+
+def test_several_take_the_place_of_one_that_settings_name(small: Path, capsys: Screen) -> None:
+    Path("run.yaml").write_text("teacher: models.py:eye\nteacher_weights: eye.safetensors\n")
+    said = distil(capsys, *TRAIN, *KNOWS, *EYE, "--config", "run.yaml", "--dry-run", "--json")
+    assert said.code == 0, said
+    found = said.json["settings"]
+    assert (found["teachers"], found["teacher"]) == (["nets.py:three", "models.py:eye"], "")
+    kd = ("train", "--data", "photos", "--student", STUDENT, "--method", "kd", "--device", "cpu", "--dry-run", "--json")
+    said = distil(capsys, *kd, *EYE, *KNOWS, "--config", "run.yaml")
+    assert said.code == 0, said
+    assert said.json["settings"]["teacher"] == "nets.py:three"

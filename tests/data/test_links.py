@@ -133,3 +133,11 @@ def test_ids_of_tables_are_read_as_they_stand(tmp_path: Path) -> None:
         ("class", (1,)),
     ]
     assert read_requests(tmp_path / "many.json")[0].plain() == {"nodes": ["anna"]}
+
+
+def test_pairs_of_large_graphs_are_right_in_any_integer_type() -> None:
+    edges = torch.tensor([[99_999, 5, 99_998], [5, 99_999, 7]])
+    expected = torch.tensor([[5, 7], [99_999, 99_998]])
+    for kind in (torch.int64, torch.int32):
+        assert torch.equal(pairs_of(edges.to(kind)), expected.to(kind))
+    assert pairs_of(torch.zeros(2, 0, dtype=torch.long)).shape == (2, 0)

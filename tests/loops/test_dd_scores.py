@@ -48,6 +48,22 @@ def test_what_was_not_run_is_not_known() -> None:
     assert (found.recovery, found.improvement, found.score) == (30.0, None, None)
 
 
+# Recovery, improvement and score (of shares) that ddranking 0.2.0's own evaluators gave for the accuracies above.
+PACKAGE = {
+    ("soft", 0.5): (37.566666666666663, 1.7999999999999978, 0.1994031084612048),
+    ("soft", 0.9): (37.566666666666663, 1.7999999999999978, 0.2601056916036633),
+    ("hard", 0.5): (37.566666666666663, -14.333333333333329, 0.17196200247045132),
+    ("hard", 0.9): (37.566666666666663, -14.333333333333329, 0.204006937391228),
+}
+
+
+@pytest.mark.parametrize(("labels", "weight"), PACKAGE)
+def test_what_the_package_gave_for_these_accuracies(labels: str, weight: float) -> None:
+    own = OWN if labels == "soft" else HARD
+    found = scores_of(real_hard=REAL, set_hard=HARD, set_any=own, random_any=RANDOM, weight=weight)
+    assert (found.recovery, found.improvement, found.score) == pytest.approx(PACKAGE[labels, weight], rel=1e-9)
+
+
 def theirs(kind: str, monkeypatch: pytest.MonkeyPatch, *, soft: list[float], weight: float, unit: float) -> Scores:
     """What the package's own evaluator makes of accuracies, told to it in the place of trainings, times ``unit``."""
     module = pytest.importorskip(f"ddranking.metrics.{kind}")

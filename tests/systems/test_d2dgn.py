@@ -423,6 +423,25 @@ def test_the_recipe_runs_on_a_small_graph(settings: tuple[str, ...], tmp_path: P
     assert "retraining" in paired["note"]
 
 
+def test_requests_over_one_graph_have_one_original_and_arms_can_be_left_out(tmp_path: Path) -> None:
+    arrays(tmp_path / "toy.npz")
+    recipe, lab = load_recipe("d2dgn"), partial(Lab, shared=tmp_path / "shared")
+    states = []
+    for place, share in enumerate((0.1, 0.2)):
+        chosen = (f"share={share}", "seeds=[0]", "arms=[original, retrained, d2dgn]", "gnndelete.steps=50")
+        setup = prepare_setup(recipe, assignments=[f"data={tmp_path / 'toy.npz'}", *SMALL, *chosen])
+        out = tmp_path / f"run{place}"
+        report = run_recipe(recipe, setup, out, lab(out), command="", system="d2dgn")
+        assert [arm["name"] for arm in report["arms"]] == ["original", "retrained", "d2dgn"]
+        assert report["arms"][0]["budget"]["updates"] == 12  # not those of an arm that was left out
+        assert "GNNDelete was left out" in report["setting"]["GNNDelete, gradient ascent"]
+        kept = sorted((tmp_path / "shared").rglob("original-0-*"))
+        assert len(kept) == 1
+        states.append(kept[0].name)
+        assert len(list(out.rglob("retrained-0-*"))) == 1
+    assert states[0] == states[1]
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

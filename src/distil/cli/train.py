@@ -179,8 +179,9 @@ def _go(
     if resume and config is None and begun.is_file():
         config = begun
     plain = OwnRun(seeds=(0, 1, 2)) if verb == "compare" else OwnRun()
-    settings = settings_of(plain, given, training, assign, config)
-    small = _as_labelled(verb, settings, given, training)
+    # What data and methods are does not hang on teachers, whose number a method and a set read differently.
+    asked = {name: value for name, value in given.items() if not name.startswith("teacher")}
+    small = _as_labelled(verb, settings_of(plain, asked, training, assign, config), given, training)
     if small is not None:  # laid over what a set's students are trained by, so that a 0 that was typed stays 0
         settings = small = replace(settings_of(as_sets_are(plain), given, training, assign, config), methods=small)
     else:
@@ -313,7 +314,7 @@ def _grid(texts: list[str] | None) -> dict[str, list[Any]] | None:
 def _teachers(names: list[str], weights: list[str]) -> dict[str, Any]:
     """Return the settings of one teacher, or of several; either takes the place of what a file of settings names."""
     if len(names) > 1 or (names and len(weights) > 1):
-        return {"teacher": "", "teachers": names, "teachers_weights": weights}
+        return {"teacher": "", "teacher_weights": "", "teachers": names, "teachers_weights": weights}
     if not names and len(weights) > 1:
         return {"teachers_weights": weights}
     several: dict[str, Any] = {"teacher": names[0], "teachers": [], "teachers_weights": []} if names else {}

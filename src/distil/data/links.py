@@ -24,8 +24,8 @@ def pairs_of(edge_index: Tensor) -> Tensor:
     apart = low != high
     low, high = low[apart], high[apart]
     size = int(high.max()) + 1 if len(high) else 1
-    codes = (low * size + high).unique()  # one number for a pair sorts ten times as fast as two
-    return torch.stack([codes // size, codes % size])
+    codes = (low.long() * size + high).unique()  # one number for a pair sorts ten times as fast as two
+    return torch.stack([codes // size, codes % size]).to(edge_index.dtype)
 
 
 def both_ways(pairs: Tensor) -> Tensor:

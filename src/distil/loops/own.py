@@ -94,6 +94,10 @@ def fitted(run: OwnRun, lab: Lab) -> tuple[OwnRun, Opened, tuple[str, ...]]:
             f"{len(run.teachers)} teachers were named, and a method takes one; several answer together for a condensed "
             "set's dynamic labels alone."
         )
+    if run.teachers_weights:
+        raise DistilError(
+            f"{len(run.teachers_weights)} --teacher-weights for one --teacher; name the file of its weights alone."
+        )
     for name in ("data", "student", "teacher"):
         if not getattr(run, name):
             raise DistilError(f"--{name} is missing; see `distil train --help`.")

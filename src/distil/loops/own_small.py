@@ -14,6 +14,7 @@ from distil.data.condensed_check import same_classes
 from distil.data.fingerprint import fingerprint
 from distil.data.foreign_sets import find_condensed
 from distil.data.text import TEXT_TASK
+from distil.engine.frozen import DEFAULT
 from distil.errors import DistilError
 from distil.loops.compare import check_seeds, compare
 from distil.loops.condense_check import named_teachers_fit
@@ -89,16 +90,23 @@ def opened_set(run: OwnRun, lab: Lab) -> OpenedSet:
         real = vectors_of(lab, encoder, real, max_length=real_run.max_length)
     same_classes(small, real)
     asked = _asked(run)
+    if run.teacher_forward != DEFAULT:
+        raise DistilError("--teacher-forward is for methods; what labels a condensed set runs as it is. Leave it out.")
     if small.kind != "dynamic":
-        if asked.teachers or run.train_teacher:
+        given = {
+            "--teacher": asked.teachers, "--teacher-weights": asked.teacher_weights, "--pretrained": run.pretrained,
+            "--train-teacher": run.train_teacher, "--set teacher_lr": run.teacher_lr is not None,
+        }  # fmt: skip
+        named = next((option for option, value in given.items() if value), None)
+        if named is not None:
             raise DistilError(
-                f"the set has {small.kind} labels, which ask no teacher; leave --teacher out, or name a --method that "
+                f"the set has {small.kind} labels, which ask no teacher; leave {named} out, or name a --method that "
                 "uses it."
             )
         return OpenedSet(small, real, ())
-    named = named_teachers(asked, real, lab)
-    labellers_fit(small, [each.called for each in named])  # their number, before any of them is trained
-    teachers = trained(named, asked, real, lab)
+    answering = named_teachers(asked, real, lab)
+    labellers_fit(small, [each.called for each in answering])  # their number, before any of them is trained
+    teachers = trained(answering, asked, real, lab)
     named_teachers_fit(Order(real, 1, teachers=teachers, device=lab.device), asked.teachers)
     notes = labellers_fit(small, teachers, asked.teachers)
     for note in notes:

@@ -92,7 +92,6 @@ class WithDeletion(nn.Module):
         super().__init__()
         self.model = model.requires_grad_(False)
         self.operators = nn.ParameterList(torch.full((width, width), DELETION_START) for width in widths)
-        self.masks: list[Tensor] = []
         for place, mask in enumerate(masks):
             self.register_buffer(f"mask{place}", mask)
         self.layers = len(masks)

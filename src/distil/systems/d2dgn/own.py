@@ -106,7 +106,6 @@ def _original(run: UnlearnRun, made: Prepared, lab: Lab) -> tuple[Prepared, dict
     )  # fmt: skip
     lab.progress.say(f"the original is trained: {path}")
     told = {
-        "task": task,
         "scores": scores,
         "seconds": kept["seconds"],
         "path": str(path),

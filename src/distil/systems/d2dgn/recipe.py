@@ -223,7 +223,7 @@ def _ground(setup: Setup, lab: Lab, graph: Bundle, seed: int) -> Ground:
         inputs: dict[str, Any] = {"edges": scene.after if kept else scene.before, "net": setup.net}
         stage = lab.stage(
             f"{name}-{seed}", train, shared=not kept, seed=seed, data=graph.fingerprint, task=setup.task,
-            how=setup.training, **inputs, **({"forget": scene.forget.index} if kept else {}),
+            device=str(device), how=setup.training, **inputs, **({"forget": scene.forget.index} if kept else {}),
         )  # fmt: skip
         module = make().to(device)
         module.load_state_dict(stage.value["state"])
