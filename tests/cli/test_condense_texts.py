@@ -275,9 +275,7 @@ def test_half_of_a_surrogate_pair_is_read_as_a_mark(place: Path, capsys: Screen)
     assert all(text.startswith("\ud83d ") for text in load_condensed("small/set").texts or ())
     more = ("--set", "updates=3", "--out", "students", "--device", "cpu")
     good(distil(capsys, "train", "--data", "small", "--student", STUDENT, *more))
-    good(distil(capsys, "export", "students", "--out", "shipped"))
-    answers = good(distil(capsys, "predict", "shipped", "halves.jsonl", "--json")).json["answers"]
-    assert len(answers) == 120
+    assert report_of("students")["arms"][0]["metrics"]["accuracy"]["best"][0] > 0
 
 
 WRONG: dict[str, tuple[tuple[str, ...], str, str]] = {
