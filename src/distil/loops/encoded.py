@@ -148,7 +148,7 @@ def embeddings(lab: Lab, spec: str, raw: Bundle, *, max_length: int = 128) -> tu
     return stage.value["ids"], stage.value["rows"]
 
 
-def folders_behind(*specs: str) -> dict[str, dict[str, str]]:
+def folders_behind(*specs: str) -> dict[str, Any]:
     """Return the part of a stage's key that models' folders make, which their names do not tell; {} without any."""
     found = {}
     for spec in specs:
