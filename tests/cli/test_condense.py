@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from distil.data.condensed import load_condensed
+from distil.data.fingerprint import fingerprint
 from distil.loops.inputs import Normalise
 from distil.loops.lab import Lab
-from distil.loops.order import inputs_of
+from distil.loops.labelling import labellers_fit
+from distil.loops.order import architecture, inputs_of
+from distil.loops.own_condense import Named
 from distil.loops.own_run import OwnRun
 from distil.loops.own_small import opened_set
 from distil.report import load
+from distil.tasks import ClassificationTask
 
 from .files import CLASSES
 from .terminal import Said, contents, distil
@@ -292,6 +297,25 @@ def test_the_teacher_of_dynamic_labels_takes_images_as_it_is_told(here: Path, ca
     images = inputs_of(made.real.test, torch.arange(3))
     with torch.no_grad():
         torch.testing.assert_close(teacher(images), plain((images - 0.5) / 0.25))
+
+
+def test_another_normalisation_is_noticed_and_makes_the_set_anew(here: Path, capsys: Screen) -> None:
+    told = (*TEACHER, "--labels", "static", "--out", "small", "--set")
+    assert distil(capsys, *words(*told, "normalise=[0.5,0.25]")).code == 0
+    first = load_condensed("small/set")
+    said = distil(capsys, *words(*told, "normalise=[0.4,0.5]", "--resume"))
+    assert said.code == 0, said
+    again = load_condensed("small/set")
+    assert first.logits is not None
+    assert again.logits is not None
+    assert not torch.allclose(first.logits, again.logits)
+    net, tasks = nn.Linear(4, 3), [ClassificationTask(normalise={"teacher": (mean, 0.25)}) for mean in (0.5, 0.5, 0.4)]
+    called = [Named("net", net, task).called for task in tasks]
+    assert fingerprint(called[0]) == fingerprint(called[1]) != fingerprint(called[2])
+    assert architecture(called[0]) == architecture(net)  # which students are of its form does not change
+    labelled = replace(again, record={**again.record, "labelled_by": [fingerprint(called[0])]})
+    assert not labellers_fit(labelled, called[1:2])
+    assert "another normalisation" in labellers_fit(labelled, called[2:])[0]
 
 
 def test_seed_0_is_a_seed(here: Path, capsys: Screen) -> None:

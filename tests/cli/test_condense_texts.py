@@ -256,6 +256,28 @@ def test_a_dry_run_says_what_texts_would_take(place: Path, capsys: Screen) -> No
     assert contents(place) == before
 
 
+def test_a_language_model_trained_further_in_its_folder_reads_again(place: Path, capsys: Screen) -> None:
+    good(condense(capsys, *LM))
+    first = load_condensed("small/set").made["lm"]
+    torch.manual_seed(1)
+    config = transformers.GPT2Config.from_pretrained("lm")
+    transformers.GPT2LMHeadModel(config).save_pretrained("lm")
+    good(condense(capsys, *LM, "--resume"))
+    assert load_condensed("small/set").made["lm"] != first
+
+
+def test_half_of_a_surrogate_pair_is_read_as_a_mark(place: Path, capsys: Screen) -> None:
+    lines = [json.dumps({"text": f"\ud83d {b}", "label": c}) for _, b, c in pairs(120)]
+    Path("halves.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    dry = good(condense(capsys, "--dry-run", "--json", method="random", data="halves.jsonl"))
+    assert dry.json["budget"]["bytes"] > 6 * 15
+    good(condense(capsys, *LM, data="halves.jsonl"))
+    assert all(text.startswith("\ud83d ") for text in load_condensed("small/set").texts or ())
+    more = ("--set", "updates=3", "--out", "students", "--device", "cpu")
+    good(distil(capsys, "train", "--data", "small", "--student", STUDENT, *more))
+    assert report_of("students")["arms"][0]["metrics"]["accuracy"]["best"][0] > 0
+
+
 WRONG: dict[str, tuple[tuple[str, ...], str, str]] = {
     "samples of texts": ((), "dm", "dm makes samples, and reviews.csv holds texts, which stand for that as vectors"),
     "vectors of nobody": ((), "herding", "name the encoder that makes them: --set encoder=hf:FOLDER"),
@@ -276,6 +298,11 @@ WRONG: dict[str, tuple[tuple[str, ...], str, str]] = {
         ("--teacher", "hf:bert", "--labels", "static"),
         "random",
         "teachers of a small set see texts",
+    ),
+    "nothing below, of any class": (
+        (*LM, "--set", "below=0.5", "--set", "balance=false"),
+        "perplexity",
+        "can be chosen. 84 of 84 texts score 0.5 or more",
     ),
     "nothing below": ((*LM, "--set", "below=0.5"), "perplexity", "can be chosen. 84 of 84 texts score 0.5 or more"),
 }

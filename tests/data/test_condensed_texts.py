@@ -126,7 +126,7 @@ def test_a_bundle_of_a_set_tests_on_the_real_texts(reviews: Path) -> None:
     assert "weights are left out" in made.notes[-1]
     with pytest.raises(DistilError, match="holds texts, and"):
         chosen.as_bundle(replace(real, task="classification"))
-    with pytest.raises(DistilError, match="encoder whose vectors they are"):
+    with pytest.raises(DistilError, match="condense --existing SET --set encoder=hf:FOLDER"):
         CondensedSet(torch.zeros(2, 3), torch.tensor([0, 1]), real.classes).as_bundle(real)
 
 

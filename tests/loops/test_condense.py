@@ -242,3 +242,8 @@ def test_random_draws_real_samples_of_training_without_repeating_one() -> None:
         assert label == data.train[place]["labels"]
     assert torch.equal(small.inputs, condense(order(bundle=data, per_class=5), "random").inputs)
     assert not torch.equal(small.inputs, condense(order(bundle=data, per_class=5, seed=1), "random").inputs)
+
+
+def test_data_of_another_task_are_told_what_can_be_condensed() -> None:
+    with pytest.raises(DistilError, match="images, vectors or texts with one label each"):
+        condense(Order(replace(bundle(), task="segmentation"), 1), "random")

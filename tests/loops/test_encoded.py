@@ -13,6 +13,7 @@ from distil.errors import DistilError
 from distil.loops.encoded import Encoded, TextPair, embeddings, text_pair
 from distil.loops.lab import Lab
 from distil.loops.training import Training
+from distil.loops.vectors import vectors_of
 from distil.models import load_model, load_tokenizer
 from distil.models.tokenizers import word_tokenizer
 from distil.tasks import TextTask
@@ -98,3 +99,18 @@ def test_layers_that_did_not_run_have_no_taps() -> None:
 def test_data_without_texts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DistilError, match="digits holds no raw texts"):
         text_pair(chosen(data="digits"), Lab(tmp_path))
+
+
+def test_an_encoder_trained_further_in_its_folder_is_read_again(home: Path) -> None:
+    raw, lab = load("reviews.csv"), Lab(home / "run", shared=home / "cache")
+    first, shorter = (vectors_of(lab, "hf:tiny", raw, max_length=length) for length in (12, 5))
+    assert first.fingerprint != shorter.fingerprint
+    assert vectors_of(lab, "hf:tiny", raw, max_length=12).fingerprint == first.fingerprint
+    model = transformers.BertModel.from_pretrained("tiny")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.5)
+    model.save_pretrained("tiny")
+    again = vectors_of(lab, "hf:tiny", raw, max_length=12)
+    assert again.fingerprint != first.fingerprint
+    assert not torch.allclose(again.train.inputs, first.train.inputs)

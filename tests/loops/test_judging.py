@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from distil.data import load
 from distil.data.augmented import Augmentation
 from distil.data.condensed import CondensedSet
 from distil.errors import DistilError
+from distil.loops import judging, text_sets
 from distil.loops.condense import condense
 from distil.loops.condensed import StudentTraining
 from distil.loops.dd_scores import scores_of
@@ -147,3 +149,38 @@ def test_hard_labels_of_a_set_whose_views_were_labelled_cost_a_class_each(tmp_pa
     told = {name: arm["diagnostics"]["labels bytes"][0] for name, arm in found.items()}
     assert told["set"] == told["random"] == 6 + 2 * 6 * 3 * 2
     assert told["set-hard"] == 6
+
+
+def test_what_students_read_is_part_of_the_key_and_read_once_for_a_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text's length and the vectors behind random samples decide scores; seeds of one set share its tokens."""
+    pytest.importorskip("transformers")
+    rows = [f"a {('dull', 'fine')[k % 2]} film of number {k},{k % 2}" for k in range(60)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    raw = load(tmp_path / "texts.csv")
+    small = condense(Order(raw, 2), "random")
+    trained, tokenised = [], []
+
+    def counted(seen: list[int], inner: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            seen.append(1)
+            return inner(*args, **options)
+
+        return call
+
+    monkeypatch.setattr(judging, "train_on", counted(trained, judging.train_on))
+    monkeypatch.setattr(text_sets, "tokenised", counted(tokenised, text_sets.tokenised))
+    how = replace(JUDGING, students=("distil:bow(vocab=40, dim=4)",), real=False)
+
+    def runs(**options: Any) -> tuple[int, int]:
+        trained.clear()
+        tokenised.clear()
+        evaluate(small, raw, Lab(tmp_path / "lab"), how, **options)
+        return len(trained), len(tokenised)
+
+    for_form = 1
+    assert runs(length=3) == (4, for_form + 2 + 1)  # two seeds: random samples of each, and the set once
+    assert runs(length=3) == (0, for_form)
+    assert runs(length=32)[0] == 4
+    assert runs(length=32, seen=replace(raw, fingerprint="an encoder's"))[0] == 4

@@ -145,7 +145,7 @@ def _check(settings: Any, device: str | None, as_json: bool) -> None:
     each = values if len(bundle.input_shape) == 3 else 4 * values
     if order.words is not None:
         texts, _ = order.said(order.ids(torch.arange(len(bundle.train))))
-        each = round(sum(len(text.encode()) for text in texts) / len(texts))
+        each = round(sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / len(texts))
     facts: dict[str, Any] = {
         "settings": asdict(settings),
         "data": bundle.name,

@@ -183,8 +183,9 @@ def same_classes(small: CondensedSet, real: Bundle) -> None:
         return
     if real.task == TEXT_TASK:
         raise DistilError(
-            f"the condensed set holds inputs of shape {tuple(small.inputs.shape[1:])}, and {real.name} texts; name the "
-            "encoder whose vectors they are: --set encoder=hf:FOLDER."
+            f"the condensed set holds inputs of shape {tuple(small.inputs.shape[1:])}, and {real.name} texts; give "
+            "data of those inputs. If they are an encoder's vectors of the texts, name it to distil condense "
+            "--existing SET --set encoder=hf:FOLDER; distil train knows the encoder of a set that distil made."
         )
     if tuple(small.inputs.shape[1:]) != tuple(real.input_shape):
         raise DistilError(

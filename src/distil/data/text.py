@@ -25,7 +25,7 @@ from distil.data.splits import content_of, count_copies, make_splits, read_split
 from distil.data.tables import LABEL_COLUMNS, TEXT_COLUMNS, Rows, Table, find_column, read_table, tables_in
 from distil.errors import DistilError
 
-__all__ = ["TEXT_TASK", "TextDataset", "normal_form", "read_text"]
+__all__ = ["TEXT_TASK", "TextDataset", "normal_form", "read_text", "with_utf8"]
 
 TEXT_TASK = "text-classification"
 
@@ -249,3 +249,16 @@ def normal_form(text: str) -> str:
     True
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def with_utf8(text: str) -> str:
+    """Return a text as tokenizers take it: where it holds half of a surrogate pair, which has no UTF-8, a mark stands.
+
+    >>> with_utf8("half \\ud800 of it") == "half \\ufffd of it", with_utf8("\\ud83d\\ude00") == "\\U0001f600"
+    (True, True)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

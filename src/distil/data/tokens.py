@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from distil.data.bundle import Bundle, View
-from distil.data.text import TextDataset
+from distil.data.text import TextDataset, with_utf8
 from distil.errors import DistilError
 
 __all__ = ["Encoded", "TokenDataset", "tokenised", "tokenizer_name"]
@@ -134,7 +134,7 @@ def _encode(texts: Sequence[str], tokenizer: Any, max_length: int, role: str, no
     rows: list[Any] = []
     for start in range(0, len(texts), _CHUNK):
         found = tokenizer(
-            list(texts[start : start + _CHUNK]),
+            [with_utf8(text) for text in texts[start : start + _CHUNK]],
             truncation=True,
             max_length=max_length,
             return_attention_mask=False,

@@ -98,8 +98,8 @@ def _check_inputs(order: Order, method: str, condenser: Condenser) -> None:
     task, shape = order.task, order.bundle.input_shape
     if task.name != "classification":
         raise DistilError(
-            f"condensing needs images or vectors with one label each, and {order.bundle.name} is for {task.name}; "
-            "texts are condensed as an encoder's vectors."
+            f"condensing needs images, vectors or texts with one label each, and {order.bundle.name} is for "
+            f"{task.name}; give such data (texts as they are read, or as an encoder's vectors)."
         )
     kind = "images" if len(shape) == 3 and shape[0] in (1, 3) else "vectors" if len(shape) == 1 else f"inputs {shape}"
     if kind not in ("images", "vectors") or condenser.inputs not in ("any", "texts", kind):

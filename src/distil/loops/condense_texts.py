@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distil.data.condensed import CondensedSet
 from distil.data.fingerprint import fingerprint
+from distil.data.text import with_utf8
 from distil.errors import DistilError, nearest
 from distil.loops.condense_check import class_counts
 from distil.loops.condense_select import Choosing, chosen_set
@@ -140,7 +141,7 @@ def _reader(name: str, how: Reading, device: str | None) -> _Reader:
     _looks_back(how.lm, model)
 
     def encode(text: str) -> Sequence[int]:
-        found: Sequence[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        found: Sequence[int] = tokenizer(with_utf8(text), add_special_tokens=False, verbose=False)["input_ids"]
         return found
 
     return _Reader(model, encode, tokenizer.bos_token_id, min(how.tokens, token_limit(folder, {})))
@@ -184,7 +185,7 @@ def _by_reading(
         at, scores = at[under], scores[under]
     left = labels[at].bincount(minlength=order.classes)
     empty = [order.bundle.classes[k] for k, count in enumerate(left.tolist()) if not count]
-    if empty and how.balance:
+    if empty and (how.balance or not len(at)):
         raise DistilError(
             f"{name}: no text of {', '.join(map(repr, empty[:6]))} can be chosen. {' '.join(notes)} Add texts, or "
             "raise below= (null: no bound)."

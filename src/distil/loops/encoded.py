@@ -17,11 +17,13 @@ from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.training import Teacher, Training, build_model, distil, train_teacher
 from distil.methods.table import SampleTable
 from distil.models.heads import find_head, replaced
+from distil.models.hf import files_fingerprint
+from distil.models.spec import split_spec
 from distil.models.tokenizers import tokenizer_for
 from distil.tasks import TextTask
 from distil.tasks.base import BatchReader
 
-__all__ = ["Encoded", "EncodedPair", "TextPair", "embeddings", "text_pair"]
+__all__ = ["Encoded", "EncodedPair", "TextPair", "embeddings", "folders_behind", "text_pair"]
 
 
 @final
@@ -128,7 +130,7 @@ def text_pair(chosen: TextPair, lab: Lab) -> EncodedPair:
 def embeddings(lab: Lab, spec: str, raw: Bundle, *, max_length: int = 128) -> tuple[Tensor, Tensor]:
     """Return ids ``[N]`` and embeddings ``[N, D]`` of all texts of a bundle: what the model's last linear layer reads.
 
-    They are made once and stored where other runs find them.
+    They are made once for the weights that the model has, and stored where other runs find them.
     """
     texts = _texts(raw)
     tokenizer, most = tokenizer_for(spec, texts, role="teacher")
@@ -142,8 +144,18 @@ def embeddings(lab: Lab, spec: str, raw: Bundle, *, max_length: int = 128) -> tu
         said = [task.predict(model, part, batch_size=64) for part in (bundle.train, bundle.val, bundle.test)]
         return {"ids": torch.cat([one["id"] for one in said]), "rows": torch.cat([one["logits"] for one in said])}
 
-    stage = lab.stage("embeddings", make, shared=True, spec=spec, data=bundle.fingerprint)
+    stage = lab.stage("embeddings", make, shared=True, spec=spec, data=bundle.fingerprint, **folders_behind(spec))
     return stage.value["ids"], stage.value["rows"]
+
+
+def folders_behind(*specs: str) -> dict[str, Any]:
+    """Return the part of a stage's key that models' folders make, which their names do not tell; {} without any."""
+    found = {}
+    for spec in specs:
+        kind, name, options = split_spec(spec)
+        if kind == "hf":
+            found[spec] = files_fingerprint(name, pretrained=options.get("pretrained") is True)
+    return {"files": found} if found else {}
 
 
 def _texts(raw: Bundle) -> list[str]:

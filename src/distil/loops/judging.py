@@ -21,11 +21,12 @@ from distil.loops.compare import check_seeds, compare
 from distil.loops.condense_random import random_set
 from distil.loops.condensed import StudentTraining, outcome_of, train_on
 from distil.loops.dd_scores import scores_of
+from distil.loops.encoded import folders_behind
 from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.labelling import Labelling, augmentation_of, labellers_fit, relabelled
 from distil.loops.order import Order, architecture, inputs_of
 from distil.loops.recipe import data_report
-from distil.loops.text_sets import as_read, shown
+from distil.loops.text_sets import Shown, as_read, shown
 from distil.loops.training import build_model
 from distil.report.text import size
 from distil.tasks import get_task
@@ -172,9 +173,11 @@ def evaluate(
     hard = small.with_labels("hard", logits=None)
 
     def averaged(make: Callable[[int], CondensedSet], view: Augmentation | None) -> Callable[[int], Outcome]:
+        read = Shown(bundle, max_length=length)
+
         def run(seed: int) -> Outcome:
             found = make(seed)
-            return _mean({s: _one(found, s, bundle, lab, judging, seed, teachers, view, length) for s in students})
+            return _mean({s: _one(found, s, read, lab, judging, seed, teachers, view) for s in students})
 
         return run
 
@@ -224,6 +227,9 @@ def evaluate(
         judging=judging.training,
         data_fingerprint=bundle.fingerprint,
         teacher_fingerprints=[fingerprint(t) for t in teachers],
+        seen=(seen or bundle).fingerprint,
+        length=length,
+        **folders_behind(*students),
         **inputs,
     )
     report["warnings"] += notes
@@ -260,10 +266,10 @@ def size_table(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _one(
-    small: CondensedSet, spec: str, bundle: Bundle, lab: Lab, judging: Judging, seed: int,
-    teachers: Sequence[nn.Module], view: Augmentation | None, length: int,
+    small: CondensedSet, spec: str, as_shown: Shown, lab: Lab, judging: Judging, seed: int,
+    teachers: Sequence[nn.Module], view: Augmentation | None,
 ) -> Outcome:  # fmt: skip
-    bundle, read = shown(small, spec, bundle, max_length=length)
+    bundle, read = as_shown(small, spec)
     trained = train_on(
         small, build_model(spec, bundle, seed=seed), judging.training, task=get_task(bundle.task), teachers=teachers,
         val=bundle.val, seed=seed, augmentation=view, device=lab.device, progress=lab.progress, read=read,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from distil.loops.condense_check import check_data, check_order, check_texts
 from distil.loops.condensed import stored_set
 from distil.loops.condensed_show import sheets_of, storage_table, texts_table
 from distil.loops.condensers import find
-from distil.loops.inputs import InputSize, Normalise, as_teacher, image_task
+from distil.loops.encoded import folders_behind
+from distil.loops.inputs import InputSize, Normalise, as_teacher, described, image_task
 from distil.loops.judging import Judging, check_students, evaluate
 from distil.loops.lab import Lab
 from distil.loops.labelling import Labelling, labellers_fit
@@ -141,6 +142,14 @@ class _Called(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         return self.task.logits(self.task.call(self.model, {"inputs": inputs}, "teacher"))
 
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return how images are changed: part of what a fingerprint names, and of no net's form."""
+        told: dict[str, Any] = described(self.task).get("teacher", {})
+        return told
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Do nothing: weights may come from elsewhere, and the task stays the one given."""
+
 
 def reading(run: CondenseRun, lab: Lab, folder: Path) -> tuple[Bundle, Bundle | None]:
     """Read the data of a run as its method sees them: of texts, an encoder's vectors where one is named.
@@ -219,6 +228,7 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
             lab, "set", lambda: condense(order, run.method, run.relabelling), method=run.method, options=run.options,
             per_class=run.per_class, labelling=run.relabelling, seed=run.seed, data=bundle.fingerprint,
             teachers=list(order.teachers), **({} if order.words is None else {"texts": order.bundle.fingerprint}),
+            **folders_behind(*_folders(run.options)),
         )  # fmt: skip
         small = replace(small, made={**small.made, "source": _source(run), **({"exact": True} if run.exact else {})})
         small = load_condensed(small.save(lab.out / SET, exact=run.exact))  # judged as it is kept
@@ -291,6 +301,11 @@ def trained(named: Sequence[Named], run: CondenseRun, bundle: Bundle, lab: Lab) 
             each = replace(each, model=model)
         made.append(each.called)
     return tuple(made)
+
+
+def _folders(options: Mapping[str, Any]) -> list[str]:
+    """Return the models among a method's options that lie in folders, as the language model that reads texts does."""
+    return [value for value in options.values() if isinstance(value, str) and value.startswith("hf:")]
 
 
 def _source(run: CondenseRun) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from distil.data.tokens import tokenised
 from distil.models.tokenizers import tokenizer_for
 from distil.tasks import TextTask
 
-__all__ = ["Read", "as_read", "shown"]
+__all__ = ["Read", "Shown", "as_read", "shown"]
 
 Read = Callable[[Tensor], Any]
 
@@ -53,3 +53,25 @@ def shown(
         return real, None
     seen = as_read(student, small.as_bundle(real), named=named, max_length=max_length)
     return seen, lambda places: seen.train.batch(places.cpu())["inputs"]
+
+
+class Shown:
+    """:func:`shown` for many students of one set after the other: texts are tokenised again for another set alone.
+
+    Args:
+        real: the data they are tested on. max_length: tokens of a text.
+    """
+
+    def __init__(self, real: Bundle, *, max_length: int = 128) -> None:
+        self.real, self.max_length = real, max_length
+        self._of, self._known = "", dict[str, tuple[Bundle, Read | None]]()
+
+    def __call__(self, small: CondensedSet, student: str) -> tuple[Bundle, Read | None]:
+        """Return what :func:`shown` gives for this student of this set."""
+        if small.texts is None:
+            return self.real, None
+        if self._of != small.fingerprint:
+            self._of, self._known = small.fingerprint, {}
+        if student not in self._known:
+            self._known[student] = shown(small, student, self.real, max_length=self.max_length)
+        return self._known[student]

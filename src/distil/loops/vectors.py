@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from distil.data.bundle import Bundle, DictDataset, ids_of, labels_of
-from distil.loops.encoded import embeddings
+from distil.loops.encoded import embeddings, folders_behind
 from distil.loops.lab import Lab
 
 __all__ = ["vectors_of"]
@@ -25,6 +25,7 @@ def vectors_of(lab: Lab, encoder: str, raw: Bundle, *, max_length: int = 128) ->
         max_length: tokens of a text.
     """
     ids, rows = embeddings(lab, encoder, raw, max_length=max_length)
+    name = "-".join([raw.fingerprint, encoder, str(max_length), *folders_behind(encoder).get("files", {}).values()])
     place = {int(k): row for row, k in enumerate(ids.tolist())}
 
     def part(data: object) -> DictDataset:
@@ -33,6 +34,6 @@ def vectors_of(lab: Lab, encoder: str, raw: Bundle, *, max_length: int = 128) ->
 
     return replace(
         raw, task="classification", train=part(raw.train), val=part(raw.val), test=part(raw.test), unlabelled=None,
-        input_shape=(rows.shape[1],), name=f"{raw.name} as vectors", fingerprint=f"{raw.fingerprint}-{encoder}",
+        input_shape=(rows.shape[1],), name=f"{raw.name} as vectors", fingerprint=name,
         preprocessing=None,
     )  # fmt: skip

@@ -6,6 +6,7 @@ are read from safetensors only.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 
 from distil.errors import DistilError, nearest
 
-__all__ = ["MeanPooled", "check_causal", "load_causal", "load_hf", "load_tokenizer", "token_limit"]
+__all__ = ["MeanPooled", "check_causal", "load_causal", "load_hf", "load_tokenizer"]
+__all__ += ["files_fingerprint", "token_limit"]
 
 _OWN = ("pretrained", "new_head")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.h5", "*.ckpt", "*.msgpack")
+_CONTENT = ("*.safetensors", "*.json", "*.txt", "*.model")
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "data2vec-text", "mpnet"})
 
@@ -178,6 +181,21 @@ def token_limit(name: str, options: Mapping[str, Any], *, pretrained: bool = Fal
         return 1 << 30
     offset = 1 + int(config.pad_token_id or 0) if config.model_type in _OFFSET_POSITIONS else 0
     return max(1, positions - offset)
+
+
+def files_fingerprint(name: str, *, pretrained: bool = False) -> str:
+    """Return a name for the weights, configuration and tokenizer in a folder; of a model on the hub, its commit.
+
+    A model that was trained further in place has another.
+    """
+    place = _place(name, pretrained=pretrained)
+    if isinstance(place, str):
+        return str(getattr(_configured(name, place, {}), "_commit_hash", None) or name)
+    whole = hashlib.sha256()
+    for file in sorted({each for pattern in _CONTENT for each in place.glob(pattern) if each.is_file()}):
+        with file.open("rb") as held:
+            whole.update(f"\x1e{file.name}\x1f{hashlib.file_digest(held, 'sha256').hexdigest()}".encode())
+    return whole.hexdigest()[:16]
 
 
 def _place(name: str, *, pretrained: bool) -> Path | str:

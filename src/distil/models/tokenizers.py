@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from distil.data.text import with_utf8
 from distil.errors import DistilError
 from distil.models.hf import load_tokenizer, token_limit
 from distil.models.spec import split_spec
@@ -78,7 +79,7 @@ def word_tokenizer(texts: Sequence[str], size: int) -> Any:
     lower, apart = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(word for word, _ in apart.pre_tokenize_str(lower.normalize_str(text)))
+        counts.update(word for word, _ in apart.pre_tokenize_str(lower.normalize_str(with_utf8(text))))
     words = sorted(counts, key=lambda word: (-counts[word], word))[: size - len(_SPECIAL)]
     numbers = {word: k for k, word in enumerate((*_SPECIAL, *words))}
     made = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
