@@ -221,9 +221,11 @@ def _ground(setup: Setup, lab: Lab, graph: Bundle, seed: int) -> Ground:
 
         # Requests over one graph and one split of its links have one original, so it is kept where all runs find it.
         inputs: dict[str, Any] = {"edges": scene.after if kept else scene.before, "net": setup.net}
+        if kept:
+            inputs["forget"] = scene.forget.index
         stage = lab.stage(
             f"{name}-{seed}", train, shared=not kept, seed=seed, data=graph.fingerprint, task=setup.task,
-            device=str(device), how=setup.training, **inputs, **({"forget": scene.forget.index} if kept else {}),
+            device=str(device), how=setup.training, **inputs,
         )  # fmt: skip
         module = make().to(device)
         module.load_state_dict(stage.value["state"])
