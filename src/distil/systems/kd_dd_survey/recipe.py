@@ -68,15 +68,13 @@ EVERY = ["random", *SELECTED, *FURTHER, *MADE, *SOFT, "full"]
 EVIDENCE: tuple[Mapping[str, Any], ...] = (
     {"arms": EVERY},
     {"arms": EVERY, "per_class": 10, "dc": MORE},
-    *(
-        {**texts, "per_class": count, "dc": {"lr": 10.0, **(MORE if count > 1 else {})}}
-        for texts in TEXTS.values()
-        for count in (1, 10)
-    ),
+    {**TEXTS["ag-news"], "dc": {"lr": 10.0}},
+    {**TEXTS["ag-news"], "per_class": 10, "dc": {"lr": 10.0, **MORE}},
+    {**TEXTS["sst2"], "dc": {"lr": 10.0}},
     *({**IMAGES, "per_class": count} for count in (1, 10)),
     {"part": "teachers"},
 )
-"""Digits, every arm, AG News and SST-2 as MiniLM vectors, and CIFAR-10 at 16 pixels, at 1 and 10 per class; several
+"""Digits, every arm, AG News as MiniLM vectors, and CIFAR-10 at 16 pixels, at 1 and 10 per class; SST-2 at 1; several
 teachers."""
 PARTS = ("sets", "teachers")
 FACTORS = (1.0, 10**0.5, 10**-0.5)
