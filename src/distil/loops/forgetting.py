@@ -21,10 +21,10 @@ __all__ = ["ATTACK", "METRICS", "OVERSHOOT", "Attack", "audit", "in_words", "sha
 ATTACK = Descent(steps=200, lr=0.01, weight_decay=0.0)
 OVERSHOOT = 5.0  # points of forgetting above a retrained model from which deleted elements stand out
 METRICS = {
-    "forget AUC": "retained against deleted elements by the model's score, %, mean of 500 draws; 50 cannot tell them",
+    "forget AUC": "retained against deleted elements by the model's score, %, mean of 500 draws; at 50 they look alike",
     "confidence": "mean probability of the deleted elements' truth, %",
     "attack success": "mean probability, %, that a shadow-trained attacker gives to deleted elements' being members",
-    "membership ratio": "that attacker's success before over after, above 1 is better; huge where it is sure of its no",
+    "membership ratio": "that attacker's success before over after, above 1 is better; huge where it is sure of a no",
     "change AUC": "deleted against unseen elements by how far their posterior moved from the original model's, %",
     "distance to retrained": "mean distance of posteriors from a retrained model's, on unseen and deleted elements",
 }
