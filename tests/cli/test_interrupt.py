@@ -108,3 +108,12 @@ def test_an_interrupted_demo_says_how_to_go_on(tmp_path: Path) -> None:
     assert "go on with:\n  distil run --device cpu --out 'my run' --resume\n" in err
     assert "Traceback" not in err
     assert "epochs: 5000" in (tmp_path / "my run" / "settings.yaml").read_text()
+
+
+def test_an_interrupt_within_code_given_as_text_ends_with_the_same_code(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text('exec("raise KeyboardInterrupt")\n')
+    words = ["train", "--data", "digits", "--teacher", "models.py:eye", "--student", "mlp(64,32,10)", "--method", "kd"]
+    process = started([*words, "--out", "run"], cwd=tmp_path)
+    _, err = process.communicate(timeout=90)
+    assert err == "distil: interrupted.\n"
+    assert process.returncode == 130
