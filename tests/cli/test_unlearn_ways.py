@@ -311,3 +311,15 @@ def test_tables_with_columns_of_other_names_and_classes_in_the_models_order(ther
 def test_columns_that_cannot_be_meant(more: tuple[str, ...], says: str, there: Path, capsys: Screen) -> None:
     renamed(there)
     refused(there, capsys, says, *with_net("--data", "graph", *more))
+
+
+def test_a_model_whose_units_died_is_named(there: Path, capsys: Screen) -> None:
+    dead = {name: torch.full_like(value, -1.0 if "bias" in name else 0.0) for name, value in
+            load_file(there / "gnn.safetensors").items()}  # fmt: skip
+    save_file(dead, there / "gnn.safetensors")
+    said = distil(capsys, *with_net("--out", "gone", "--retrain", "--set", "d2dgn.init=original", "--json"))
+    assert said.code == 0, said
+    silent = [text for text in said.json["warnings"] if "same answer whatever it is asked" in text]
+    assert [text.partition(" gives")[0] for text in silent] == [
+        "Request 1: the model before", "Request 1: the model that forgot"
+    ]  # fmt: skip

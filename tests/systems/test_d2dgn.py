@@ -23,7 +23,7 @@ from distil.data.graphs import make_graph
 from distil.data.links import both_ways, non_edges, pairs_of, split_links
 from distil.errors import DistilError
 from distil.functional import bernoulli_kl, retain_and_forget
-from distil.loops.forgetting import METRICS, audit, in_words, shadow_attack
+from distil.loops.forgetting import METRICS, audit, in_words, shadow_attack, silent
 from distil.loops.lab import Lab
 from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
 from distil.loops.scene import Elements, Scene, link_scene, node_scene, said
@@ -335,6 +335,17 @@ def test_forgetting_is_seen_and_called_by_its_name() -> None:
     assert "none was retrained" in in_words(88.0, None)
 
 
+@pytest.mark.parametrize("kind", ["links", "nodes"])
+def test_a_network_whose_hidden_units_died_is_told_from_one_that_answers(kind: str) -> None:
+    scene = SCENES[kind]()
+    model = fresh(maker(scene), seed=0)
+    assert not silent(scene, model)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(torch.full_like(value, -1.0) if "bias" in name else torch.zeros_like(value))
+    assert silent(scene, model)
+
+
 def test_pairs_that_an_earlier_request_deleted_are_not_called_unseen() -> None:
     masks = {name: torch.arange(6) % 3 == k for k, name in enumerate(("train", "val", "test"))}
     every = torch.combinations(torch.arange(6)).t()
@@ -421,6 +432,10 @@ def test_the_recipe_runs_on_a_small_graph(settings: tuple[str, ...], tmp_path: P
     paired = report["tables"][0]
     assert len(paired["rows"]) == len(arms)
     assert "retraining" in paired["note"]
+    assert "dead" not in paired["note"]
+    arms["d2dgn"]["diagnostics"]["same answer to everything"][1] = 1.0
+    (again, _) = recipe._closing("auc" if "auc" in arms["d2dgn"]["metrics"] else "accuracy", report)
+    assert "hidden units dead: D2DGN 1 of 3 seeds." in again["note"]
 
 
 def test_requests_over_one_graph_have_one_original_and_arms_can_be_left_out(tmp_path: Path) -> None:

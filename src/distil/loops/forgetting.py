@@ -16,7 +16,7 @@ from distil.functional import forget_auc, posterior_distance, roc_auc
 from distil.loops.scene import Elements, Scene, said
 from distil.loops.unlearning import Descent, descended, fresh, trained
 
-__all__ = ["ATTACK", "METRICS", "OVERSHOOT", "Attack", "audit", "in_words", "shadow_attack"]
+__all__ = ["ATTACK", "METRICS", "OVERSHOOT", "Attack", "audit", "in_words", "shadow_attack", "silent"]
 
 ATTACK = Descent(steps=200, lr=0.01, weight_decay=0.0)
 OVERSHOOT = 5.0  # points of forgetting above a retrained model from which deleted elements stand out
@@ -114,6 +114,15 @@ def audit(
         apart = [_apart(scene, model, retrained, each) for each in (unseen, scene.forget)]
         scores["distance to retrained"] = sum(apart) / len(apart)
     return scores
+
+
+def silent(scene: Scene, model: nn.Module) -> bool:
+    """Say whether a model answers the same whatever it is asked, as one does whose hidden units died in training.
+
+    An AUC of 50 then means that nothing is left to tell, not that something was forgotten.
+    """
+    answers = torch.cat([said(scene, model, each) for each in (scene.retain, scene.forget, scene.unseen)]).float()
+    return bool((answers.amax(0) - answers.amin(0)).max() <= 1e-6 * answers.abs().max())
 
 
 def _apart(scene: Scene, model: nn.Module, other: nn.Module, elements: Elements) -> float:

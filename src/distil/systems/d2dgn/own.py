@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distil.loops.forgetting import audit, shadow_attack
+from distil.loops.forgetting import audit, shadow_attack, silent
 from distil.loops.lab import Lab, code_of
 from distil.loops.links import LinkTask, link_bundle
 from distil.loops.measure import size_in_bytes
@@ -148,5 +148,6 @@ def _met(run: UnlearnRun, made: Prepared, scene: Scene, model: nn.Module, lab: L
     return {
         "state": {key: value.cpu() for key, value in forgot.module.state_dict().items()},
         "scores": scores,
+        "silent": [who for who, each in models.items() if silent(scene, each)],
         "seconds": {"after": forgot.seconds, **({"retrained": retrained.seconds} if retrained else {})},
     }

@@ -16,7 +16,7 @@ from distil.data.deletions import Request, Standing
 from distil.data.links import Links, pairs_of, some_of, within
 from distil.data.loading import mix_seed
 from distil.errors import DistilError, nearest
-from distil.loops.forgetting import METRICS, Attack, audit, in_words, shadow_attack
+from distil.loops.forgetting import METRICS, Attack, audit, in_words, shadow_attack, silent
 from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.links import link_bundle
 from distil.loops.measure import latency, size_in_bytes
@@ -279,6 +279,7 @@ def _outcome(setup: Setup, ground: Callable[[int], Ground], way: Callable[[Groun
         model={"parameters": parameters, "bytes": size, "latency": speed},
         diagnostics={
             "updates made": float(made.updates),
+            "same answer to everything": float(silent(g.scene, made.module)),
             "processor seconds": made.processor,
             "processor seconds of retraining": g.retrained.processor,
         },
@@ -312,10 +313,13 @@ def _closing(metric: str, report: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
     mean = {name: sum(values(name, "forget AUC")) / len(report["seeds"]) for name in ("d2dgn", "retrained")}
     head = ["arm", f"{metric}, points over the original", "forget AUC over the original", "forget AUC over retraining"]
+    died = {arm["label"]: int(sum(arm["diagnostics"]["same answer to everything"])) for arm in arms.values()}
+    dead = ", ".join(f"{label} {count} of {len(report['seeds'])}" for label, count in died.items() if count)
+    dead = f" Answers the same to everything, its hidden units dead: {dead} seeds." if dead else ""
     return [
         {
             "title": "Forgetting, and what it costs, paired by seed",
-            "note": f"D2DGN. {in_words(mean['d2dgn'], mean['retrained'])} Means, and 95 % intervals of paired "
+            "note": f"D2DGN. {in_words(mean['d2dgn'], mean['retrained'])}{dead} Means, and 95 % intervals of paired "
             "differences; how much faster is by processor time.",
             "head": [*head, "times faster than retraining"],
             "rows": rows,

@@ -14,6 +14,15 @@ from distil.tasks import NodeTask, Task
 
 __all__ = ["original_report", "steps_report"]
 
+SAME = "gives the same answer whatever it is asked, so its figures say nothing of forgetting"
+SILENT = {
+    "before": f"the model before {SAME}; train it first, or with a lower rate.",
+    "after": f"the model that forgot {SAME}: its hidden units died in training. Lower the method's rate (--set "
+    "d2dgn.lr=0.003), or try another --seed.",
+    "retrained": f"the retrained model {SAME}; lower training.lr, or try another --seed.",
+}
+"""What is said of a model that answers one thing."""
+
 
 def steps_report(
     run: UnlearnRun,
@@ -122,6 +131,7 @@ def _warnings(steps: list[dict[str, Any]]) -> list[str]:
         after, retrained = step["scores"]["after"], step["scores"].get("retrained")
         words = in_words(after["forget AUC"], retrained and retrained["forget AUC"])
         said.append(f"Request {place}: {words}")
+        said += [f"Request {place}: {SILENT[who]}" for who in step["silent"]]
         if step["held out"]:
             said.append(
                 f"Request {place}: {step['held out']} of its edges were held out: the model never learned them; they "
