@@ -340,7 +340,7 @@ def test_each_part_moves_the_relation_it_is_about(options: dict[str, Any], figur
     assert sign * (after - before) > 0.3 * before
 
 
-ARMS = ["alone", "kd", "rkd", "image", "trg", "no-inner", "no-local", "no-global"]
+ARMS = ["alone", "kd", "rkd", "image", "trg", "no-inner", "no-local", "no-global", "no-kd", "sigma"]
 TOY = (
     "pair.train=120",
     "pair.teacher_train=200",

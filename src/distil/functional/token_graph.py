@@ -61,14 +61,15 @@ def nearest_tokens(nodes: Tensor, neighbours: int) -> Tensor:
     return distances.topk(min(neighbours, len(nodes) - 1), largest=False).indices
 
 
-def graph_weights(nodes: Tensor, nearest: Tensor, *, sigma: float | str = "median") -> Tensor:
+def graph_weights(nodes: Tensor, nearest: Tensor, *, sigma: float | str = "detached") -> Tensor:
     """Return the weights of a graph: A_ij = exp(−‖x_i − x_j‖² / 2σ) where j is among i's ``nearest``, else 0.
 
     Args:
         nodes: (N, D).
         nearest: (N, k), of `nearest_tokens` of these nodes or of another network's; a row without itself.
-        sigma: σ, above 0; "median": the median squared distance of neighbours that differ, so that a scale of the
-            nodes changes nothing; "detached": the same figure, and no gradient through it.
+        sigma: σ, above 0; "detached": the median squared distance of neighbours that differ, so that a scale of the
+            nodes changes nothing, without gradient; "median": the same figure with its gradient, nearly all of which
+            falls on the two nodes that are that far apart.
 
     Returns:
         (N, N), in (0, 1] at neighbours unless exp underflows, 0 elsewhere and on the diagonal.
@@ -102,7 +103,7 @@ def local_relation(
     *,
     neighbours: int = 8,
     mask: str = "own",
-    sigma: float | str = "median",
+    sigma: float | str = "detached",
     direction: str = "student",
     sharpness: float = 1.0,
     weight: Tensor | None = None,

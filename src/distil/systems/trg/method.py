@@ -46,7 +46,7 @@ class TokenGraph(Method):
         grid: maps are pooled to so many places a side first; 1 makes each image one token.
         class_tokens: leading tokens of a sequence that are no patches; by default found by their number.
         mask: "own" (each network's own neighbours) or "shared" (the teacher's for both).
-        sigma: "median", "detached", or a number; see :func:`~distil.functional.graph_weights`.
+        sigma: "detached", "median", or a number; see :func:`~distil.functional.graph_weights`.
         direction: of the local divergence: which network's distribution stands first, "student" or "teacher".
         reduction: of ``local`` over nodes: "sum" as printed, or "mean", which does not grow with the batch.
         sharpness: an inverse temperature of the graphs' weights; the paper has none.
@@ -85,7 +85,7 @@ class TokenGraph(Method):
         grid: int | None = None,
         class_tokens: int | None = None,
         mask: str = "own",
-        sigma: float | str = "median",
+        sigma: float | str = "detached",
         direction: str = "student",
         reduction: str = "sum",
         sharpness: float = 1.0,
@@ -206,7 +206,7 @@ def published(
     grid: int | None = None,
     class_tokens: int | None = None,
     mask: str = "own",
-    sigma: float | str = "median",
+    sigma: float | str = "detached",
     direction: str = "student",
     reduction: str = "sum",
     sharpness: float = 1.0,

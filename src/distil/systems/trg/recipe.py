@@ -80,6 +80,8 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         "no-inner": ("ablation", "TRG without inner", f"{base} + {_graph(setup, 'inner')}"),
         "no-local": ("ablation", "TRG without local", f"{base} + {_graph(setup, 'local')}"),
         "no-global": ("ablation", "TRG without global", f"{base} + {_graph(setup, 'contrast')}"),
+        "no-kd": ("ablation", "TRG without KD", f"supervised + {_graph(setup)}"),
+        "sigma": ("ablation", "TRG, gradient through sigma", f"{base} + {_graph(setup, sigma='median')}"),
     }
     seed = tuning_seed(setup.seeds)
     tuned = {name: _tuned(lab, setup, pair, name, *arm, seed=seed) for name, arm in arms.items()}
@@ -104,7 +106,8 @@ def _graph(setup: Setup, without: str = "", **options: Any) -> str:
     given |= {"samples": setup.samples, "neighbours": setup.neighbours, **options}
     if without:
         given[without] = 0.0
-    return f"tokengraph({', '.join(f'{key}={value:g}' for key, value in given.items())})"
+    written = (f"{key}={value if isinstance(value, str) else format(value, 'g')}" for key, value in given.items())
+    return f"tokengraph({', '.join(written)})"
 
 
 @dataclass(frozen=True)
