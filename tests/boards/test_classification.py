@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from distil import catalog
 from distil.boards import BOARDS, board
@@ -19,6 +20,7 @@ from distil.loops.tuning import tune_arms
 from distil.methods.expression import parse
 from distil.models import SmallCNN
 from distil.report.check import validate
+from engine import toys
 
 TINY = (
     "pair.data=digits", "pair.size=null", "pair.train=200", "pair.teacher_train=400", "pair.val=80",
@@ -192,6 +194,22 @@ def test_orderings_hold_are_reversed_or_undecided() -> None:
 
 def test_an_entry_needs_no_note() -> None:
     assert Entry("a", "kd", "A").note == ""
+
+
+def test_a_sum_with_its_labels_apart_is_the_same_sum() -> None:
+    (entry,) = (entry for entry in ENTRIES if entry.parted)
+    held, parted = (
+        toys.taught(parse(text))(toys.batch(toys.vectors(16))).loss for text in (entry.expression, entry.parted)
+    )
+    torch.testing.assert_close(held, parted)
+
+
+def test_a_method_that_holds_the_labels_is_weighed_against_them_where_it_can_be(tmp_path: Path) -> None:
+    found = run(tmp_path, "[kd, mlld]", "seeds=[0]")
+    first, second = (row for row in table(found, "Tries")["rows"] if row[0] == "MLLD")
+    assert first[1].startswith("mlld(")
+    assert re.match(r"supervised \+ [\d.]+\*mlld\(.*task=0", second[1])
+    assert first[2] == second[2]
 
 
 def test_a_method_whose_tries_all_diverge_is_listed_and_the_board_goes_on(

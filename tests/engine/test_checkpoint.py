@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from distil.data import DictDataset
-from distil.engine import Distiller, fit
+from distil.engine import Distiller, during, fit
 from distil.engine.serial import load_tree, save_tree
 from distil.errors import DistilError
 from distil.methods import KD, FitNets, Supervised
@@ -93,6 +93,24 @@ def small(folder: Path, method: Any = None, *, train: Any = TRAIN, teacher: Any 
     given = {"steps": 4, "batch_size": 16, "resume": True, "save_every": 2, "check_teacher": False, "device": "cpu"}
     fit(distiller, train, VAL, out=folder, **{**given, **options})
     return distiller
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4])
+def test_a_run_of_two_stages_resumes_around_their_border(stop: int, tmp_path: Path) -> None:
+    """Three steps an epoch: at 3 the second stage is due, at 4 its optimizer must not begin anew again."""
+
+    def interrupted(step: int, total: int) -> None:
+        if step == stop:
+            raise KeyboardInterrupt
+
+    def go(name: str, **more: Any) -> Distiller:
+        method = during(end=1) * KD(temperature=4) + during(start=1) * Supervised()
+        return small(tmp_path / name, method, steps=9, save_every=1, **more)
+
+    whole = go("whole")
+    with pytest.raises(KeyboardInterrupt):
+        go("cut", progress=interrupted)
+    assert toys.same(go("cut").student.state_dict(), whole.student.state_dict())
 
 
 @pytest.fixture

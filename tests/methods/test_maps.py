@@ -13,7 +13,7 @@ from distil.engine import Distiller, Method, Sum, during
 from distil.engine.method import as_sum
 from distil.errors import DistilError
 from distil.functional import attention_transfer, class_attention, class_maps, flow_matrix, fsp, mse
-from distil.methods import AT, CATKD, FSP, VID, ReviewKD, SimKD, Supervised
+from distil.methods import AT, CATKD, FSP, KD, VID, ReviewKD, SimKD, Supervised
 from distil.methods.simkd import Projector
 from distil.models import with_class_maps
 from engine import toys
@@ -189,6 +189,25 @@ def test_fsp_can_be_a_stage_before_the_task() -> None:
     toys.train(again, data, epochs=2, keep="last")
     assert toys.same(again.student.head.state_dict(), head.state_dict())
     assert not toys.same(distiller.student.head.state_dict(), head.state_dict())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_stage_begins_with_a_fresh_optimizer(optimizer: str) -> None:
+    """What a stage leaves is as if each had been a run of its own; where a part goes on, the optimizer does too."""
+    data = toys.vectors(24)
+    given: dict[str, Any] = {"optimizer": optimizer, "schedule": "constant", "warmup": 0.0, "keep": "last"}
+    given |= {"batch_size": 24, "weight_decay": 0.0}
+    staged = toys.taught(50 * during(end=2) * KD() + during(start=2) * Supervised())
+    toys.train(staged, data, epochs=4, **given)
+    apart = toys.taught(50 * KD())
+    toys.train(apart, data, epochs=2, **given)
+    after = Distiller(apart.student, None, Supervised(), example=toys.batch(data, 4))
+    toys.train(after, data, epochs=2, **given)
+    for ours, theirs in zip(staged.student.parameters(), after.student.parameters()):
+        torch.testing.assert_close(ours, theirs)
+    going = toys.taught(50 * during(end=2) * KD() + during(start=1) * Supervised())
+    assert [going.method.begins_stage(epoch) for epoch in range(4)] == [False] * 4
+    assert [staged.method.begins_stage(epoch) for epoch in range(4)] == [False, False, True, False]
 
 
 def test_reviewkds_levels_reach_every_stage_below_them() -> None:

@@ -24,7 +24,7 @@ ENTRIES = (
     Entry("dkd", "supervised + ramp(fraction=0.0833)*dkd(alpha=1, beta=8, temperature=4)", "DKD"),
     Entry("dist", "supervised + dist(beta=2, gamma=2, temperature=4)", "DIST"),
     Entry("lskd", "0.1*supervised + 9*lskd(temperature=2)", "Logit standardisation"),
-    Entry("mlld", "mlld(views=1)", "MLLD", "one view"),
+    Entry("mlld", "mlld(views=1)", "MLLD", "one view", parted="0.1*supervised + mlld(views=1, task=0)"),
     Entry("fitnets", "supervised + 100*fitnets", "FitNets"),
     Entry("at", "supervised + 1000*at", "AT"),
     Entry("nst", "supervised + 50*nst", "NST"),

@@ -22,7 +22,7 @@ from distil.engine.gradient import gradient_shares, unreached
 from distil.engine.host import agreed, any_of, find_accelerator, gentle_interrupt, same_buffers, seed_draws
 from distil.engine.ledger import Ledger, labels_read
 from distil.engine.method import batch_size, is_streams
-from distil.engine.optim import lr_factor, make_optimizers
+from distil.engine.optim import forget, lr_factor, make_optimizers
 from distil.engine.processes import from_first
 from distil.engine.settings import Plan, described, identity
 from distil.engine.sharding import Spread, bare, kept
@@ -181,6 +181,8 @@ class Loop:
         if not batches.resumable:  # its order is drawn from the global generators, so those are set for every epoch
             seed_draws(mix_seed("epoch", plan.seed, 0, ctx.epoch))  # alike everywhere: ranks deal it out
         began = ctx.step
+        if not books.batch and self.distiller.method.begins_stage(ctx.epoch):
+            forget(bare(self.optimizers).values())
         for window in _windows(batches.iterate(ctx.epoch, books.batch), plan.accumulate):
             self._step(window, self.factor(self._done(batches)))
             books.batch += len(window)

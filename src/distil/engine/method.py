@@ -196,6 +196,11 @@ class Sum(nn.Module):
             self._having[hook] = tuple(c for c in self.components if overrides(c.method, hook))
         return self._having[hook]
 
+    def begins_stage(self, epoch: int) -> bool:
+        """Say whether no component of the epoch before takes part in ``epoch``, see :func:`~distil.engine.during`."""
+        parts = [c.coefficient.takes_part for c in self.components]
+        return epoch > 0 and any(part(epoch) for part in parts) and not any(p(epoch) and p(epoch - 1) for p in parts)
+
     def rebuild(self, student: nn.Module) -> nn.Module:
         """Return the student as its methods teach it, rebuilt by the one that does; give that to the Distiller."""
         builders = self.having("rebuild")

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from distil.errors import DistilError, nearest
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "RatedGroup", "lr_factor", "make_optimizers"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "RatedGroup", "forget", "lr_factor", "make_optimizers"]
 
 Factory = Callable[..., Optimizer]
 OPTIMIZERS: dict[str, Factory] = {
@@ -84,6 +84,13 @@ def make_optimizers(
         for group in one.param_groups:
             group["base_lr"] = group["lr"]
     return made
+
+
+def forget(optimizers: Iterable[Any]) -> None:
+    """Let optimizers forget momentum and moments, as if each had just been made; rates and groups stay."""
+    for optimizer in optimizers:
+        # DeepSpeed steps the optimizer that stands behind the run's own.
+        getattr(optimizer, "base", optimizer).state.clear()
 
 
 def lr_factor(schedule: str | Callable[[float], float], warmup: float) -> Callable[[float], float]:

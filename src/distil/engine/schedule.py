@@ -29,6 +29,10 @@ class Schedule(ABC):
         """The value, where it never moves; ``None`` otherwise."""
         return None
 
+    def takes_part(self, epoch: int) -> bool:
+        """Say whether ``epoch`` lies in the stage that this coefficient belongs to; without one, all do."""
+        return True
+
     def __mul__(self, other: Any) -> Any:
         if isinstance(other, (int, float)):
             return Scaled(self, float(other))
@@ -67,6 +71,9 @@ class Scaled(Schedule):
 
     def __call__(self, ctx: Any) -> float:
         return self.factor * self.inner(ctx)
+
+    def takes_part(self, epoch: int) -> bool:
+        return self.inner.takes_part(epoch)
 
     @property
     def constant(self) -> float | None:
@@ -128,7 +135,10 @@ class During(Schedule):
     needs_epochs: bool = True
 
     def __call__(self, ctx: Any) -> float:
-        return float(self.start <= ctx.epoch and (self.end is None or ctx.epoch < self.end))
+        return float(self.takes_part(ctx.epoch))
+
+    def takes_part(self, epoch: int) -> bool:
+        return self.start <= epoch and (self.end is None or epoch < self.end)
 
     def __str__(self) -> str:
         said = {"start": self.start or None, "end": self.end}
@@ -183,7 +193,8 @@ def during(*, start: int = 0, end: int | None = None) -> Schedule:
     """Return 1 in the epochs ``start <= epoch < end`` and 0 elsewhere: a stage of a run, counted from 0.
 
     ``during(end=30) * A() + during(start=30) * B()`` trains 30 epochs on A and the rest on B; a component whose
-    coefficient is 0 is not computed.
+    coefficient is 0 is not computed. Where no component of the stage before goes on, the optimizers begin anew too:
+    moments of a loss that is gone would scale the steps of the next.
 
     >>> from types import SimpleNamespace
     >>> [during(start=1, end=3)(SimpleNamespace(epoch=e)) for e in range(4)]

@@ -35,12 +35,17 @@ STEP = 10**0.5
 
 @dataclass(frozen=True)
 class Entry:
-    """A method on the board: its published sum, and what a reader must know of it."""
+    """A method on the board: its published sum, and what a reader must know of it.
+
+    ``parted`` is the same sum with the labels as a component of their own, for a method that holds them: so they can be
+    weighed against the rest.
+    """
 
     name: str
     expression: str
     label: str
     note: str = ""
+    parted: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,13 +199,20 @@ def _seats(
         def measure(entry: Entry = entry) -> dict[str, Any]:
             lab.progress.begin(f"weighing {entry.name}")
             return asdict(
-                balanced(entry.expression, pair.chosen.student, pair.teacher.module, pair.bundle, training, seed=seed)
+                balanced(
+                    entry.parted or entry.expression,
+                    pair.chosen.student,
+                    pair.teacher.module,
+                    pair.bundle,
+                    training,
+                    seed=seed,
+                )
             )
 
         try:
             stage = lab.stage(
                 f"balance-{entry.name}", measure, code=code_for(entry.expression, *models), by=_source(balanced),
-                method=entry.expression,
+                method=entry.parted or entry.expression,
                 student=pair.chosen.student, teacher=pair.teacher.fingerprint, data=pair.bundle.fingerprint,
                 training=training, seed=seed,
             )  # fmt: skip
@@ -208,7 +220,7 @@ def _seats(
             refused[entry.name] = str(error)
             continue
         balance = Balance(**stage.value)
-        whole = all(component.name != TASK for component in parse(entry.expression))
+        whole = all(component.name != TASK for component in parse(entry.parted or entry.expression))
         second = _point(entry.expression, lower, "rate") if whole else _point(balance.expression, training, "balanced")
         seats[entry.name] = _Seat(entry, (_point(entry.expression, training, "as published"), second), balance)
     return seats, refused

@@ -29,7 +29,8 @@ class FSP(Method):
     ("code"), its sum ("paper") or a sum of norms ("torchdistill"), see :func:`distil.functional.fsp`.
 
     It is published as a stage of its own before the task is learned: ``50 * during(end=30) * FSP() + during(start=30)
-    * Supervised()`` trains 30 epochs on flows alone and the rest on labels alone, all within one budget.
+    * Supervised()`` trains 30 epochs on flows alone and the rest on labels alone, all within one budget, the second
+    stage with fresh moments of the optimizer.
 
     Args:
         taps: "stages", or at least two stages; each a meaning, a path or ``(student, teacher)``.
