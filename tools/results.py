@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
 BOARD_PAGE = ROOT / "docs" / "leaderboard.md"
+#: What a long-tailed task scores beside its metric, by how common the classes were in training.
+THIRDS = ("head third accuracy", "tail third accuracy")
 MARKS = ("<!-- systems: made by `make results` -->", "<!-- /systems -->")
 
 HEAD = """# Results
@@ -29,7 +31,8 @@ HEAD = """# Results
 Made from `evidence/*.json` by `make results`; nothing here is written by hand. Each row is the mean over paired seeds
 (same initial weights, same order of the data, equal budget), the epoch chosen on validation data and scored on test
 data. *Difference* is to the reference arm, with the 95 % t-interval of the paired differences; it is in bold where the
-interval excludes 0. "No difference seen" is a result.
+interval excludes 0. "No difference seen" is a result. On a long tail the classes are also scored by thirds, the most
+common ones (head) and the rarest (tail), each with its own difference.
 """
 
 
@@ -51,7 +54,8 @@ def board_page() -> str:
     for name in BOARDS:
         for file in sorted((ROOT / "evidence" / "boards").glob(f"{name}.*json"), key=lambda f: (len(f.name), f.name)):
             run = json.loads(file.read_text(encoding="utf-8"))["run"]
-            parts += [f"## {run['title']}\n", f"Seeds {', '.join(map(str, run['seeds']))}. `{run['command']}`\n"]
+            parts += [place(file.stem.replace(".", "-")), f"## {run['title']}\n"]
+            parts += [f"Seeds {', '.join(map(str, run['seeds']))}. `{run['command']}`\n"]
             parts += [f"- {key}: {value}" for key, value in run["setting"].items()]
             metrics = run["teacher"]["metrics"]
             parts += [f"- Teacher: accuracy {metrics['accuracy']:.1f} %"]
@@ -79,8 +83,14 @@ def page() -> str:
         state = catalog.state(slug)
         parts.append(f"## {card.name} (`{slug}`)\n\n{card.title}. {card.venue} {card.year}. State: {state}.\n")
         parts += [f"- {limit}" for limit in card.limits] + [""]
-        parts += [section(run) for run in stored["runs"]]
+        for number, run in enumerate(stored["runs"], 1):
+            parts += [place(f"{slug}-{number}"), section(run)]
     return "\n".join(parts)
+
+
+def place(name: str) -> str:
+    """Return where a link to one run leads: a system's runs are counted from 1, a board has the name of its file."""
+    return f'<a id="{name}"></a>\n'
 
 
 def section(run: dict[str, Any]) -> str:
@@ -88,12 +98,14 @@ def section(run: dict[str, Any]) -> str:
     metric, unit = run["metric"]["name"], run["metric"].get("unit") or ""
     reference = next(arm for arm in run["arms"] if arm["role"] == "reference")
     names = sorted({name for arm in run["arms"] for name in arm.get("diagnostics") or {}})
+    thirds = [name for name in THIRDS if name in reference["metrics"]]
     head = [
         "arm",
         "role",
         f"{metric} {unit}".strip(),
         "last epoch",
         "difference",
+        *(title for name in thirds for title in (f"{name.removesuffix(' accuracy')} {unit}".strip(), "its difference")),
         "ECE",
         "parameters",
         "seconds",
@@ -104,7 +116,7 @@ def section(run: dict[str, Any]) -> str:
     if run.get("teacher"):
         lines.append(f"- Teacher's {metric}: {run['teacher']['metrics'][metric]:.1f} {unit}")
     lines += ["", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(row(arm, reference, metric, names)) + " |" for arm in run["arms"]]
+    lines += ["| " + " | ".join(row(arm, reference, metric, thirds, names)) + " |" for arm in run["arms"]]
     lines += ["", *(f"- {verdict['text']}" for verdict in run["verdicts"]), ""]
     return "\n".join(lines + tables_of(run))
 
@@ -121,26 +133,39 @@ def tables_of(run: dict[str, Any]) -> list[str]:
     return lines
 
 
-def row(arm: dict[str, Any], reference: dict[str, Any], metric: str, names: list[str]) -> list[str]:
+def row(
+    arm: dict[str, Any], reference: dict[str, Any], metric: str, thirds: list[str], names: list[str]
+) -> list[str]:  # fmt: skip
     """Return one arm's cells."""
-    best, last = arm["metrics"][metric]["best"], arm["metrics"][metric]["last"]
-    gap = ""
-    if arm is not reference:
-        seen = paired_interval([a - b for a, b in zip(best, reference["metrics"][metric]["best"], strict=True)])
-        gap = f"{seen.mean:+.1f}" + ("" if seen.low is None else f" ({seen.low:+.1f} to {seen.high:+.1f})")
-        gap = f"**{gap}**" if seen.excludes_zero else gap
     extra = [mean_of((arm.get("diagnostics") or {}).get(name), 2) for name in names]
     return [
         arm["label"],
         arm["role"],
-        f"{statistics.mean(best):.1f} ± {spread(best):.1f}",
-        f"{statistics.mean(last):.1f}",
-        gap,
+        best(arm, metric),
+        f"{statistics.mean(arm['metrics'][metric]['last']):.1f}",
+        gap(arm, reference, metric),
+        *(cell for name in thirds for cell in (best(arm, name), gap(arm, reference, name))),
         mean_of(arm["metrics"].get("ece", {}).get("best"), 3),
         f"{arm['parameters']:,}",
         f"{statistics.mean(arm['cost']['seconds']):.0f}",
         *extra,
     ]
+
+
+def best(arm: dict[str, Any], metric: str) -> str:
+    """Return the mean and the spread of an arm's scores at its best epochs."""
+    scores = arm["metrics"][metric]["best"]
+    return f"{statistics.mean(scores):.1f} ± {spread(scores):.1f}"
+
+
+def gap(arm: dict[str, Any], reference: dict[str, Any], metric: str) -> str:
+    """Return the paired difference to the reference with its interval, in bold where that excludes 0."""
+    if arm is reference:
+        return ""
+    ours, theirs = (one["metrics"][metric]["best"] for one in (arm, reference))
+    seen = paired_interval([a - b for a, b in zip(ours, theirs, strict=True)])
+    text = f"{seen.mean:+.1f}" + ("" if seen.low is None else f" ({seen.low:+.1f} to {seen.high:+.1f})")
+    return f"**{text}**" if seen.excludes_zero else text
 
 
 def mean_of(values: list[float] | None, digits: int) -> str:
