@@ -24,18 +24,16 @@ from distil.loops.dd_scores import scores_of
 from distil.loops.encoded import folders_behind
 from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.labelling import Labelling, augmentation_of, labellers_fit, relabelled
-from distil.loops.order import Order, architecture, inputs_of
-from distil.loops.own_check import first_line
+from distil.loops.order import Order, architecture
+from distil.loops.own_check import check_student
 from distil.loops.recipe import data_report
 from distil.loops.text_sets import Shown, as_read, shown
 from distil.loops.training import build_model
 from distil.report.text import size
-from distil.tasks import TextTask, get_task
-from distil.tasks.base import evaluating
+from distil.tasks import get_task
 
 __all__ = [
     "Judging",
-    "check_student",
     "check_students",
     "evaluate",
     "labelling_of",
@@ -102,34 +100,6 @@ def _judges(judging: Judging, forms: Mapping[str, str], nets: Collection[str]) -
         known = ", ".join(spec for spec in named if spec not in unseen)
         notes.append(f"{known} is of the form of a net that made the set; its weights are fresh.")
     return named, notes
-
-
-def check_student(spec: str, model: nn.Module, seen: Bundle) -> None:
-    """Refuse a student that cannot be called on the data, or that answers for another number of classes.
-
-    Args:
-        spec: its name. model: as it was built for the data.
-        seen: the data as it reads them, texts as tokens.
-    """
-    task, places = get_task(seen.task), torch.tensor([0, 0])
-    texts = isinstance(task, TextTask)
-    inputs = seen.train.batch(places)["inputs"] if texts else inputs_of(seen.train, places)
-    try:
-        with evaluating(model), torch.no_grad():
-            outputs = task.logits(task.call(model, {"inputs": inputs}, "student")).shape[1]
-    except DistilError:
-        raise
-    except Exception as error:  # whatever is wrong in there, it is the student's own code
-        shape = tuple(seen.input_shape)
-        kind = "tokens" if texts else "such images" if len(shape) == 3 else "such vectors"
-        raise DistilError(
-            f"the student {spec} cannot be called on inputs of shape {shape} ({first_line(error)}); name a net that "
-            f"takes {kind}."
-        ) from error
-    if outputs != len(seen.classes):
-        raise DistilError(
-            f"the student {spec} has {outputs} outputs for {len(seen.classes)} classes; make it for those."
-        )
 
 
 def check_students(judging: Judging, bundle: Bundle, nets: Collection[str] = (), *, length: int = 128) -> list[str]:

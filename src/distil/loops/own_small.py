@@ -21,10 +21,11 @@ from distil.loops.condense_check import named_teachers_fit
 from distil.loops.condense_unread import changed, typed
 from distil.loops.condensed import StudentTraining, outcome_of, train_on
 from distil.loops.condensed_show import sheets_of, storage_table, texts_table
-from distil.loops.judging import check_student, made_elsewhere, size_table
+from distil.loops.judging import made_elsewhere, size_table
 from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.labelling import augmentation_of, labellers_fit
 from distil.loops.order import Order
+from distil.loops.own_check import check_student
 from distil.loops.own_condense import CondenseRun, named_teachers, trained
 from distil.loops.own_run import OwnRun, behind, read_raw
 from distil.loops.recipe import data_report
