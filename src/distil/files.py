@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distil.errors import DistilError
 
-__all__ = ["write_folder", "write_text"]
+__all__ = ["readable", "write_folder", "write_text"]
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -29,9 +29,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # a temporary file is private, a report is not
+        readable(name)
         os.replace(name, path)
     except OSError as error:
         raise DistilError(f"{path} could not be written ({error.strerror or error}); nothing was changed.") from error
@@ -39,6 +37,13 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
         if name:
             Path(name).unlink(missing_ok=True)
     return path
+
+
+def readable(path: str | os.PathLike[str]) -> None:
+    """Give a file the mode of any new one: what was written by way of a temporary file is private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, 0o666 & ~umask)
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:

@@ -84,6 +84,21 @@ def test_unusable_graphs_are_refused(parts: dict[str, Any], change: dict[str, An
         make_graph("g", **(parts | change))
 
 
+def test_a_stray_label_is_told_by_the_classes_that_it_leaves_empty(parts: dict[str, torch.Tensor]) -> None:
+    assert not any("no node" in note for note in make_graph("toy", **parts).notes)
+    y = parts["y"].clone()
+    y[0] = 7
+    stray = make_graph("toy", **{**parts, "y": y})
+    first = int(parts["y"].max()) + 1
+    names = ", ".join(map(str, range(first, 7)))
+    [note] = [each for each in stray.notes if "no node" in each]
+    assert note.startswith(
+        f"{7 - first} of 8 classes have no node: {names} (the classes are 0 to the largest label, 7;"
+    )
+    [note] = [n for n in make_graph("toy", **parts, classes=(*"abcdef",)).notes if "no node" in n]
+    assert note.endswith("e, f.")
+
+
 def test_features_can_be_row_normalised(parts: dict[str, torch.Tensor]) -> None:
     graph = make_graph("g", **parts, normalise=True)
     sums = graph.x.sum(1)

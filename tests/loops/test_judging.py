@@ -77,6 +77,31 @@ def test_the_tables_hold_the_scores_and_accuracy_over_bytes(judged: dict[str, An
     assert "DD-Ranking" in render(judged)
 
 
+def test_random_samples_are_shown_as_the_set_is_with_hard_labels_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Augmentation] = []
+    train_on = judging.train_on
+
+    def noting(small: CondensedSet, *given: Any, **options: Any) -> Any:
+        if options["augmentation"] is None:  # the set and random samples; the real data are shown unmixed
+            seen.append(judging.augmentation_of(small))
+        return train_on(small, *given, **options)
+
+    monkeypatch.setattr(judging, "train_on", noting)
+    mixed = made(Labelling("hard", augmentation=Augmentation(mix="cutmix", pad=1, batch=6)))
+    evaluate(mixed, bundle(), Lab(tmp_path), replace(JUDGING, seeds=(0,), real=False))
+    assert len(seen) == 4
+    assert {(view.mix, view.pad, view.batch) for view in seen} == {("cutmix", 1, 6)}
+
+
+def test_a_set_of_other_data_is_told(tmp_path: Path) -> None:
+    short = replace(JUDGING, seeds=(0,), real=False, training=StudentTraining(updates=2, checks=1))
+    report = evaluate(made(), replace(bundle(), fingerprint="abc"), Lab(tmp_path), short)
+    [warning] = [each for each in report["warnings"] if "made from other data" in each]
+    assert "(f00) than those it is tested on (abc)" in warning
+
+
 def test_without_the_teacher_what_it_adds_to_random_is_not_known(tmp_path: Path) -> None:
     once = replace(JUDGING, seeds=(0,), real=False)
     report = evaluate(made(SOFT), bundle(), Lab(tmp_path), once)

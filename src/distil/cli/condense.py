@@ -137,7 +137,22 @@ def _check(settings: Any, device: str | None, as_json: bool) -> None:
 
     with Display(quiet=as_json) as display:
         made = prepared(settings, Lab(RUNS, progress=display, device=device))
-    bundle, order = made.bundle, made.order
+    bundle, order, small = made.bundle, made.order, made.existing
+    facts: dict[str, Any] = {
+        "settings": asdict(settings),
+        "data": bundle.name,
+        "classes": list(bundle.classes),
+        "inputs": list(bundle.input_shape),
+    }
+    if small is not None:
+        kind = settings.labels or small.kind
+        facts["set"] = {"samples": len(small), "labels": kind}
+        said = (
+            f"{to_yaml(settings)}Everything fits: {len(small)} {small.noun} with {kind} labels, to be judged on "
+            f"{bundle.name}. No student was trained."
+        )
+        typer.echo(json.dumps(facts) if as_json else said)
+        return
     count = order.per_class * order.classes
     values = 1
     for side in bundle.input_shape:
@@ -146,13 +161,7 @@ def _check(settings: Any, device: str | None, as_json: bool) -> None:
     if order.words is not None:
         texts, _ = order.said(order.ids(torch.arange(len(bundle.train))))
         each = round(sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / len(texts))
-    facts: dict[str, Any] = {
-        "settings": asdict(settings),
-        "data": bundle.name,
-        "classes": list(bundle.classes),
-        "inputs": list(bundle.input_shape),
-        "budget": {"samples": count, "bytes": count * each},
-    }
+    facts["budget"] = {"samples": count, "bytes": count * each}
     about = "about " if order.words is not None else ""
     said = (
         f"{to_yaml(settings)}Everything fits: at most {count} samples of {len(bundle.classes)} classes, "

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from distil.data.condensed_check import keeps_exactly
 from distil.errors import DistilError
-from distil.files import write_folder
+from distil.files import readable, write_folder
 from distil.functional.pixels import eight_bit
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def write(small: CondensedSet, folder: Path, exact: bool | None) -> Path:
             if small.compensators is not None:
                 ranges = [_write_ranged(target / _added(k), image) for k, image in enumerate(small.compensators)]
         save_file({name: value.contiguous().clone() for name, value in tensors.items()}, target / TENSORS)
+        readable(target / TENSORS)
         facts = {
             "classes": list(small.classes),
             "samples": len(small),

@@ -61,10 +61,14 @@ def read_set(
     path = Path(path).expanduser()
     own = find_condensed(path)
     if own is not None:
+        if mean is not None or std is not None:
+            raise _normalised(path)
         return load_condensed(own)
     if not path.exists():
         raise DistilError(f"there is no small set {str(path)!r}; correct the path.")
     tensors = _tensors_in(path)
+    if not tensors and (mean is not None or std is not None):
+        raise _normalised(path)
     small = _from_tensors(tensors, real, mean, std) if tensors else _from_folder(path, real)
     if tuple(small.inputs.shape[1:]) != tuple(real.input_shape):
         raise DistilError(
@@ -151,7 +155,9 @@ def _from_tensors(
         raise DistilError(f"{where} holds inputs with values that are not finite; did their making diverge?")
     if (mean is None) != (std is None):
         raise DistilError("mean and std undo a normalisation together; give both, or neither.")
-    if mean is not None and std is not None and images.ndim == 4:
+    if mean is not None and images.ndim != 4:
+        raise DistilError(f"mean and std undo the normalisation of images, and {where} holds vectors; leave them out.")
+    if mean is not None and std is not None:
         if not len(mean) == len(std) == images.shape[1]:
             raise DistilError(f"mean and std need {images.shape[1]} numbers each, one for each channel of {where}.")
         images = images * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
@@ -181,9 +187,32 @@ def _from_tensors(
     whole = labels.detach().long()
     if not torch.equal(whole.to(labels), labels) or not 0 <= int(whole.min()) <= int(whole.max()) < classes:
         low, high = float(labels.min()), float(labels.max())
-        raise DistilError(f"{where} has labels from {low:g} to {high:g}; whole numbers 0 … {classes - 1} are expected.")
+        raise DistilError(
+            f"{where} has labels from {low:g} to {high:g}, and {real.name} has {classes} classes; whole numbers "
+            f"0 … {classes - 1} are expected."
+        )
     made = _made(where, labels.tolist())
+    if logits is None:
+        _check_whole(where, whole, real)
     return CondensedSet(images, whole, real.classes, logits=logits, made=made | {"notes": notes})
+
+
+def _check_whole(where: Path, labels: Tensor, real: Bundle) -> None:
+    """Refuse hard labels of some classes alone: a student would never meet the others."""
+    counts = labels.bincount(minlength=len(real.classes)).tolist()
+    empty = [real.classes[k] for k, count in enumerate(counts) if count == 0]
+    if empty:
+        more = f" and {len(empty) - 6} more" if len(empty) > 6 else ""
+        raise DistilError(
+            f"{where} has no samples of {', '.join(empty[:6])}{more}, and {real.name} has {len(real.classes)} classes; "
+            "give a set of them all, or leave these classes out of the data."
+        )
+
+
+def _normalised(path: Path) -> DistilError:
+    return DistilError(
+        f"mean and std undo the normalisation of tensors, and {path} holds none from a .pt; leave them out."
+    )
 
 
 def _parts(loaded: Any, depth: int = 0) -> tuple[Any, Any]:

@@ -122,8 +122,15 @@ def make_graph(
             f"graph {name!r}: the features of {len(broken)} nodes hold NaN or infinity (first: node {int(broken[0])}); "
             "mend them before training."
         )
+    named = classes is not None
     y, classes = _checked_labels(name, y, nodes, classes)
     edge_index = _clean_edges(name, edge_index, nodes, found)
+    counts = y[y != NO_LABEL].bincount(minlength=len(classes)).tolist()
+    empty = [each for each, count in zip(classes, counts, strict=True) if not count]
+    if empty:
+        why = "" if named else f" (the classes are 0 to the largest label, {classes[-1]}; is that a slip?)"
+        more = f" and {len(empty) - 6} more" if len(empty) > 6 else ""
+        found.append(f"{len(empty)} of {len(classes)} classes have no node: {', '.join(empty[:6])}{more}{why}.")
     chosen = _masks(name, masks, y, seed, found)
     if normalise:
         x = row_normalised(x)

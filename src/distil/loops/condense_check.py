@@ -12,13 +12,17 @@ from torch import Tensor, nn
 from distil.data.bundle import labels_of
 from distil.engine.anatomy import anatomy
 from distil.errors import DistilError
+from distil.loops.carrier import default_net
 from distil.loops.labelling import Labelling
 from distil.loops.order import Condenser, Order, imported, options_of
+from distil.loops.own_check import first_line
+from distil.loops.training import build_model
 from distil.tasks.preflight import teacher_above_chance
 
 __all__ = [
     "check_data",
     "check_order",
+    "check_skill",
     "check_teachers",
     "check_texts",
     "class_counts",
@@ -36,16 +40,26 @@ def class_counts(order: Order) -> list[int]:
     return labels[labels >= 0].bincount(minlength=order.classes).tolist()
 
 
-def check_order(order: Order, method: str, condenser: Condenser, labelling: Labelling | None = None) -> None:
+def check_order(
+    order: Order, method: str, condenser: Condenser, labelling: Labelling | None = None, *, trained: bool = True
+) -> None:
     """Refuse an order that cannot be filled; remarks go to its progress.
+
+    Args:
+        order: the order. method, condenser: who is to fill it. labelling: in place of the method's own.
+        trained: its teachers know the data; without that all but their skill is checked
+            (:func:`check_skill` is left).
 
     Raises:
         DistilError: see :func:`distil.loops.condense.condense`.
     """
     check_data(order, method, condenser, labelling)
+    _check_net(order, method, condenser)
     check_teachers(order, method, condenser, labelling)
     if condenser.refuses:
         imported(condenser.refuses)(order)
+    if trained:
+        check_skill(order, method, condenser, labelling)
 
 
 def check_data(order: Order, method: str, condenser: Condenser, labelling: Labelling | None = None) -> None:
@@ -130,7 +144,7 @@ def _check_budget(order: Order, method: str, condenser: Condenser) -> None:
 
 
 def check_teachers(order: Order, method: str, condenser: Condenser, labelling: Labelling | None = None) -> None:
-    """Refuse teachers that are missing, too many, without what the method reads, or no better than chance."""
+    """Refuse teachers that are missing, too many, or without what the method reads, whatever they have learned."""
     wanted, given = condenser.teachers, len(order.teachers)
     soft = labelling.kind if labelling is not None and labelling.kind != "hard" else ""
     if soft and given == 0:
@@ -145,30 +159,61 @@ def check_teachers(order: Order, method: str, condenser: Condenser, labelling: L
         raise DistilError(f"{method} needs a trained teacher; name one with --teacher.")
     if wanted == 1 and given > 1:
         raise DistilError(f"{method} works with one teacher, and {given} were named; name one --teacher.")
-    for k, teacher in enumerate(order.teachers):
-        name = f"teacher {k + 1} ({type(teacher).__name__})" if given > 1 else f"the teacher ({type(teacher).__name__})"
+    for teacher, name in zip(order.teachers, _called(order), strict=True):
         if condenser.batchnorm and not any(isinstance(part, nn.BatchNorm2d) for part in teacher.modules()):
             raise DistilError(
                 f"{method} matches BatchNorm statistics, and {name} has no BatchNorm2d; name a teacher that has."
             )
+        _check_outputs(order, teacher, name)
         if condenser.cam:
             _check_cam(order, teacher, method, name)
+
+
+def check_skill(order: Order, method: str, condenser: Condenser, labelling: Labelling | None = None) -> None:
+    """Refuse teachers that are asked and no better than chance."""
+    if condenser.teachers == 0 and (labelling is None or labelling.kind == "hard"):
+        return
+    for teacher, name in zip(order.teachers, _called(order), strict=True):
         _check_skill(order, teacher, method, name)
 
 
-def named_teachers_fit(order: Order, names: Sequence[str]) -> None:
-    """Refuse teachers, called by ``names``, that do not fit the order's data or are no better than chance on them."""
+def named_teachers_fit(order: Order, names: Sequence[str], *, trained: bool = True) -> None:
+    """Refuse teachers, called by ``names``, that do not fit the order's data or are no better than chance on them.
+
+    Without ``trained`` what they have learned is left for later.
+    """
     for teacher, name in zip(order.teachers, names, strict=True):
-        _check_skill(order, teacher, "the set", name)
+        _check_outputs(order, teacher, name)
+        if trained:
+            _check_skill(order, teacher, "the set", name)
 
 
-def _check_skill(order: Order, teacher: nn.Module, method: str, name: str) -> None:
+def _called(order: Order) -> list[str]:
+    several = len(order.teachers) > 1
+    return [
+        f"teacher {k + 1} ({type(teacher).__name__})" if several else f"the teacher ({type(teacher).__name__})"
+        for k, teacher in enumerate(order.teachers)
+    ]
+
+
+def _check_net(order: Order, method: str, condenser: Condenser) -> None:
+    """Refuse a net that the method is to draw and that the data do not fit."""
+    spec = getattr(options_of(order, imported(condenser.options)), "net", None) if condenser.options else None
+    if spec is not None and not order.raw:
+        net = build_model(spec or default_net(order.bundle), order.bundle, seed=0)
+        _check_outputs(order, net, f"net={spec or default_net(order.bundle)} of {method}")
+
+
+def _check_outputs(order: Order, teacher: nn.Module, name: str) -> None:
     outputs = _outputs(order, teacher, name)
     if outputs != order.classes:
         raise DistilError(
             f"{name} has {outputs} outputs, and {order.bundle.name} has {order.classes} classes; name one that was "
-            "trained on these classes."
+            "made for these classes."
         )
+
+
+def _check_skill(order: Order, teacher: nn.Module, method: str, name: str) -> None:
     data = order.bundle.val if len(order.bundle.val) else order.bundle.train
     found = teacher_above_chance(order.task, teacher, data, device=order.device or "cpu")
     if not found["ok"]:
@@ -181,11 +226,13 @@ def _outputs(order: Order, teacher: nn.Module, name: str) -> int:
         with torch.no_grad():
             output: Any = order.task.call(teacher.eval(), {"inputs": example}, "teacher")
         return int(output.shape[1])
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except DistilError:
+        raise
+    except Exception as error:  # whatever is wrong in there, it is the teacher's own code
         grey = len(order.bundle.input_shape) == 3 and order.bundle.input_shape[0] == 1
         raise DistilError(
             f"{name} cannot be called on inputs of shape {tuple(example.shape[1:])} "
-            f"({str(error).splitlines()[0][:120]}).{' Read grey images as RGB: --set channels=3.' if grey else ''}"
+            f"({first_line(error)}).{' Read grey images as RGB: --set channels=3.' if grey else ''}"
         ) from error
 
 

@@ -11,14 +11,15 @@ import torch
 from distil.data.condensed import CondensedSet
 from distil.data.loading import mix_seed
 from distil.errors import DistilError
-from distil.loops.carrier import Carrier, Real, started
+from distil.loops.carrier import Carrier, Real, default_net, started
 from distil.loops.labelling import Labelling, relabelled
 from distil.loops.matching import Distributions, Gradients, match_distributions, match_gradients
 from distil.loops.order import Order, options_of
 from distil.loops.ridge_sets import Ridge, match_ridge, principal_codes, prior_of
-from distil.loops.trajectories import Experts, Trajectories, match_trajectories, train_experts
+from distil.loops.training import build_model
+from distil.loops.trajectories import Experts, Trajectories, match_trajectories, train_experts, without_batchnorm
 
-__all__ = ["Latents", "Ways", "dc", "dc_kd", "dm", "krr", "latent", "tm"]
+__all__ = ["Latents", "Ways", "dc", "dc_kd", "dm", "krr", "latent", "refuse_tm", "tm"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,14 @@ class Ways(Trajectories):
     expert_epochs: int = 20
     expert_lr: float = 0.1
     expert_batch: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.experts_wanted().epochs < self.ahead:
+            raise DistilError(
+                f"tm: the experts are trained for expert_epochs={self.expert_epochs}, and ahead={self.ahead} looks "
+                "further; lower ahead, or raise expert_epochs."
+            )
 
     def experts_wanted(self) -> Experts:
         """Return the experts that these options name."""
@@ -103,6 +112,12 @@ def dc_kd(order: Order) -> CondensedSet:
     carrier = started(real, order.per_class, how.start, generator)
     small = finished(real, carrier, match_gradients(real, carrier, how, generator))
     return relabelled(small, order.teachers, Labelling("static", temperature=1.0), task=order.task)
+
+
+def refuse_tm(order: Order) -> None:
+    """Refuse experts with batch norm before any of them is trained."""
+    how: Ways = options_of(order, Ways)
+    without_batchnorm(build_model(how.net or default_net(order.bundle), order.bundle, seed=0))
 
 
 def tm(order: Order) -> CondensedSet:

@@ -93,7 +93,7 @@ def refuse(order: Order) -> None:
         name, count = next(iter(few.items()))
         raise DistilError(
             f"rded needs {wanted} images of each class ({order.per_class} x {how.cells(order)}² crops, one from each), "
-            f"and {name} has {count}; ask for fewer per class, or set factor=1."
+            f"and {name} has {count}; ask for fewer per class{', or set factor=1' if how.cells(order) > 1 else ''}."
         )
     if min(order.bundle.input_shape[1:]) < how.cells(order):
         raise DistilError(f"factor={how.factor} cells do not fit images of {order.bundle.input_shape[1:]} pixels.")

@@ -37,6 +37,7 @@ CONDENSERS: dict[str, Condenser] = {
         "distil.loops.condense_matching:tm",
         "samples on which nets learn in few steps what experts learned in epochs",
         "distil.loops.condense_matching:Ways",
+        refuses="distil.loops.condense_matching:refuse_tm",
     ),
     "krr": Condenser(
         "distil.loops.condense_matching:krr",

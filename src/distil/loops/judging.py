@@ -24,14 +24,23 @@ from distil.loops.dd_scores import scores_of
 from distil.loops.encoded import folders_behind
 from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.labelling import Labelling, augmentation_of, labellers_fit, relabelled
-from distil.loops.order import Order, architecture, inputs_of
+from distil.loops.order import Order, architecture
+from distil.loops.own_check import check_student
 from distil.loops.recipe import data_report
 from distil.loops.text_sets import Shown, as_read, shown
 from distil.loops.training import build_model
 from distil.report.text import size
 from distil.tasks import get_task
 
-__all__ = ["Judging", "check_students", "evaluate", "labelling_of", "size_table", "students_for"]
+__all__ = [
+    "Judging",
+    "check_students",
+    "evaluate",
+    "labelling_of",
+    "made_elsewhere",
+    "size_table",
+    "students_for",
+]
 
 IMAGES = ("distil:cnn", "distil:resnet8", "distil:mobilenet")
 TEXTS = ("distil:bow(vocab=5000)", "distil:textcnn(vocab=5000)", "distil:bow(vocab=5000, hidden=0)")
@@ -106,22 +115,7 @@ def check_students(judging: Judging, bundle: Bundle, nets: Collection[str] = (),
     check_seeds(judging.seeds)
     for spec in judging.students:
         seen = as_read(spec, bundle, max_length=length)
-        task = get_task(seen.task)
-        example = (
-            {"inputs": seen.train.batch(torch.tensor([0, 0]))["inputs"]}
-            if seen is not bundle
-            else {"inputs": inputs_of(bundle.train, torch.tensor([0, 0]))}
-        )
-        model = build_model(spec, seen, seed=0).eval()
-        try:
-            with torch.no_grad():
-                outputs = task.logits(task.call(model, example, "student")).shape[1]
-        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-            shape = tuple(bundle.input_shape)
-            why = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-            raise DistilError(f"the student {spec} cannot be called on inputs of shape {shape} ({why}).") from error
-        if outputs != len(bundle.classes):
-            raise DistilError(f"the student {spec} has {outputs} outputs for {len(bundle.classes)} classes.")
+        check_student(spec, build_model(spec, seen, seed=0), seen)
     if bundle.task == TEXT_TASK:
         return []
     shape = bundle.input_shape
@@ -165,7 +159,7 @@ def evaluate(
         inputs: what the runs depend on besides.
     """
     students, notes = students_for(judging, small, bundle, length=length)
-    notes += labellers_fit(small, teachers)
+    notes += [*labellers_fit(small, teachers), *made_elsewhere(small, bundle)]
     task, kind = get_task(bundle.task), small.kind
     plain = _plain_view(small)
     soft = kind != "hard"
@@ -187,7 +181,7 @@ def evaluate(
             seen or bundle, _per_class(small), seed=mix_seed("judging", seed), progress=lab.progress, texts=texts
         )
         found = replace(random_set(order), made={"method": "random", "per_class": order.per_class})
-        if soft and labelled:
+        if labelled:  # the views belong to that too, mixed or not
             found = relabelled(found, teachers, labelling_of(small), task=order.task, device=lab.device)
         return order.kept(found)
 
@@ -236,6 +230,17 @@ def evaluate(
     scored = _scores(report, judging, soft=soft, labelled=labelled)
     report["tables"] = [scored, _by_student(report, students), size_table(report)]
     return report
+
+
+def made_elsewhere(small: CondensedSet, real: Bundle) -> list[str]:
+    """Return what must be said where a set was made from other data than it is tested on; else nothing."""
+    known = small.made.get("data")
+    if not known or known == real.fingerprint:
+        return []
+    return [
+        f"The set was made from other data ({known}) than those it is tested on ({real.fingerprint}); what it was made "
+        "from may stand among the test samples."
+    ]
 
 
 def labelling_of(small: CondensedSet) -> Labelling:

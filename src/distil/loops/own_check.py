@@ -10,13 +10,14 @@ from torch import nn
 from distil.data.bundle import Bundle
 from distil.engine.anatomy import anatomy
 from distil.errors import DistilError
+from distil.loops.order import inputs_of
 from distil.loops.training import example_of
 from distil.models.load import split_spec
 from distil.models.published import sized
-from distil.tasks import Task
+from distil.tasks import Task, TextTask, get_task
 from distil.tasks.base import evaluating
 
-__all__ = ["check_call", "first_line"]
+__all__ = ["check_call", "check_student", "first_line"]
 
 
 def check_call(role: str, spec: str, model: nn.Module, bundle: Bundle, task: Task) -> list[str]:
@@ -43,6 +44,34 @@ def check_call(role: str, spec: str, model: nn.Module, bundle: Bundle, task: Tas
             "and its forward."
         )
     return _remarks(role, spec, model, batch, task)
+
+
+def check_student(spec: str, model: nn.Module, seen: Bundle) -> None:
+    """Refuse a student that cannot be called on the data, or that answers for another number of classes.
+
+    Args:
+        spec: its name. model: as it was built for the data.
+        seen: the data as it reads them, texts as tokens.
+    """
+    task, places = get_task(seen.task), torch.tensor([0, 0])
+    texts = isinstance(task, TextTask)
+    inputs = seen.train.batch(places)["inputs"] if texts else inputs_of(seen.train, places)
+    try:
+        with evaluating(model), torch.no_grad():
+            outputs = task.logits(task.call(model, {"inputs": inputs}, "student")).shape[1]
+    except DistilError:
+        raise
+    except Exception as error:  # whatever is wrong in there, it is the student's own code
+        shape = tuple(seen.input_shape)
+        kind = "tokens" if texts else "such images" if len(shape) == 3 else "such vectors"
+        raise DistilError(
+            f"the student {spec} cannot be called on inputs of shape {shape} ({first_line(error)}); name a net that "
+            f"takes {kind}."
+        ) from error
+    if outputs != len(seen.classes):
+        raise DistilError(
+            f"the student {spec} has {outputs} outputs for {len(seen.classes)} classes; make it for those."
+        )
 
 
 def first_line(error: BaseException) -> str:

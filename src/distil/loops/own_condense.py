@@ -19,7 +19,8 @@ from distil.data.splits import SPLITS_FILE, write_splits
 from distil.data.text import TEXT_TASK
 from distil.errors import DistilError, nearest
 from distil.loops.condense import condense, nets_behind
-from distil.loops.condense_check import check_data, check_order, check_texts
+from distil.loops.condense_check import check_order, check_skill, check_texts, named_teachers_fit
+from distil.loops.condense_unread import refuse_unread
 from distil.loops.condensed import stored_set
 from distil.loops.condensed_show import sheets_of, storage_table, texts_table
 from distil.loops.condensers import find
@@ -27,7 +28,7 @@ from distil.loops.encoded import folders_behind
 from distil.loops.inputs import InputSize, Normalise, as_teacher, described, image_task
 from distil.loops.judging import Judging, check_students, evaluate
 from distil.loops.lab import Lab
-from distil.loops.labelling import Labelling, labellers_fit
+from distil.loops.labelling import Labelling, augmentation_of, labellers_fit, relabelled
 from distil.loops.order import Order
 from distil.loops.own_run import Columns, OwnRun, read_raw
 from distil.loops.recipe import data_report
@@ -63,7 +64,8 @@ class CondenseRun:
         per_class: samples for each class, or as many bytes as those.
         teachers: models by name; teacher_weights: a file for each, in their order. pretrained, train_teacher,
             teacher_lr: as for ``distil train``; every teacher is trained from weights of its own.
-        labels: how the set is labelled; by default as the method does. labelling: the settings of that.
+        labels: how the set is labelled; by default as the method does, or as a set that is there is. labelling: the
+            settings of that.
         exact: keep images as float32 instead of PNG.
         existing: a set that is there already, of any maker, to be judged instead of making one.
         mean, std: undo the normalisation of its tensors.
@@ -162,7 +164,12 @@ def reading(run: CondenseRun, lab: Lab, folder: Path) -> tuple[Bundle, Bundle | 
     if run.keep not in KEPT:
         raise DistilError(f"keep={run.keep!r} is unknown; {nearest(run.keep, KEPT)}")
     if bundle.task != TEXT_TASK:
-        for name, given in (("encoder", encoder), ("keep", run.keep if run.keep != "auto" else None)):
+        length = run.max_length if run.max_length != CondenseRun.max_length else None
+        for name, given in (
+            ("encoder", encoder),
+            ("keep", run.keep if run.keep != "auto" else None),
+            ("max_length", length),
+        ):
             if given:
                 raise DistilError(f"{name}={given!r} is for texts, and {bundle.name} holds none; leave it out.")
         return bundle, None
@@ -183,7 +190,8 @@ def prepared(run: CondenseRun, lab: Lab) -> Prepared:
     """
     if not run.data:
         raise DistilError("--data is missing; see `distil condense --help`.")
-    condenser = find(run.method)
+    condenser, relabelling = find(run.method), run.relabelling
+    refuse_unread(run, CondenseRun())
     lab.progress.begin(f"reading {run.data}")
     seen, texts = reading(run, lab, lab.out)
     bundle = texts or seen
@@ -197,23 +205,65 @@ def prepared(run: CondenseRun, lab: Lab) -> Prepared:
         for note in small.made.get("notes") or ():
             lab.progress.say(f"{run.existing}: {note}")
     named = named_teachers(run, seen, lab)
+    if small is not None:
+        _labels_fit(run, small, named)
     order = Order(
         seen, run.per_class, seed=run.seed, teachers=tuple(each.called for each in named), device=lab.device,
         progress=lab.progress, options=run.options, texts=texts,
     )  # fmt: skip
     if small is None:
-        check_data(order, run.method, condenser, run.relabelling)
+        check_order(order, run.method, condenser, relabelling, trained=False)
+    else:
+        named_teachers_fit(order, run.teachers, trained=False)
     if run.evaluate or small is not None:  # before a teacher is trained: who made a set is no judge of it
         nets = nets_behind(order, run.method) if small is None else set(small.made.get("nets") or ())
         for note in check_students(run.judging, bundle, nets, length=run.max_length):
             lab.progress.say(note)
     order = replace(order, teachers=trained(named, run, seen, lab))
     if small is None:
-        check_order(order, run.method, condenser, run.relabelling)
+        check_skill(order, run.method, condenser, relabelling)
     else:
-        for note in labellers_fit(small, order.teachers, run.teachers):
+        named_teachers_fit(order, run.teachers)
+        for note in () if relabelling else labellers_fit(small, order.teachers, run.teachers):
             lab.progress.say(note)
     return Prepared(bundle, order, small)
+
+
+def _labels_fit(run: CondenseRun, small: CondensedSet, named: Sequence[Named]) -> None:
+    """Refuse teachers that a set which is there does not ask, or labels that it cannot be given."""
+    if run.labels is None:
+        labellers_fit(small, [each.called for each in named])  # their number
+    elif run.labels != "hard":
+        if not named:
+            raise DistilError(f"{run.labels} labels come from a trained teacher; name one with --teacher.")
+        if small.texts is not None:
+            raise DistilError(
+                f"{run.existing} holds texts, which teachers see as vectors that a set does not keep; condense anew "
+                f"with --labels {run.labels}, or leave it out."
+            )
+    if named and (run.labels or small.kind) == "hard":
+        raise DistilError(
+            f"{run.existing} is judged by hard labels, which ask no teacher; leave --teacher out, or say how it is to "
+            "be labelled: --labels static."
+        )
+
+
+def _relabelled(run: CondenseRun, made: Prepared, lab: Lab) -> CondensedSet:
+    """The set that is there, labelled as the run says."""
+    small, labelling, order = made.existing, run.relabelling, made.order
+    assert small is not None
+    if labelling is None:
+        return small
+    lab.progress.begin(f"labelling the set: {labelling.kind}")
+    if labelling == Labelling(kind="hard"):  # shown as it was, but unmixed
+        labelling = replace(labelling, augmentation=replace(augmentation_of(small), mix="none"))
+
+    def label() -> CondensedSet:
+        return relabelled(
+            small, order.teachers, labelling, task=order.task, device=order.device, progress=lab.progress.step
+        )
+
+    return stored_set(lab, "labels", label, set=small.fingerprint, labelling=labelling, teachers=list(order.teachers))
 
 
 def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[CondensedSet, dict[str, Any]]:
@@ -222,8 +272,9 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
     bundle, order = made.bundle, made.order
     if bundle.contents:
         write_splits(lab.out / SPLITS_FILE, bundle)
-    small = made.existing
-    if small is None:
+    if made.existing is not None:
+        small = _relabelled(run, made, lab)
+    else:
         small = stored_set(
             lab, "set", lambda: condense(order, run.method, run.relabelling), method=run.method, options=run.options,
             per_class=run.per_class, labelling=run.relabelling, seed=run.seed, data=bundle.fingerprint,
@@ -238,6 +289,10 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
             small, bundle, lab, run.judging, teachers=order.teachers, title=title, command=command,
             settings=run.training, seen=order.bundle, length=run.max_length,
         )  # fmt: skip
+        if made.existing is not None and run.labels:
+            report["setting"]["Labels"] = (
+                f"{small.kind}, given here{' by ' * bool(run.teachers)}{', '.join(run.teachers)}"
+            )
     else:
         report = build(
             title=title, metric={"name": "accuracy", "higher_is_better": True}, seeds=[run.seed], arms=[],

@@ -18,12 +18,14 @@ from distil.engine.frozen import DEFAULT
 from distil.errors import DistilError
 from distil.loops.compare import check_seeds, compare
 from distil.loops.condense_check import named_teachers_fit
+from distil.loops.condense_unread import changed, typed
 from distil.loops.condensed import StudentTraining, outcome_of, train_on
 from distil.loops.condensed_show import sheets_of, storage_table, texts_table
-from distil.loops.judging import size_table
+from distil.loops.judging import made_elsewhere, size_table
 from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.labelling import augmentation_of, labellers_fit
 from distil.loops.order import Order
+from distil.loops.own_check import check_student
 from distil.loops.own_condense import CondenseRun, named_teachers, trained
 from distil.loops.own_run import OwnRun, behind, read_raw
 from distil.loops.recipe import data_report
@@ -42,14 +44,26 @@ AS_LABELLED = "set"
 _READ = ("optimizer", "lr", "schedule", "weight_decay")
 """What of ``training`` students of a set are trained by; the rest is for runs that go over data by epochs."""
 
+_OF_DATA = ("size", "channels", "limit", "columns", "classes", "split_seed", "drop_leaks")
+_OF_METHODS = ("taps", "views", "views_per_image", "strong", "graph", "grid", "trials")
+
 
 @dataclass(frozen=True)
 class OpenedSet:
-    """The set, the real data behind it, the teachers of dynamic labels, and what a reader must know of those."""
+    """A condensed set that is trained on, and all that this needs.
+
+    Attributes:
+        small: the set. real: the data behind it.
+        seen: those as the student reads them. read: how it reads the set, where that is of texts.
+        teachers: of dynamic labels.
+        notes: what a reader must know of those.
+    """
 
     small: CondensedSet
     real: Bundle
-    teachers: tuple[nn.Module, ...]
+    seen: Bundle
+    read: Read | None = None
+    teachers: tuple[nn.Module, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -68,11 +82,12 @@ def as_sets_are(run: OwnRun) -> OwnRun:
 
 
 def opened_set(run: OwnRun, lab: Lab) -> OpenedSet:
-    """Return the set, the real data behind it, and the teachers of dynamic labels.
+    """Return the set, the real data behind it, and the teachers of dynamic labels; the student is tried first.
 
     Raises:
-        DistilError: a torn set, real data that are not there or have other classes, dynamic labels without their
-            teachers or with another number of them, settings that no student of a set is trained by.
+        DistilError: a torn set, real data that are not there or have other classes, a student that does not fit them,
+            dynamic labels without their teachers or with another number of them, settings that no student of a set is
+            trained by.
     """
     found = find_condensed(run.data)
     if found is None:
@@ -80,7 +95,7 @@ def opened_set(run: OwnRun, lab: Lab) -> OpenedSet:
     if not run.student:
         raise DistilError("--student is missing; see `distil train --help`.")
     check_seeds(run.seeds)
-    _check_read(run.training)
+    _check_read(run)
     small = load_condensed(found)
     real_run = behind(small, run, found)
     lab.progress.begin(f"reading {real_run.data}")
@@ -89,6 +104,12 @@ def opened_set(run: OwnRun, lab: Lab) -> OpenedSet:
     if real.task == TEXT_TASK and encoder and small.texts is None:
         real = vectors_of(lab, encoder, real, max_length=real_run.max_length)
     same_classes(small, real)
+    if small.texts is None:
+        for name in ("tokenizer", "max_length"):
+            if getattr(run, name) != getattr(OwnRun, name):
+                raise DistilError(
+                    f"{name}={getattr(run, name)} is for texts, and the set holds {small.noun}; leave it out."
+                )
     asked = _asked(run)
     if run.teacher_forward != DEFAULT:
         raise DistilError("--teacher-forward is for methods; what labels a condensed set runs as it is. Leave it out.")
@@ -96,6 +117,8 @@ def opened_set(run: OwnRun, lab: Lab) -> OpenedSet:
         given = {
             "--teacher": asked.teachers, "--teacher-weights": asked.teacher_weights, "--pretrained": run.pretrained,
             "--train-teacher": run.train_teacher, "--set teacher_lr": run.teacher_lr is not None,
+            "--set normalise.teacher": run.normalise.teacher != "auto",
+            "--set input_size.teacher": run.input_size.teacher != "auto",
         }  # fmt: skip
         named = next((option for option, value in given.items() if value), None)
         if named is not None:
@@ -103,15 +126,26 @@ def opened_set(run: OwnRun, lab: Lab) -> OpenedSet:
                 f"the set has {small.kind} labels, which ask no teacher; leave {named} out, or name a --method that "
                 "uses it."
             )
-        return OpenedSet(small, real, ())
+    seen, read = shown(small, run.student, real, named=run.tokenizer, max_length=run.max_length)
+    check_student(run.student, _student(run, seen, seed=0), seen)
+    if small.kind != "dynamic":
+        return OpenedSet(small, real, seen, read)
     answering = named_teachers(asked, real, lab)
-    labellers_fit(small, [each.called for each in answering])  # their number, before any of them is trained
+    called = tuple(each.called for each in answering)
+    labellers_fit(small, called)  # their number, before any of them is trained
+    named_teachers_fit(Order(real, 1, teachers=called), asked.teachers, trained=False)
     teachers = trained(answering, asked, real, lab)
     named_teachers_fit(Order(real, 1, teachers=teachers, device=lab.device), asked.teachers)
     notes = labellers_fit(small, teachers, asked.teachers)
     for note in notes:
         lab.progress.say(note)
-    return OpenedSet(small, real, teachers, tuple(notes))
+    return OpenedSet(small, real, seen, read, teachers, tuple(notes))
+
+
+def _student(run: OwnRun, seen: Bundle, *, seed: int) -> nn.Module:
+    """The student as it begins: fresh, or with the weights of a file."""
+    model = build_model(run.student, seen, seed=seed)
+    return load_weights(model, run.student_weights) if run.student_weights else model
 
 
 def _asked(run: OwnRun) -> CondenseRun:
@@ -124,22 +158,36 @@ def _asked(run: OwnRun) -> CondenseRun:
     )  # fmt: skip
 
 
-def _check_read(training: Training) -> None:
-    plain = Training()
-    for name in training.__dataclass_fields__:
-        value = getattr(training, name)
-        if name not in _READ and value != getattr(plain, name):
+def _check_read(run: OwnRun) -> None:
+    """Refuse settings that no student of a set is trained by: what is typed has an effect, or is said to have none."""
+    given = changed(run, as_sets_are(OwnRun()))
+    for name, value in given.items():
+        setting = typed(name, value)
+        if name.startswith("training.") and name.partition(".")[2] not in _READ:
             raise DistilError(
-                f"training.{name}={value} is not for a condensed set, whose students make --set updates=1000 steps of "
+                f"{name}={value} is not for a condensed set, whose students make --set updates=1000 steps of "
                 f"the batches that it names, by {', '.join(_READ)} of training; leave it out."
             )
+        if name.partition(".")[0] in _OF_DATA:
+            raise DistilError(
+                f"{setting} says how data are read, and those behind a set are read as they were when it was made; "
+                "leave it out, or condense anew with it."
+            )
+        if name.partition(".")[0] in _OF_METHODS:
+            raise DistilError(f"{setting} is of methods, and this run learns what the set's labels say; leave it out.")
+        if name in ("normalise.student", "input_size.student"):
+            raise DistilError(
+                f"{setting} changes images, and students of a set take its images as they are; leave it out."
+            )
+    if run.teacher_lr is not None and not run.train_teacher:
+        raise DistilError(f"--set teacher_lr={run.teacher_lr:g} is for teachers that are trained; add --train-teacher.")
 
 
 def run_small(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any]:
     """Train students on the set as it is labelled (and with its class labels alone), and return the report."""
     opened = opened_set(run, lab)
     small, real, teachers = opened.small, opened.real, opened.teachers
-    seen, read = shown(small, run.student, real, named=run.tokenizer, max_length=run.max_length)
+    seen, read = opened.seen, opened.read
     task = get_task(seen.task)
     task.keep(lab.out)
     training = StudentTraining(
@@ -180,13 +228,7 @@ def run_small(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, A
         data_fingerprint=real.fingerprint,
         teacher_fingerprints=[fingerprint(teacher) for teacher in teachers],
     )
-    report["warnings"] += opened.notes
-    asked = small.made.get("data")
-    if asked and asked != real.fingerprint:
-        report["warnings"].append(
-            f"The set was made from other data ({asked}) than those it is tested on ({real.fingerprint}); what it was "
-            "made from may stand among the test samples."
-        )
+    report["warnings"] += [*opened.notes, *made_elsewhere(small, real)]
     report["tables"] = [size_table(report), storage_table(small), *texts_table(small)]
     report["pictures"] = sheets_of(small)
     return report
@@ -198,9 +240,7 @@ def _trained(
 ) -> Callable[[int], Outcome]:  # fmt: skip
     def train(seed: int) -> Outcome:
         task = get_task(real.task)
-        model = build_model(run.student, real, seed=seed)
-        if run.student_weights:
-            load_weights(model, run.student_weights)
+        model = _student(run, real, seed=seed)
         trained = train_on(
             small, model, training, task=task, teachers=teachers, val=real.val, seed=seed, augmentation=view,
             device=lab.device, progress=lab.progress, read=read,

@@ -14,7 +14,7 @@ from distil.errors import DistilError, Diverged
 from distil.functional import flat_weights, named_weights, trajectory_distance, unrolled_step
 from distil.loops.carrier import Carrier, Real, drawn_change, fresh_net, moved, sound
 
-__all__ = ["Experts", "Trajectories", "match_trajectories", "train_experts"]
+__all__ = ["Experts", "Trajectories", "match_trajectories", "train_experts", "without_batchnorm"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def train_experts(real: Real, how: Experts) -> list[Tensor]:
     """Train nets on the real data; return each one's weights, before training and after each epoch, ``[E + 1, P]``."""
     ways = []
     for expert in range(how.experts):
-        net = _without_batchnorm(fresh_net(real, how.net, "expert", real.order.seed, expert))
+        net = without_batchnorm(fresh_net(real, how.net, "expert", real.order.seed, expert))
         generator = torch.Generator().manual_seed(expert + 1)
         learner = torch.optim.SGD(net.parameters(), lr=how.lr)
         positions = torch.cat(real.places)
@@ -128,7 +128,7 @@ def match_trajectories(
     epochs = min(len(way) for way in experts) - 1
     if epochs < how.ahead:
         raise DistilError(f"tm: the experts were trained for {epochs} epochs, and ahead={how.ahead} looks further.")
-    template = _without_batchnorm(fresh_net(real, net, "template"))
+    template = without_batchnorm(fresh_net(real, net, "template"))
     like = dict(template.named_parameters())
     log_step = torch.tensor(how.step, device=real.device).log().requires_grad_()
     optimizer = torch.optim.SGD(
@@ -154,7 +154,8 @@ def match_trajectories(
     return losses, float(log_step.detach().exp())
 
 
-def _without_batchnorm(net: nn.Module) -> nn.Module:
+def without_batchnorm(net: nn.Module) -> nn.Module:
+    """Return the net; one with batch norm is refused."""
     for name, part in net.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             raise DistilError(

@@ -1,0 +1,136 @@
+"""Sets that are there, labelled anew; and settings that no run on small sets would read, which are refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from distil.data.condensed import load_condensed
+from distil.report import load
+
+from .terminal import contents, distil
+
+Screen = pytest.CaptureFixture[str]
+
+EYE = ("--teacher", "models.py:eye")
+JUDGES = ("--student", "distil:mlp(hidden=4)", "--student", "distil:mlp(hidden=[])", "--seeds", "1", "--updates", "3")
+EXISTING = ("condense", "--data", "photos", "--existing", "made")
+ORDER = ("condense", "--data", "photos", "--per-class", "2")
+TRAIN = ("train", "--data", "small", "--student", "distil:mlp(hidden=4)", "--set", "updates=3")
+
+
+@pytest.fixture
+def user(here: Path) -> Path:
+    """A user's folder with a set of someone else's, ``made``, of class folders."""
+    shutil.copytree("photos", "made", ignore=lambda folder, names: [n for n in names if n[0] in "3456t"])
+    return here
+
+
+def refused(capsys: Screen, *typed: str) -> str:
+    before = contents(Path())
+    said = distil(capsys, *typed, "--device", "cpu")
+    assert said.code == 2, said
+    assert "Traceback" not in said.err
+    (complaint,) = said.complaints
+    assert contents(Path()) == before
+    return complaint
+
+
+def test_a_set_of_others_is_labelled_anew_and_so_are_the_random_samples(user: Path, capsys: Screen) -> None:
+    for kind, arms in {"static": ["random", "set", "set-hard", "real"], "hard": ["random", "set", "real"]}.items():
+        soft = (*EYE, "--set", "labelling.temperature=4") if kind == "static" else ()
+        said = distil(capsys, *EXISTING, "--labels", kind, *soft, *JUDGES, "--device", "cpu", "--out", kind)
+        assert said.code == 0, said
+        report = load(kind)
+        assert [arm["name"] for arm in report["arms"]] == arms
+        by = " by models.py:eye" if soft else ""
+        assert report["setting"]["Labels"] == f"{kind}, given here{by}"
+        assert "not known" not in str(report["tables"][0])  # the gain over random under the same labels
+        assert not any("random samples have hard labels only" in warning for warning in report["warnings"])
+        assert not Path(kind, "set").exists()
+
+
+def test_a_dry_run_on_a_set_that_is_there_tells_of_it(user: Path, capsys: Screen) -> None:
+    said = distil(capsys, *EXISTING, *EYE, "--labels", "static", "--dry-run", "--device", "cpu")
+    assert said.code == 0, said
+    assert "images with static labels, to be judged on photos. No student was trained." in " ".join(said.out.split())
+    assert "condensed" not in said.out
+    facts = distil(capsys, *EXISTING, "--dry-run", "--json", "--device", "cpu").json
+    assert facts["set"]["labels"] == "hard"
+    assert "budget" not in facts
+
+
+UNREAD: dict[str, tuple[tuple[str, ...], str]] = {
+    "labels that are none": ((*EXISTING, "--labels", "nonsense"), "labelling.kind='nonsense' is unknown"),
+    "labels of nobody": ((*EXISTING, "--labels", "static"), "static labels come from a trained teacher"),
+    "a teacher of none": ((*EXISTING, *EYE), "leave --teacher out, or say how it is to be labelled"),
+    "a blind teacher": ((*EXISTING, "--labels", "static", "--teacher", "models.py:blind"), "at chance"),
+    "a method": ((*EXISTING, "--method", "infer"), "--method is of making a set"),
+    "a budget": ((*EXISTING, "--per-class", "77"), "--per-class is of making a set"),
+    "an option of a method": ((*EXISTING, "--set", "steps=3"), "--set steps=3 is of making a set"),
+    "a seed of a method": ((*EXISTING, "--seed", "3"), "--seed is of making a set"),
+    "a normalisation of pictures": ((*EXISTING, "--set", "mean=[0.5]", "--set", "std=[0.2]"), "holds none from a .pt"),
+    "a normalisation of nothing": ((*ORDER, "--set", "mean=[0.5]"), "name that with --existing"),
+    "seeds of no judging": ((*ORDER, "--seeds", "5"), "--seeds is how a set is judged"),
+    "updates of no judging": ((*ORDER, "--updates", "7"), "--updates is how a set is judged"),
+    "judges of no judging": ((*ORDER, "--student", "distil:cnn"), "add --evaluate"),
+    "a temperature of no labels": ((*ORDER, "--set", "labelling.temperature=3"), "name their kind with --labels"),
+    "epochs of static labels": (
+        (*ORDER, *EYE, "--labels", "static", "--set", "labelling.epochs=3"),
+        "labelling.epochs=3 is not read for static labels",
+    ),
+    "training of no teacher": ((*ORDER, "--train-teacher", "3"), "--train-teacher is of teachers"),
+    "a rate of no training": ((*ORDER, *EYE, "--set", "training.lr=0.1"), "add --train-teacher"),
+    "a teacher trained for nothing": ((*ORDER, *EYE, "--train-teacher", "3"), "random with hard labels does not ask"),
+    "tokens of images": ((*ORDER, "--set", "max_length=7"), "max_length=7 is for texts"),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_condense_would_not_read_is_refused(name: str, user: Path, capsys: Screen) -> None:
+    typed, sentence = UNREAD[name]
+    assert sentence in refused(capsys, *typed)
+
+
+STUDENTS: dict[tuple[str, ...], str] = {
+    ("--grid", "training.lr=0.1,0.01"): "--grid is of methods",
+    ("--set", "size=32"): "--set size=32 says how data are read",
+    ("--set", "limit=20"): "--set limit=20 says how data are read",
+    ("--set", "columns.label=kind"): "--set columns.label=kind says how data are read",
+    ("--set", "input_size.student=12"): "--set input_size.student=12 changes images",
+    ("--set", "normalise.student=imagenet"): "--set normalise.student=imagenet changes images",
+    ("--set", "normalise.teacher=imagenet"): "leave --set normalise.teacher out",
+    ("--set", "taps.emb=x"): "is of methods",
+    ("--set", "max_length=7"): "max_length=7 is for texts",
+    ("--set", "training.patience=2"): "training.patience=2 is not for a condensed set",
+}
+
+
+def test_what_train_on_a_set_would_not_read_is_refused(user: Path, capsys: Screen) -> None:
+    said = distil(capsys, *ORDER, "--out", "small", "--device", "cpu")
+    assert said.code == 0, said
+    stored = Path("small/set")
+    assert {path.stat().st_mode for path in stored.iterdir() if path.is_file()} == {
+        (stored / "manifest.json").stat().st_mode
+    }
+    for typed, sentence in STUDENTS.items():
+        assert sentence in refused(capsys, *TRAIN, *typed, "--dry-run")
+
+
+def test_a_set_made_from_other_data_is_judged_with_a_warning(user: Path, capsys: Screen) -> None:
+    said = distil(capsys, *ORDER, "--out", "small", "--device", "cpu")
+    assert said.code == 0, said
+    judged = ("condense", "--data", "photos", "--existing", "small", *JUDGES, "--device", "cpu", "--json")
+    assert not distil(capsys, *judged, "--out", "same").json["warnings"]
+    [warning] = distil(capsys, *judged, "--set", "split_seed=1", "--out", "other").json["warnings"]
+    assert f"The set was made from other data ({load_condensed('small/set').made['data']})" in warning
+    assert "may stand among the test samples" in warning
+
+
+def test_tensors_of_some_classes_alone_are_refused(user: Path, capsys: Screen) -> None:
+    torch.save({"images": torch.rand(4, 3, 6, 6), "labels": torch.tensor([1, 1, 1, 1])}, "one.pt")
+    said = refused(capsys, "condense", "--data", "photos", "--existing", "one.pt", "--dry-run")
+    assert "one.pt has no samples of blue, red, and photos has 3 classes" in said
