@@ -13,6 +13,8 @@ import torch
 
 from distil.data import load
 from distil.data.condensed import load_condensed
+from distil.loops.lab import Lab
+from distil.loops.vectors import vectors_of
 from distil.models.tokenizers import word_tokenizer
 from distil.report import load as report_of
 
@@ -195,6 +197,77 @@ def test_vectors_are_kept_where_they_are_asked_for(place: Path, capsys: Screen) 
     assert torch.equal(texts.ids, vectors.ids)  # type: ignore[arg-type]
 
 
+NEAREST = (*ENCODED, "--set", "keep=nearest", "--set", "iterations=2", "--set", "net=distil:mlp(hidden=8)")
+
+
+def test_vectors_that_are_made_become_the_nearest_real_texts(place: Path, capsys: Screen) -> None:
+    judged = ("--evaluate", "--student", STUDENT, "--student", "distil:textcnn(vocab=200, dim=8)", "--updates", "4")
+    good(condense(capsys, *NEAREST, *judged, "--seeds", "2", method="dm"))
+    small = load_condensed("small/set")
+    whole = [answer for _, answer, _ in pairs(120)]
+    assert small.ids is not None
+    assert small.texts == tuple(whole[k] for k in small.ids.tolist())
+    assert small.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert len(set(small.ids.tolist())) == 6
+
+    free = (*NEAREST[:2], "--set", "keep=vectors", *NEAREST[4:], "--set", "splits=small/splits.csv", "--out", "free")
+    good(condense(capsys, *free, method="dm"))
+    vectors, raw = load_condensed("free/set"), load("reviews.csv", splits="small/splits.csv")
+    bank = vectors_of(Lab(place / "lab", shared=place / "lab"), "hf:bert", raw).train
+    for label in range(2):  # of all ways to take three different texts of the class, one of the shortest way in all
+        mine = (bank.labels == label).nonzero().flatten()
+        away = torch.cdist(vectors.inputs[vectors.labels == label], bank.inputs[mine])
+        at = [bank.ids[mine].tolist().index(k) for k in small.ids[small.labels == label].tolist()]
+        total = away[0][:, None, None] + away[1][None, :, None] + away[2][None, None, :]
+        same = torch.eye(len(mine), dtype=torch.bool)
+        total[same[:, :, None] | same[:, None, :] | same[None, :, :]] = torch.inf
+        assert float(sum(away[k, at[k]] for k in range(3))) == pytest.approx(float(total.min()), rel=1e-4)
+
+    report = report_of("small")
+    assert [arm["name"] for arm in report["arms"]] == ["random", "set", "real"]
+    assert "the nearest real text of its class" in report["setting"]["Texts"]
+    [cost] = [table for table in report["tables"] if table["title"] == "What the nearest real texts cost"]
+    assert [row[1] for row in cost["rows"]] == ["last", "best"] * 2
+    for _, _, *cells in cost["rows"]:
+        made, taken, points = (float(cell.split(" ")[0]) for cell in cells)
+        assert points == pytest.approx(made - taken, abs=0.11)
+    good(distil(capsys, "train", "--data", "small", "--student", STUDENT, "--set", "updates=3", "--out", "students"))
+    report = report_of("students")
+    assert report["task"] == "text-classification"
+    assert not [warning for warning in report["warnings"] if "other data" in warning]
+
+
+@pytest.mark.parametrize(("method", "labels"), [("dc-kd", ()), ("dm", ("--labels", "static"))])
+def test_a_teacher_labels_the_texts_that_are_taken(
+    place: Path, capsys: Screen, method: str, labels: tuple[str]
+) -> None:
+    taught = ("--teacher", "distil:mlp(hidden=[])", "--train-teacher", "60", "--set", "training.lr=0.05")
+    good(condense(capsys, *NEAREST, *taught, *labels, method=method))
+    small = load_condensed("small/set")
+    assert (small.kind, small.noun) == ("static", "texts")
+    assert small.logits is not None
+    good(
+        condense(capsys, *ENCODED, *taught, "--labels", "static", "--per-class", "42", "--out", "all", method="random")
+    )
+    every = load_condensed("all/set")
+    assert every.ids is not None
+    assert small.ids is not None
+    assert every.logits is not None
+    row = {k: place for place, k in enumerate(every.ids.tolist())}
+    expected = every.logits[[row[k] for k in small.ids.tolist()]]
+    torch.testing.assert_close(small.logits, expected, atol=2e-2, rtol=2e-2)
+
+
+def test_nearest_texts_are_of_texts_and_of_a_set_that_is_made(place: Path, capsys: Screen) -> None:
+    said = condense(capsys, "--set", "keep=nearest", method="dm", data="digits")
+    assert said.code == 2
+    assert "keep='nearest' is for texts, and digits holds none" in " ".join(said.err.split())
+    good(condense(capsys, method="random"))
+    said = condense(capsys, *ENCODED, "--set", "keep=nearest", "--existing", "small", "--out", "again")
+    assert said.code == 2
+    assert "--existing is judged as it is" in " ".join(said.err.split())
+
+
 def test_a_teacher_of_vectors_labels_texts_and_they_are_judged(place: Path, capsys: Screen) -> None:
     taught = ("--teacher", "distil:mlp(hidden=[])", "--train-teacher", "60", "--set", "training.lr=0.05")
     judged = ("--evaluate", "--student", STUDENT, "--student", "distil:textcnn(vocab=200, dim=8)", "--seeds", "1")
@@ -283,6 +356,14 @@ WRONG: dict[str, tuple[tuple[str, ...], str, str]] = {
     "vectors of nobody": ((), "herding", "name the encoder that makes them: --set encoder=hf:FOLDER"),
     "vectors kept of nobody": (("--set", "keep=vectors"), "random", "keep=vectors keeps an encoder's vectors"),
     "texts that are made": ((*ENCODED, "--set", "keep=texts"), "dm", "dm makes samples that are no texts"),
+    "the nearest of what is real": (
+        (*ENCODED, "--set", "keep=nearest"),
+        "herding",
+        "herding chooses texts that are real",
+    ),
+    "the nearest of nobody": (("--set", "keep=nearest"), "dm", "name the encoder that makes them"),
+    "more than there are": ((*NEAREST, "--per-class", "99"), "dm", "takes 99 different texts of every class"),
+    "labels of views of the nearest": ((*NEAREST, "--labels", "dynamic"), "dm", "take hard or static labels"),
     "a way to keep": (("--set", "keep=words"), "random", "keep='words' is unknown"),
     "no model": ((), "perplexity", "name its folder: --set lm=hf:FOLDER"),
     "a model of the hub": (("--set", "lm=hf:gpt2"), "perplexity", "there is no folder 'gpt2' with a language model"),

@@ -174,7 +174,11 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
 ELSEWHERE = {
     "diswot": {"semantic", "relation", "init", "search", "proxy"},  # tests/systems/test_diswot.py
     "kd-dd-survey": {"matching", "distance", "selection", "labels", "carrier"},  # of small sets: tests/loops
-    "nrr-dd": {"init", "confidence", "refine", "statistics"},  # tests/systems/test_nrr_dd.py
+    "nrr-dd": {  # tests/systems/test_nrr_dd.py
+        *("init", "share", "crop_score", "crop_shown", "confidence", "require_correct", "factor", "refine"),
+        *("cam_scale", "cam_every", "optimizer", "betas", "schedule", "clamp", "view", "statistics", "first"),
+        *("mix", "mix_beta", "label_view"),
+    },
     "random-teachers": {"alpha", "start", "bottleneck", "clip", "rewind"},  # tests/systems/test_random_teachers.py
 }
 OF_SEVERAL = {"kd-dd-survey", "meal-v2"}  # whose components tell several teachers apart

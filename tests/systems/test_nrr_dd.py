@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,21 +12,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distil import catalog
 from distil.data.bundle import Bundle, DictDataset
 from distil.data.condensed import CondensedSet
 from distil.engine import Distiller
 from distil.engine.context import Context
 from distil.errors import DistilError
 from distil.functional import (
+    draw_rolls,
     eight_bit,
     label_bytes,
     label_cross_entropy,
     label_distances,
     padded,
+    rolled,
     soft_mask,
 )
 from distil.loops.condense import condense
-from distil.loops.condense_pixels import judges, pixel_space
+from distil.loops.condense_pixels import generator_for, judges, pixel_space
 from distil.loops.condensed import StudentTraining, train_on
 from distil.loops.order import Order
 from distil.loops.synthesis import Synthesis, synthesis_loss
@@ -260,6 +264,15 @@ def test_starts_without_crops() -> None:
         ({"statistics_weight": -1.0}, "statistics_weight=-1.0 must not be below 0"),
         ({"share": [0.5, 2.0]}, "two numbers above 0 and up to 1"),
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
+        ({"schedule": "cosin"}, "schedule='cosin' is unknown; did you mean 'cosine'"),
+        ({"clamp": "never"}, "clamp='never' is unknown"),
+        ({"cam_scale": "minmax"}, "cam_scale='minmax' is unknown; did you mean 'min-max'"),
+        ({"crop_shown": "whole"}, "crop_shown='whole' is unknown"),
+        ({"label_view": "crop"}, "label_view='crop' is unknown"),
+        ({"betas": [0.5, 1.0]}, "two numbers from 0 to below 1"),
+        ({"betas": [0.9, 0.9], "optimizer": "sgd"}, "are Adam's; set optimizer=adam"),
+        ({"first": -1.0}, "first=-1.0 must not be below 0"),
+        ({"mix_beta": 0.0}, "mix_beta=0.0 must be above 0"),
         ({"tresholds": 1.0}, "did you mean 'threshold'"),
     ],
 )  # fmt: skip
@@ -355,6 +368,13 @@ def same(one: CondensedSet, other: CondensedSet) -> bool:
             {"threshold": 0.8},
             {"crops": 2},
         ),
+        {"share": [0.1, 0.2]},
+        {"factor": 2},
+        {"betas": [0.9, 0.999]},
+        *({"schedule": name} for name in ("linear", "constant")),
+        {"first": 10.0},
+        {"cam_scale": "none"},
+        {"cam_every": 2},
     ],
     ids=str,
 )
@@ -363,6 +383,85 @@ def test_a_component_that_is_switched_changes_the_images(changed: Mapping[str, A
     first, again = condensed(order(**plain)), condensed(order(**plain))
     assert same(first, again)
     assert not same(first, condensed(order(**{**plain, **changed})))
+
+
+def test_components_of_the_card_are_options() -> None:
+    """Each guess is named and can be set: those that are no arguments of the labels' loss are these options."""
+    named = {{"statistics": "statistics_weight"}.get(name, name) for name in catalog.card("nrr-dd").components}
+    assert named <= {each.name for each in fields(Options)}
+
+
+def test_at_its_defaults_refining_is_adam_with_a_cosine_cut_off_after_each_step() -> None:
+    """The loop written out, bit for bit: what the options hold at their defaults is what was done before they were."""
+    images, labels = start()
+    seen, steps = look(), 7
+    given, space = order(seen.teacher), pixel_space(order())
+    how = Synthesis(steps=steps, rate=0.3, statistics=1.0, first=1.0)
+    (network,) = judges(given, [seen.teacher], space, how)
+    column = torch.tensor([0, 2, 4, 1, 3, 5])  # one image of each class after another
+    features = seen._seen(images[column])["map"]
+    found = torch.einsum("bk,bkhw->bhw", seen.head.weight[labels[column]], features).relu().detach()[:, None]
+    found = nn.functional.interpolate(found, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
+    low, high = found.amin((1, 2), keepdim=True), found.amax((1, 2), keepdim=True)
+    span = torch.where(high > low, high - low, torch.ones_like(high))  # a class that is nowhere: zeros
+    mask = (0.5 - (found - low) / span).clamp(min=0)[:, None]
+    pixels = space.normalised(images[column]).requires_grad_()
+    adam = torch.optim.Adam([pixels], betas=(0.5, 0.9))
+    for step, roll in enumerate(draw_rolls(steps, jitter=4, generator=generator_for(given, "nrr-dd", "views"))):
+        adam.param_groups[0]["lr"] = 0.5 * (1 + math.cos(math.pi * step / steps)) * 0.3
+        loss = synthesis_loss(network, rolled(pixels, roll), labels[column], how).total
+        (pixels.grad,) = torch.autograd.grad(loss, pixels)
+        before = pixels.detach().clone()
+        adam.step()
+        with torch.no_grad():
+            after = (before + mask * (pixels - before)).maximum(space.low).minimum(space.high)
+            pixels.copy_(torch.where(mask == 0, before, after))
+    expected = images.clone()
+    expected[column] = eight_bit(space.raw(pixels.detach()))
+    assert torch.equal(refined(images, labels, seen, Options(steps=steps, lr=0.3)), expected)
+
+
+def test_pixels_left_out_of_range_until_the_end_move_otherwise() -> None:
+    images, labels = start()
+    each, once = (refined(images, labels, look(), Options(steps=6, lr=3.0, clamp=name)) for name in ("step", "end"))
+    assert 0 <= float(once.min()) <= float(once.max()) <= 1
+    assert not torch.equal(each, once)
+
+
+def test_a_map_is_scaled_as_it_is_asked() -> None:
+    images, labels = start()
+    raw, highest, both = (
+        Look(teacher(), ClassificationTask(), images[:2], scale=name).maps(images, labels)
+        for name in ("none", "max", "min-max")
+    )
+    there = raw.amax((1, 2)) > 0
+    assert bool(there.any())
+    assert torch.equal(highest[~there], torch.zeros_like(highest[~there]))
+    raw, highest, both = raw[there], highest[there], both[there]
+    torch.testing.assert_close(highest, raw / raw.amax((1, 2), keepdim=True))
+    low = highest.amin((1, 2), keepdim=True)
+    torch.testing.assert_close(both, (highest - low) / (1 - low))
+    assert float(raw.max()) != pytest.approx(1.0)
+
+
+def test_a_crop_is_ranked_by_how_it_is_shown() -> None:
+    """Of images of one colour a crop that fills the image is the image, and one in a frame is another thing."""
+    plain = {"factor": 2, "crops": 1, "keep": 1, "candidates": 8, "refine": "off", "labels": "onehot"}
+    given = replace(order(**plain, crop_shown="resized"), bundle=flat_bundle())
+    small = condensed(given)
+    for label in range(CLASSES):
+        whole = given.inputs(given.real(label))
+        unlikely = label_cross_entropy(teacher()(whole).detach(), torch.full((len(whole),), label))
+        torch.testing.assert_close(small.inputs[2 * label, :, :8, :8], whole[unlikely.argmax()][:, :8, :8])
+
+
+@pytest.mark.parametrize(
+    ("changed", "recorded"),
+    [({}, ("pad", 1.0)), ({"factor": 2}, ("resized", 1.0)), ({"label_view": "none", "mix_beta": 0.4}, ("none", 0.4))],
+)
+def test_views_that_are_labelled_are_those_asked_for(changed: dict[str, Any], recorded: tuple[str, float]) -> None:
+    shown = condensed(order(**changed)).record["augmentation"]
+    assert (shown["crop"], shown["alpha"]) == recorded
 
 
 def test_the_same_images_under_three_labels_and_their_bytes() -> None:

@@ -15,13 +15,21 @@ from distil.functional._checks import class_index, known, shaped
 from distil.functional.crops import cropped
 from distil.functional.reduction import working
 
-__all__ = ["REGIONS", "activation_map", "crop_activation", "masked_step", "min_max", "soft_mask"]
+__all__ = ["REGIONS", "SCALES", "activation_map", "crop_activation", "masked_step", "min_max", "soft_mask"]
 
 REGIONS = ("non-critical", "critical-only", "all-pixels")
 SCORES = ("mean", "share")
+SCALES = ("min-max", "max", "none")
 
 
-def activation_map(features: Tensor, weight: Tensor, labels: Tensor, *, size: tuple[int, int] | None = None) -> Tensor:
+def activation_map(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    size: tuple[int, int] | None = None,
+    scale: str = "min-max",
+) -> Tensor:
     """Return where each image shows the class of its label, from 0 (least) to 1 (most).
 
     ``ReLU(Σ_k w_yk A_k)``, resized bilinearly to ``size`` and then brought to [0, 1] image by image
@@ -32,12 +40,14 @@ def activation_map(features: Tensor, weight: Tensor, labels: Tensor, *, size: tu
         weight: [C, K], the head's.
         labels: [B], the class asked of each image.
         size: height and width of the result; h and w by default.
+        scale: "min-max"; "max" (each map by its greatest value, so that where nothing is 0 the least stays above 0);
+            or "none" (in units of the logit, without an upper end).
 
     Returns:
         [B, H, W], detached.
 
     Raises:
-        DistilError: shapes that do not fit, or an image without a label.
+        DistilError: shapes that do not fit, an unknown scale, or an image without a label.
 
     >>> features = torch.tensor([[[[2.0, 0.0], [1.0, -1.0]]]])
     >>> activation_map(features, torch.tensor([[1.0]]), torch.tensor([0]))
@@ -49,6 +59,7 @@ def activation_map(features: Tensor, weight: Tensor, labels: Tensor, *, size: tu
     NRR-DD (CVPR 2025, arXiv 2503.18267), whose code could not be had.
     """
     fix = "name the map that the classifier pools, e.g. taps={'map': 'layer4'}"
+    known("activation_map", "scale", scale, SCALES)
     shaped("activation_map", "the map", features, ("B", "K", "h", "w"), fix)
     shaped("activation_map", "the classifier's weight", weight, ("C", features.shape[1]), fix)
     classes, counted = class_index("activation_map", labels, features.shape[:1], len(weight))
@@ -59,7 +70,10 @@ def activation_map(features: Tensor, weight: Tensor, labels: Tensor, *, size: tu
         found = torch.einsum("bk,bkhw->bhw", weight[classes].to(features), features).relu()
     if size is not None and tuple(size) != tuple(found.shape[1:]):
         found = F.interpolate(found[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
-    return min_max(found)
+    if scale == "max":
+        high = found.amax((1, 2), keepdim=True)
+        return found / torch.where(high > 0, high, torch.ones_like(high))
+    return min_max(found) if scale == "min-max" else found
 
 
 def min_max(maps: Tensor) -> Tensor:

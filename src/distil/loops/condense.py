@@ -10,10 +10,11 @@ from distil.loops.carrier import default_net
 from distil.loops.condense_check import check_order
 from distil.loops.condensers import find
 from distil.loops.labelling import Labelling, relabelled
+from distil.loops.nearest_texts import nearest_texts
 from distil.loops.order import Condenser, Order, architecture, imported, options_of
 from distil.loops.training import build_model
 
-__all__ = ["Condenser", "Order", "condense", "described", "nets_behind", "options_of"]
+__all__ = ["Condenser", "Order", "condense", "described", "free_order", "nets_behind", "options_of"]
 
 
 def condense(order: Order, method: str, labelling: Labelling | None = None) -> CondensedSet:
@@ -30,6 +31,8 @@ def condense(order: Order, method: str, labelling: Labelling | None = None) -> C
     """
     condenser = find(method)
     check_order(order, method, condenser, labelling)
+    if order.nearest:
+        return nearest_texts(condense(free_order(order, method), method), order, labelling)
     order.progress.begin(f"condensing {order.bundle.name} by {method}")
     small = described(imported(condenser.run)(order), order, method)
     if labelling is not None:
@@ -38,6 +41,11 @@ def condense(order: Order, method: str, labelling: Labelling | None = None) -> C
             small, order.teachers, labelling, task=order.task, device=order.device, progress=order.progress.step
         )
     return order.kept(small)
+
+
+def free_order(order: Order, method: str) -> Order:
+    """Return the order of the vectors that texts are then taken for; who only labels the texts is not asked."""
+    return replace(order, texts=None, nearest=False, teachers=order.teachers if find(method).teachers != 0 else ())
 
 
 def described(small: CondensedSet, order: Order, method: str) -> CondensedSet:

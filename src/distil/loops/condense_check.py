@@ -105,8 +105,14 @@ def _check_inputs(order: Order, method: str, condenser: Condenser) -> None:
     if order.raw:
         check_texts(method, condenser, order.bundle.name, teachers=bool(order.teachers))
         return
-    if order.texts is not None and not condenser.chooses:
-        raise DistilError(f"{method} makes samples that are no texts; the set keeps vectors: leave keep=texts out.")
+    if order.nearest and (order.texts is None or condenser.chooses):
+        what = "chooses samples that are real" if condenser.chooses else "makes samples, and there are no texts to take"
+        raise DistilError(f"{method} {what}; the nearest texts are taken for an encoder's vectors that a method makes.")
+    if order.texts is not None and not condenser.chooses and not order.nearest:
+        raise DistilError(
+            f"{method} makes samples that are no texts; the set keeps vectors: leave keep=texts out, or take the real "
+            "texts nearest to them: --set keep=nearest."
+        )
     if condenser.inputs == "texts" and order.texts is None:
         raise DistilError(f"{method} chooses texts by reading them, and {order.bundle.name} holds none to be kept.")
     task, shape = order.task, order.bundle.input_shape
@@ -140,6 +146,12 @@ def _check_budget(order: Order, method: str, condenser: Condenser) -> None:
         raise DistilError(
             f"{method} needs {order.per_class} training samples of every class, and {_named(few)} have fewer; ask for "
             f"--per-class {min(counts)}, or use random, which takes all there are."
+        )
+    if order.nearest and min(counts) < order.per_class:
+        few = [f"{order.bundle.classes[k]} ({count})" for k, count in enumerate(counts) if count < order.per_class]
+        raise DistilError(
+            f"keep=nearest takes {order.per_class} different texts of every class, and {_named(few)} have fewer; ask "
+            f"for --per-class {min(counts)}."
         )
 
 

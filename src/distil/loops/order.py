@@ -35,6 +35,7 @@ class Order:
         progress: where it shows how far it is.
         options: the method's own, by name.
         texts: the texts that ``bundle`` holds an encoder's vectors of, where those chosen are kept as texts.
+        nearest: of vectors that a method makes, the nearest of these texts are kept.
     """
 
     bundle: Bundle
@@ -45,6 +46,7 @@ class Order:
     progress: Progress = field(default_factory=Quiet)
     options: Mapping[str, Any] = field(default_factory=dict)
     texts: Bundle | None = None
+    nearest: bool = False
 
     @property
     def words(self) -> Bundle | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from distil.data.loading import mix_seed
 from distil.data.splits import SPLITS_FILE, write_splits
 from distil.data.text import TEXT_TASK
 from distil.errors import DistilError, nearest
-from distil.loops.condense import condense, nets_behind
+from distil.loops.condense import condense, free_order, nets_behind
 from distil.loops.condense_check import check_order, check_skill, check_texts, named_teachers_fit
 from distil.loops.condense_unread import refuse_unread
 from distil.loops.condensed import stored_set
@@ -29,6 +29,7 @@ from distil.loops.inputs import InputSize, Normalise, as_teacher, described, ima
 from distil.loops.judging import Judging, check_students, evaluate
 from distil.loops.lab import Lab
 from distil.loops.labelling import Labelling, augmentation_of, labellers_fit, relabelled
+from distil.loops.nearest_texts import cost_of_nearest, nearest_texts, told_of_nearest
 from distil.loops.order import Order
 from distil.loops.own_run import Columns, OwnRun, read_raw
 from distil.loops.recipe import data_report
@@ -72,8 +73,9 @@ class CondenseRun:
         evaluate: judge the set; judging: how.
         size, channels, limit, columns, classes, splits, split_seed, drop_leaks: how data are read.
         encoder: a text model by name, whose vectors stand for texts; max_length: tokens of a text.
-        keep: what a set of texts holds: "texts" (those that were chosen), an encoder's "vectors", or "auto": texts
-            where the method chooses, vectors where it makes samples.
+        keep: what a set of texts holds: "texts" (those that were chosen), an encoder's "vectors", the real texts
+            "nearest" to the vectors that a method makes, or "auto": texts where the method chooses, vectors where it
+            makes samples.
         normalise, input_size: how teachers take images: ``auto``, ``none``, ``imagenet`` or ``[mean, std]``; a side.
         training: of teachers that are trained here.
         seed: of all draws of the method.
@@ -118,7 +120,7 @@ class CondenseRun:
         return None if self.labels is None else replace(self.labelling, kind=self.labels)
 
 
-KEPT = ("auto", "texts", "vectors")
+KEPT = ("auto", "texts", "vectors", "nearest")
 READING = ("data", "size", "channels", "limit", "columns", "classes", "split_seed", "drop_leaks", "max_length")
 
 
@@ -173,13 +175,20 @@ def reading(run: CondenseRun, lab: Lab, folder: Path) -> tuple[Bundle, Bundle | 
             if given:
                 raise DistilError(f"{name}={given!r} is for texts, and {bundle.name} holds none; leave it out.")
         return bundle, None
+    if run.keep == "nearest" and run.existing is not None:
+        raise DistilError("keep=nearest takes texts for vectors as they are made; --existing is judged as it is.")
+    if run.keep == "nearest" and condenser.chooses:
+        raise DistilError(
+            f"{run.method} chooses texts that are real; keep=nearest is for methods that make vectors (dm, dc, …): "
+            "leave it out."
+        )
     if not encoder:
         check_texts(run.method, condenser, bundle.name, teachers=bool(run.teachers))
         if run.keep == "vectors":
             raise DistilError("keep=vectors keeps an encoder's vectors, and none is named: --set encoder=hf:FOLDER.")
         return bundle, None
     seen = vectors_of(lab, encoder, bundle, max_length=own.max_length)
-    return seen, bundle if run.keep == "texts" or (run.keep == "auto" and condenser.chooses) else None
+    return seen, bundle if run.keep in ("texts", "nearest") or (run.keep == "auto" and condenser.chooses) else None
 
 
 def prepared(run: CondenseRun, lab: Lab) -> Prepared:
@@ -209,7 +218,7 @@ def prepared(run: CondenseRun, lab: Lab) -> Prepared:
         _labels_fit(run, small, named)
     order = Order(
         seen, run.per_class, seed=run.seed, teachers=tuple(each.called for each in named), device=lab.device,
-        progress=lab.progress, options=run.options, texts=texts,
+        progress=lab.progress, options=run.options, texts=texts, nearest=run.keep == "nearest",
     )  # fmt: skip
     if small is None:
         check_order(order, run.method, condenser, relabelling, trained=False)
@@ -219,6 +228,8 @@ def prepared(run: CondenseRun, lab: Lab) -> Prepared:
         nets = nets_behind(order, run.method) if small is None else set(small.made.get("nets") or ())
         for note in check_students(run.judging, bundle, nets, length=run.max_length):
             lab.progress.say(note)
+        if order.nearest:  # what they cost is judged by students of vectors
+            check_students(replace(run.judging, students=()), seen, nets)
     order = replace(order, teachers=trained(named, run, seen, lab))
     if small is None:
         check_skill(order, run.method, condenser, relabelling)
@@ -272,15 +283,24 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
     bundle, order = made.bundle, made.order
     if bundle.contents:
         write_splits(lab.out / SPLITS_FILE, bundle)
+    free = None
     if made.existing is not None:
         small = _relabelled(run, made, lab)
     else:
-        small = stored_set(
-            lab, "set", lambda: condense(order, run.method, run.relabelling), method=run.method, options=run.options,
-            per_class=run.per_class, labelling=run.relabelling, seed=run.seed, data=bundle.fingerprint,
-            teachers=list(order.teachers), **({} if order.words is None else {"texts": order.bundle.fingerprint}),
-            **folders_behind(*_folders(run.options)),
-        )  # fmt: skip
+
+        def kept(name: str, make: Callable[[], CondensedSet]) -> CondensedSet:
+            return stored_set(
+                lab, name, make, method=run.method, options=run.options,
+                per_class=run.per_class, labelling=run.relabelling, seed=run.seed, data=bundle.fingerprint,
+                teachers=list(order.teachers), **({} if order.words is None else {"texts": order.bundle.fingerprint}),
+                **folders_behind(*_folders(run.options)),
+            )  # fmt: skip
+
+        if order.nearest:
+            vectors = free = kept("vectors", lambda: condense(free_order(order, run.method), run.method))
+            small = kept("set", lambda: nearest_texts(vectors, order, run.relabelling))
+        else:
+            small = kept("set", lambda: condense(order, run.method, run.relabelling))
         small = replace(small, made={**small.made, "source": _source(run), **({"exact": True} if run.exact else {})})
         small = load_condensed(small.save(lab.out / SET, exact=run.exact))  # judged as it is kept
     title = f"{_count(small)} for {bundle.name}, by {small.made.get('method', run.method)}"
@@ -299,6 +319,9 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
             command=command, data=data_report(bundle), setting=_told(small),
             warnings=["The set was made and not judged; --evaluate trains fresh students on it."],
         )  # fmt: skip
+    report["setting"] = {**report["setting"], **told_of_nearest(small)}
+    if free is not None and run.evaluate:
+        report["tables"].append(cost_of_nearest(free, small, order, lab, run.judging, run.relabelling))
     report["tables"] = [*(report.get("tables") or []), storage_table(small, exact=run.exact), *texts_table(small)]
     report["pictures"] = sheets_of(small)
     return small, report

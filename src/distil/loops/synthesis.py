@@ -22,6 +22,7 @@ from distil.functional.crops import crop_boxes, cropped, standardised_channels
 from distil.functional.pixels import compensated, cosine_rate, draw_rolls, rolled, roughness
 
 __all__ = [
+    "RATES",
     "Observed",
     "Pixels",
     "Seen",
@@ -35,6 +36,7 @@ __all__ = [
 
 PRECISIONS = ("fp32", "bf16")
 OPTIMIZERS = ("adam", "sgd")
+RATES = ("cosine", "linear", "constant")
 CALL_TOLERANCE, BF16_COSINE = 1e-3, 0.99
 Mask = Tensor | Callable[[int, Tensor], Tensor]
 
@@ -45,7 +47,7 @@ class Synthesis:
 
     Attributes:
         steps: T; 0 leaves the start as it is.
-        rate: of the first step; then ½ (1 + cos(π t / T)) of it.
+        rate: of the first step; then what ``schedule`` leaves of it.
         statistics: weight of the batch-norm term; 0 reads no batch norm, and needs none.
         first: weight, within that term, of the first batch norm; the others weigh 1.
         skip: places of batch norms, in module order, that are left out.
@@ -56,6 +58,7 @@ class Synthesis:
         size: weight of the mean length ‖x‖₂ of what is shown.
         optimizer: "adam" or "sgd" (plain).
         betas: of Adam.
+        schedule: "cosine" (½ (1 + cos(π t / T)) of the rate), "linear" (1 − t / T) or "constant".
     """
 
     steps: int = 1000
@@ -69,6 +72,7 @@ class Synthesis:
     size: float = 0.0
     optimizer: str = "adam"
     betas: tuple[float, float] = (0.5, 0.9)
+    schedule: str = "cosine"
 
     def __post_init__(self) -> None:
         for name in ("steps", "statistics", "first", "jitter", "smooth", "size"):
@@ -78,6 +82,10 @@ class Synthesis:
             raise DistilError(f"rate={self.rate} must be above 0; steps=0 leaves the images as they are.")
         if self.optimizer not in OPTIMIZERS:
             raise DistilError(f"optimizer={self.optimizer!r} is unknown; {nearest(self.optimizer, OPTIMIZERS)}")
+        if self.schedule not in RATES:
+            raise DistilError(f"schedule={self.schedule!r} is unknown; {nearest(self.schedule, RATES)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise DistilError(f"betas={list(self.betas)} must be two numbers from 0 to below 1, as [0.5, 0.9].")
 
 
 class Pixels(NamedTuple):
@@ -288,7 +296,7 @@ def synthesise(
     before, losses, weight = pixels.detach().clone(), [], None
     for step in range(how.steps):
         for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(how.rate, step=step, steps=how.steps)
+            group["lr"] = _rate(how, step)
         images = pixels if around is None else compensated(around, pixels)
         if how.crops:
             boxes = crop_boxes(1, share=(0.08, 1.0), generator=generator).expand(len(images), 4)
@@ -310,6 +318,12 @@ def synthesise(
         at = int((~trace.isfinite()).nonzero()[0])
         raise DistilError(f"The loss of step {at} is not finite; lower rate={how.rate:g} or statistics.")
     return Synthesised(pixels.detach(), before, trace)
+
+
+def _rate(how: Synthesis, step: int) -> float:
+    if how.schedule == "cosine":
+        return cosine_rate(how.rate, step=step, steps=how.steps)
+    return how.rate if how.schedule == "constant" else how.rate * (1 - step / how.steps)
 
 
 def _optimizer(pixels: Tensor, how: Synthesis) -> torch.optim.Optimizer:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from distil.errors import DistilError
 from distil.functional.activation import crop_activation
@@ -67,8 +68,10 @@ def _collages(
         boxes = boxes.gather(1, kept.unsqueeze(2).expand(-1, -1, 4))
     each = boxes.shape[1]
     crops = cropped(images.repeat_interleave(each, 0), boxes.flatten(0, 1), side=side)
-    # What surrounds a crop is the mean colour, as in RDED, which pads normalised images with zeros.
-    logits = look.logits(space.raw(padded(space.normalised(crops), size)))
+    if options.crop_shown == "resized":
+        logits = look.logits(F.interpolate(crops, size=size, mode="bilinear", align_corners=False))
+    else:  # what surrounds a crop is the mean colour, as in RDED, which pads normalised images with zeros
+        logits = look.logits(space.raw(padded(space.normalised(crops), size)))
     unlikely = label_cross_entropy(logits, labels.expand(len(logits)))
     if options.init == "rded":
         if len(images) < wanted:

@@ -29,13 +29,17 @@ class Look:
         task: how it is called.
         example: a few images [B, C, H, W].
         chunk: images in a pass without gradient.
+        scale: of activation maps, see :func:`distil.functional.activation_map`.
 
     Raises:
         DistilError: it has none of these; activation maps and statistics would mean nothing.
     """
 
-    def __init__(self, teacher: nn.Module, task: Task, example: Tensor, *, chunk: int = 256) -> None:
+    def __init__(
+        self, teacher: nn.Module, task: Task, example: Tensor, *, chunk: int = 256, scale: str = "min-max"
+    ) -> None:
         self.teacher, self.task, self.chunk, self.device = teacher, task, chunk, device_of(teacher)
+        self.scale = scale
         example = example.to(self.device)
         found = anatomy(teacher, lambda module: self.call(module, example))
         if not any(isinstance(part, nn.BatchNorm2d) and part.track_running_stats for part in teacher.modules()):
@@ -65,12 +69,11 @@ class Look:
         return torch.cat([self._seen(part).logits for part in images.split(self.chunk)])
 
     def maps(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the activation map of each image's class, [n, H, W] in [0, 1], without gradient."""
+        """Return the activation map of each image's class, [n, H, W] from 0 on, without gradient."""
         size = (int(images.shape[2]), int(images.shape[3]))
         parts = zip(images.split(self.chunk), labels.to(self.device).split(self.chunk), strict=True)
-        return torch.cat(
-            [activation_map(self._seen(part)["map"], self.head.weight, of, size=size) for part, of in parts]
-        )
+        how = {"size": size, "scale": self.scale}
+        return torch.cat([activation_map(self._seen(part)["map"], self.head.weight, of, **how) for part, of in parts])
 
     def call(self, network: nn.Module, images: Tensor) -> Tensor:
         """Return the scores that a network of the teacher's kind gives to images."""

@@ -11,14 +11,14 @@ from distil.data.augmented import Augmentation
 from distil.data.condensed import CondensedSet
 from distil.data.loading import mix_seed
 from distil.errors import DistilError, nearest
-from distil.functional.activation import REGIONS, soft_mask
+from distil.functional.activation import REGIONS, SCALES, soft_mask
 from distil.functional.collage import square_boxes
 from distil.functional.pixels import eight_bit
 from distil.functional.two_numbers import DISTANCES, SCE_TARGETS
 from distil.loops.condense_pixels import generator_for, judges, pixel_space
 from distil.loops.labelling import Labelling, relabelled
 from distil.loops.order import Order, options_of
-from distil.loops.synthesis import Pixels, Synthesis, synthesise
+from distil.loops.synthesis import RATES, Pixels, Synthesis, synthesise
 from distil.systems.nrr_dd.discovery import discovered, factor_of
 from distil.systems.nrr_dd.look import Look
 from distil.tasks.base import device_of, evaluating
@@ -30,12 +30,17 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "init": ("cidd", "rded", "random-real", "noise"),
     "confidence": ("low", "high"),
     "crop_score": ("mean", "share"),
+    "crop_shown": ("padded", "resized"),
+    "cam_scale": SCALES,
     "refine": (*REGIONS, "off"),
     "optimizer": ("adam", "sgd"),
+    "schedule": RATES,
+    "clamp": ("step", "end"),
     "view": ("auto", "roll", "crop"),
     "labels": tuple(KINDS),
     "distance": DISTANCES,
     "sce_target": SCE_TARGETS,
+    "label_view": ("auto", "pad", "resized", "none"),
 }
 
 
@@ -52,12 +57,18 @@ class Options:
         crops, keep: crops drawn from each, and how many of them, the highest in activation, are ranked.
         share: least and largest area of a crop; by default 0.5 to 1 where a crop fills an image, else 0.08 to 1.
         crop_score: the "mean" activation of a crop, or the "share" of its pixels at or above ``threshold``.
+        crop_shown: how the teacher sees a crop that is smaller than an image, for its confidence: "padded" with the
+            mean colour, or "resized".
         factor: crops along each side of an image; 0: 1 below 64 pixels, else 2.
         refine: which pixels move: "non-critical", "critical-only", "all-pixels", or "off".
         threshold: ε, from which activation on a pixel is critical.
+        cam_scale: of activation maps, image by image: "min-max" (to [0, 1]), "max" (by the greatest value) or "none";
+            ``threshold`` is in its units.
         cam_every: steps after which activations are found anew; 0: never.
-        steps, optimizer, lr: of refining; the rate falls by a cosine. Pixels move in units of each channel's deviation.
-        statistics_weight: of the batch-norm term.
+        steps, optimizer, lr: of refining. Pixels move in units of each channel's deviation.
+        betas: of Adam. schedule: how the rate falls, "cosine", "linear" or "constant" (not at all).
+        clamp: when pixels are put back to where a pixel can lie: after each "step", or at the "end" alone.
+        statistics_weight: of the batch-norm term. first: weight, in it, of the first batch norm (10 in SRe2L).
         view, jitter: how the teacher sees a batch at each step: "roll" (shifted by up to ``jitter`` pixels, round the
             edge), "crop" (a random resized crop, mirrored half of the time); "auto": rolls below 64 pixels.
         batch: images refined at a time; one after another of every class, so that each batch has all of them.
@@ -65,7 +76,9 @@ class Options:
         epochs: epochs of views that are labelled.
         distance, sce_target, distance_weight, temperature: what the labels ask of a student, see
             :func:`distil.systems.nrr_dd.published`.
-        mix: "cutmix", "mixup" or "none", of the views.
+        mix: "cutmix", "mixup" or "none", of the views. mix_beta: shares are drawn from Beta(mix_beta, mix_beta).
+        label_view: what of an image a view shows: "pad" (shifted a little, black comes in), "resized" (a random crop)
+            or "none" (all of it); "auto": "pad" where a crop fills an image, else "resized".
         view_batch: images in a student's batch.
     """
 
@@ -77,14 +90,20 @@ class Options:
     keep: int = 5
     share: tuple[float, float] | None = None
     crop_score: str = "mean"
+    crop_shown: str = "padded"
     factor: int = 0
     refine: str = "non-critical"
     threshold: float = 0.5
+    cam_scale: str = "min-max"
     cam_every: int = 0
     steps: int = 200
     optimizer: str = "adam"
     lr: float = 0.1
+    betas: tuple[float, float] = (0.5, 0.9)
+    schedule: str = "cosine"
+    clamp: str = "step"
     statistics_weight: float = 1.0
+    first: float = 1.0
     view: str = "auto"
     jitter: int = 4
     batch: int = 100
@@ -95,6 +114,8 @@ class Options:
     distance_weight: float = 1.0
     temperature: float = 20.0
     mix: str = "cutmix"
+    mix_beta: float = 1.0
+    label_view: str = "auto"
     view_batch: int = 50
 
     def __post_init__(self) -> None:
@@ -106,21 +127,35 @@ class Options:
         for name in ("candidates", "crops", "keep", "batch", "epochs"):
             if getattr(self, name) < 1:
                 raise DistilError(f"nrr-dd: {name}={getattr(self, name)} must be at least 1.")
-        for name in ("factor", "cam_every", "steps", "jitter", "statistics_weight", "distance_weight"):
+        for name in ("factor", "cam_every", "steps", "jitter", "statistics_weight", "first", "distance_weight"):
             if not getattr(self, name) >= 0:
                 raise DistilError(f"nrr-dd: {name}={getattr(self, name)} must not be below 0.")
         if not self.lr > 0:
             raise DistilError(f"nrr-dd: lr={self.lr} must be above 0.")
+        if not self.mix_beta > 0:
+            raise DistilError(f"nrr-dd: mix_beta={self.mix_beta} must be above 0.")
+        object.__setattr__(self, "betas", tuple(self.betas))
+        if self.optimizer != "adam" and self.betas != Options.betas:
+            raise DistilError(f"nrr-dd: betas={list(self.betas)} are Adam's; set optimizer=adam, or leave them out.")
         if self.share is not None:
             object.__setattr__(self, "share", tuple(self.share))
             square_boxes(1, share=self.share)  # refuses what is out of range
         self.labelling(1, 0)
+        assert self.synthesis(crops=False)  # refuses what is left
+
+    def synthesis(self, *, crops: bool) -> Synthesis:
+        """Return how pixels are refined, under random crops or rolls."""
+        return Synthesis(
+            steps=self.steps, rate=self.lr, statistics=self.statistics_weight, first=self.first, crops=crops,
+            jitter=0 if crops else self.jitter, optimizer=self.optimizer, betas=self.betas, schedule=self.schedule,
+        )  # fmt: skip
 
     def labelling(self, factor: int, seed: int) -> Labelling:
         """Return how images made of ``factor``² crops are labelled, under views drawn from a seed."""
+        usual = "pad" if factor == 1 else "resized"
         shown = Augmentation(
-            crop="pad" if factor == 1 else "resized", shuffle=factor, mix=self.mix, alpha=1.0, batch=self.view_batch,
-            seed=seed,
+            crop=usual if self.label_view == "auto" else self.label_view, shuffle=factor, mix=self.mix,
+            alpha=self.mix_beta, batch=self.view_batch, seed=seed,
         )  # fmt: skip
         return Labelling(
             KINDS[self.labels], temperature=self.temperature, epochs=self.epochs, augmentation=shown,
@@ -168,7 +203,8 @@ def condensed(order: Order) -> CondensedSet:
     """
     refuse(order)
     options: Options = options_of(order, Options)
-    look, space = Look(order.teachers[0], order.task, order.inputs(torch.arange(2))), pixel_space(order)
+    example, space = order.inputs(torch.arange(2)), pixel_space(order)
+    look = Look(order.teachers[0], order.task, example, scale=options.cam_scale)
     images = discovered(order, look, options, space)
     labels = torch.arange(order.classes).repeat_interleave(order.per_class)
     images = refined(images.to(look.device), labels.to(look.device), order, look, options, space)
@@ -204,16 +240,14 @@ def refined(images: Tensor, labels: Tensor, order: Order, look: Look, options: O
     if options.refine == "off" or not options.steps:
         return images
     crops = options.view == "crop" or (options.view == "auto" and min(images.shape[2:]) >= 64)
-    how = Synthesis(
-        steps=options.steps, rate=options.lr, statistics=options.statistics_weight, first=1.0, crops=crops,
-        jitter=0 if crops else options.jitter, optimizer=options.optimizer,
-    )  # fmt: skip
+    how = options.synthesis(crops=crops)
+    bounds = {"low": space.low, "high": space.high} if options.clamp == "step" else {}
     (network,) = judges(order, [look.teacher], space, how)
     generator, found = generator_for(order, "nrr-dd", "views"), images.clone()
     batches = _batches(labels, options.batch)
     for k, where in enumerate(batches):
         made = synthesise(
-            network, space.normalised(images[where]), labels[where], how, low=space.low, high=space.high,
+            network, space.normalised(images[where]), labels[where], how, **bounds,
             mask=_Mask(look, labels[where], options, space), generator=generator,
         )  # fmt: skip
         found[where] = eight_bit(space.raw(made.pixels))
