@@ -158,6 +158,13 @@ def test_a_destroyer_that_a_later_request_does_not_allow_is_found_before_the_fir
     refused(there, capsys, "nodes.json: d2dgn(destroyer=nonedge-prediction) gives deleted pairs", *typed)
 
 
+def test_a_model_of_nan_is_named_before_anything_is_trained(there: Path, capsys: Screen) -> None:
+    state = load_file(there / "gnn.safetensors")
+    name = next(iter(state))
+    save_file(state | {name: torch.full_like(state[name], float("nan"))}, there / "gnn.safetensors")
+    refused(there, capsys, f"1 of its tensors hold NaN or infinity (first: {name})", *with_net("--out", "gone"))
+
+
 def test_a_run_is_not_gone_on_with_by_fewer_requests(there: Path, capsys: Screen) -> None:
     said = distil(capsys, *with_net("--request", "edges.json", "--no-attack", "--out", "gone"))
     assert said.code == 0, said
