@@ -149,6 +149,33 @@ def test_a_stopped_run_goes_on_to_the_same_models(there: Path, capsys: Screen, m
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.parametrize("way", [("--out", "gone"), ("--dry-run",)], ids=" ".join)
+def test_a_destroyer_that_a_later_request_does_not_allow_is_found_before_the_first(
+    way: tuple[str, ...], there: Path, capsys: Screen
+) -> None:
+    both = ("--request", "nodes.json", "--set", "d2dgn.destroyer=nonedge-prediction")
+    typed = with_net(*both, *way, request="edges.json")
+    refused(there, capsys, "nodes.json: d2dgn(destroyer=nonedge-prediction) gives deleted pairs", *typed)
+
+
+def test_a_model_of_nan_is_named_before_anything_is_trained(there: Path, capsys: Screen) -> None:
+    state = load_file(there / "gnn.safetensors")
+    name = next(iter(state))
+    save_file(state | {name: torch.full_like(state[name], float("nan"))}, there / "gnn.safetensors")
+    refused(there, capsys, f"1 of its tensors hold NaN or infinity (first: {name})", *with_net("--out", "gone"))
+
+
+def test_a_run_is_not_gone_on_with_by_fewer_requests(there: Path, capsys: Screen) -> None:
+    said = distil(capsys, *with_net("--request", "edges.json", "--no-attack", "--out", "gone"))
+    assert said.code == 0, said
+    assert f"{Path('gone', 'step-2', 'model.safetensors')}" in said.out
+    typed = ("unlearn", "--out", "gone", "--resume", "--device", "cpu")
+    refused(there, capsys, "holds step-2, and this run has 1 request, so", *typed, "--request", "nodes.json")
+    again = distil(capsys, *typed)
+    assert again.code == 0, again
+    assert f"{Path('gone', 'step-2', 'model.safetensors')}" in again.out
+
+
 def edge(place: int) -> list[int]:
     pairs = pairs_of(load_data("graph.npz").train.batch["edge_index"])
     found: list[int] = pairs[:, place].tolist()

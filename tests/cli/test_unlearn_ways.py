@@ -68,6 +68,34 @@ def test_gnndelete_ships_its_operators_with_the_weights_as_they_were(there: Path
     assert after["parameters"] == before["parameters"] + 8 * 8 + 3 * 3
 
 
+def test_a_step_is_exported_and_answers_for_a_graph(there: Path, capsys: Screen) -> None:
+    """What unlearn leaves is taken by export: the folder of a step, or its model; of what cannot be it says why."""
+    assert distil(capsys, *with_net("--no-attack", "--out", "gone")).code == 0
+    refused(there, capsys, "gone holds step-1, models of distil unlearn", "export", "gone", "--out", "e")
+    step = Path("gone", "step-1")
+    for name, source in (("e", step), ("f", step / "model.safetensors")):
+        said = distil(capsys, "export", str(source), "--format", "safetensors", "--out", name)
+        assert said.code == 0, said
+        assert "chosen on validation" not in said.out
+    batch = load_data("graph.npz").train.batch
+    torch.save({"x": batch["inputs"], "edge_index": batch["edge_index"]}, there / "plain.pt")
+    model = load_model(NET, classes=3, input_shape=(5,), weights=step / "model.safetensors").eval()
+    with torch.no_grad():
+        wanted = model(batch["inputs"], batch["edge_index"]).argmax(1)
+    answers = distil(capsys, "predict", "e", "plain.pt", "--json").json["answers"]
+    assert [int(each["label"]) for each in answers] == wanted.tolist()
+    refused(there, capsys, "no gnn.json lies beside it", "export", "gnn.safetensors", "--out", "g")
+    how = ("--method", "gnndelete", "--no-attack", "--out", "under")
+    assert distil(capsys, *with_net(*how, request="edges.json")).code == 0
+    under = Path("under", "step-1")
+    refused(there, capsys, "under GNNDelete's operators, whose masks", "export", str(under), "--out", "g")
+    weights = str(under / "model.safetensors")
+    typed = ["train", "--data", "graph.npz", "--teacher", NET, "--teacher-weights", weights, "--device", "cpu"]
+    refused(there, capsys, "are those of a network under GNNDelete's operators", *typed, "--student", "distil:mlp")
+    assert distil(capsys, *train("--request", "nodes.json", "--no-attack", "--out", "links")).code == 0
+    refused(there, capsys, "is a model of links: it gives embeddings", "export", "links/step-1", "--out", "g")
+
+
 def test_gnndelete_meets_a_later_request_as_if_it_were_one_with_the_first(there: Path, capsys: Screen) -> None:
     """Met one after another, in one run or two, both requests leave what one request of all their edges leaves."""
     edges = json.loads((there / "edges.json").read_text())["edges"]

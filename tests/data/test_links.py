@@ -47,6 +47,18 @@ def test_every_edge_is_in_one_part_and_the_negatives_in_none() -> None:
     assert not torch.equal(links.test, other.test)
 
 
+def test_pairs_without_an_edge_are_drawn_among_the_nodes_that_may_be() -> None:
+    few = torch.tensor([0, 3, 4, 11, 20, 49])
+    drawn = non_edges(200, EDGES, 50, torch.Generator().manual_seed(0), among=few)
+    assert set(drawn.flatten().tolist()) <= set(few.tolist())
+    assert not {tuple(pair) for pair in drawn.t().tolist()} & {tuple(pair) for pair in pairs_of(EDGES).t().tolist()}
+    assert (drawn[0] < drawn[1]).all()
+    whole, every = (
+        non_edges(200, EDGES, 50, torch.Generator().manual_seed(0), among=among) for among in (None, torch.arange(50))
+    )
+    assert torch.equal(whole, every)
+
+
 @pytest.mark.parametrize("hops", [1, 2])
 def test_the_neighbourhood_of_the_test_edges_is_torch_geometrics(hops: int) -> None:
     from torch_geometric.utils import k_hop_subgraph
@@ -65,6 +77,8 @@ def test_what_cannot_be_drawn_or_split_is_said() -> None:
     with pytest.raises(DistilError, match="the graph is almost complete"):
         non_edges(2, complete, 5, torch.Generator())
     assert non_edges(0, complete, 5, torch.Generator()).shape == (2, 0)
+    with pytest.raises(DistilError, match="could not be drawn among 1 nodes"):
+        non_edges(2, complete, 9, torch.Generator(), among=torch.tensor([7]))
     with pytest.raises(DistilError, match="3 edges are too few"):
         split_links(torch.tensor([[0, 1, 2], [1, 2, 3]]), 4, seed=0)
 

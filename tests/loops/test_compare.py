@@ -86,7 +86,7 @@ def test_seeds_that_cannot_be_paired_are_refused(tmp_path: Path, seeds: tuple[in
 
 
 def test_a_comparison_needs_a_reference(tmp_path: Path) -> None:
-    arms = {"kd": two()["kd"]}
+    arms = {"kd": two()["kd"], "again": two()["kd"]}
     with pytest.raises(DistilError, match="needs a reference arm"):
         run_arms(arms, (0,), lab(tmp_path))
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from scipy.sparse import csr_matrix
 from torch import nn
 
 from distil.data.graphs import make_graph
@@ -49,6 +51,43 @@ def test_rows_are_divided_by_their_sums_and_empty_ones_stay(tmp_path: Path) -> N
     (batch,) = read(tmp_path / "nodes.csv", MADE | {"row_sums": False})
     assert isinstance(batch, Batch)
     assert batch.arrays["inputs"].tolist() == rows.tolist()
+
+
+def test_graphs_are_read_in_every_form_with_their_edges_as_in_training(tmp_path: Path) -> None:
+    x, one_way = torch.rand(4, 3), torch.tensor([[0, 2, 2, 1], [1, 1, 2, 3]])  # one direction, and a self loop
+    clean = make_graph("g", x, one_way, torch.arange(4) % 2, masks=masks()).edge_index
+    torch.save({"x": x, "edge_index": one_way}, tmp_path / "g.pt")  # no labels: they are what is asked for
+    save_file({"x": x, "edge_index": one_way}, tmp_path / "g.safetensors")
+    np.savez(tmp_path / "g.npz", x=x.numpy(), edge_index=one_way.numpy())
+    dense = np.zeros((4, 4), np.float32)
+    dense[tuple(one_way.numpy())] = 1
+    np.savez(tmp_path / "packed.npz", **compressed("adj", dense), **compressed("attr", x.numpy()))
+    for name in ("g.pt", "g.safetensors", "g.npz", "packed.npz"):
+        (batch,) = read(tmp_path / name, {"kind": "features", "shape": [3], "edges": True})
+        assert isinstance(batch, Batch), batch
+        np.testing.assert_array_equal(batch.arrays["edge_index"], clean.numpy())
+        np.testing.assert_array_equal(batch.arrays["inputs"], x.numpy())
+        (rows,) = read(tmp_path / name, {"kind": "features", "shape": [3], "edges": False})
+        assert isinstance(rows, Batch), rows
+        assert set(rows.arrays) == {"inputs"}
+    torch.save({"x": x}, tmp_path / "g.pt")
+    (skipped,) = read(tmp_path / "g.pt", {"kind": "features", "shape": [3], "edges": True})
+    assert isinstance(skipped, Skipped)
+    assert "needs the edges of a graph" in skipped.reason
+    (tmp_path / "g.pt").write_bytes(b"torn")
+    (skipped,) = read(tmp_path / "g.pt", {"kind": "features", "shape": [3], "edges": False})
+    assert isinstance(skipped, Skipped)
+    assert "cannot be read safely" in skipped.reason
+
+
+def masks() -> dict[str, torch.Tensor]:
+    return {name: torch.arange(4) == k for k, name in enumerate(("train", "val", "test"))}
+
+
+def compressed(name: str, dense: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    rows = csr_matrix(dense)
+    parts = {"data": rows.data, "indices": rows.indices, "indptr": rows.indptr, "shape": np.array(rows.shape)}
+    return {f"{name}_{part}": value for part, value in parts.items()}
 
 
 @pytest.mark.parametrize(

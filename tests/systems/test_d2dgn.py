@@ -20,17 +20,27 @@ from distil import catalog
 from distil.data.bundle import Bundle
 from distil.data.deletions import Request, Standing
 from distil.data.graphs import make_graph
-from distil.data.links import both_ways, non_edges, pairs_of, split_links
+from distil.data.links import non_edges, pairs_of, split_links
 from distil.errors import DistilError
 from distil.functional import bernoulli_kl, retain_and_forget
 from distil.loops.forgetting import METRICS, audit, in_words, shadow_attack, silent
 from distil.loops.lab import Lab
 from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
 from distil.loops.scene import Elements, Scene, link_scene, node_scene, said
-from distil.loops.unlearning import Descent, ascended, copying, deleted, fresh, trained, unconnected_graph
+from distil.loops.unlearning import (
+    Descent,
+    ascended,
+    copying,
+    deleted,
+    fresh,
+    gone_negatives,
+    trained,
+    unconnected_graph,
+)
 from distil.models import load_model
 from distil.report.check import validate
 from distil.systems.d2dgn import D2DGN, unlearn
+from distil.systems.d2dgn.procedure import _negatives
 
 NODES = 40
 NETS = {name: f"distil:{name}(hidden=8)" for name in ("gcn", "gat", "gin")}
@@ -62,6 +72,17 @@ def nodes_scene(*nodes: int) -> Scene:
     standing = Standing.of(bundle)
     removal = standing.removal(Request("nodes", nodes or (2, 3), "here"))
     return node_scene(bundle, standing.pairs, removal.pairs, removal.nodes)
+
+
+def links_nodes_scene(*nodes: int) -> Scene:
+    """Nodes deleted from a link predictor, one of them by an earlier request."""
+    bundle = graph()
+    links = split_links(bundle.train.batch["edge_index"], NODES, 0)
+    standing = Standing.of(bundle, keeps_classes=False)
+    standing = standing.after(standing.removal(Request("nodes", (9,), "here")))
+    removal = standing.removal(Request("nodes", nodes or (2, 3, 7), "here"))
+    gone = torch.cat([torch.tensor([9]), removal.nodes])
+    return link_scene(bundle, links, removal.pairs, left=standing.pairs, gone_nodes=gone)
 
 
 def edges_scene(count: int = 5) -> Scene:
@@ -249,23 +270,17 @@ def test_non_edges_join_nothing_in_either_direction_and_no_node_to_itself() -> N
     assert not torch.equal(batch["negatives"], other["negatives"])
 
 
-@pytest.mark.parametrize("kind", ["links", "nodes"])
+@pytest.mark.parametrize("kind", ["links of nodes", "nodes"])
 def test_retraining_never_sees_what_is_deleted(kind: str) -> None:
-    """A feature that only the deleted elements carry, or lead to, leaves no trace in a retrained model."""
-    scene = SCENES[kind]()
+    """What deleted nodes carry leaves no trace in a retrained model, nor in the attacker of a shadow model."""
+    scene = nodes_scene() if kind == "nodes" else links_nodes_scene()
+    gone = [2, 3] if kind == "nodes" else [2, 3, 7, 9]
     planted = scene.inputs.clone()
-    if kind == "links":
-        # Node 39 is cut off but for one edge, and that edge is deleted.
-        pairs = scene.learn.index[:, (scene.learn.index != 39).all(0)]
-        scene = replace(scene, learn=Elements("pairs", pairs), after=both_ways(pairs))
-        planted[39] = 9.0
-    else:
-        planted[scene.forget.index] = 9.0
-    changed = replace(scene, inputs=planted)
-    one, two = (
-        trained(fresh(maker(scene), seed=0), s.task, without_draws(s, s.training(), kind), SHORT, seed=0).module
-        for s in (scene, changed)
-    )
+    planted[gone] += torch.linspace(5, 9, len(gone))[:, None]
+    sides = (scene, replace(scene, inputs=planted))
+    one, two = (trained(fresh(maker(scene), seed=0), s.task, s.training(), SHORT, seed=0).module for s in sides)
+    assert torch.equal(state(one), state(two))
+    one, two = (shadow_attack(s, maker(scene), SHORT, seed=0).net for s in sides)
     assert torch.equal(state(one), state(two))
     whole = scene.training(kept=False)
     if kind == "nodes":
@@ -273,12 +288,42 @@ def test_retraining_never_sees_what_is_deleted(kind: str) -> None:
         assert not scene.training()["mask"][scene.forget.index].any()
 
 
-def without_draws(scene: Scene, batch: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The batch with negatives that do not name the planted node, which a draw may do by chance."""
-    if kind == "nodes":
-        return batch
-    drawn = non_edges(60, scene.known, NODES, torch.Generator().manual_seed(0))
-    return batch | {"negatives": drawn[:, (drawn != 39).all(0)]}
+def test_no_pair_without_an_edge_names_a_deleted_node() -> None:
+    gone = torch.tensor([2, 3, 7, 9])
+    scene = links_nodes_scene()
+    whole = links_scene()
+    assert whole.among is None
+    assert "among" not in whole.training()
+    for part, all_of in ((scene.val, whole.val), (scene.test, whole.test)):
+        touched = torch.isin(all_of["negatives"], gone).any(0)
+        assert torch.equal(part["negatives"], all_of["negatives"][:, ~touched])
+    assert torch.isin(whole.test["negatives"], gone).any()
+    nodes = nodes_scene(2, 3, 7, 9)
+    pools = {
+        "L_keep": _negatives(scene, len(scene.learn), seed=0),
+        "GNNDelete": gone_negatives(scene, seed=0),
+        "unconnected": unconnected_graph(scene, seed=0),
+        "unconnected, of a classifier": unconnected_graph(nodes, seed=0),
+        "every step": scene.task.prepare(scene.training(), torch.Generator().manual_seed(0))["negatives"],
+    }
+    for name, drawn in pools.items():
+        assert not torch.isin(drawn, gone).any(), name
+    assert torch.isin(_negatives(replace(scene, among=None), len(scene.learn), seed=0), gone).any()
+    bundle = graph()
+    left = Standing.of(bundle).after(Standing.of(bundle).removal(Request("nodes", (2, 3, 7, 9), "here"))).pairs
+    later = node_scene(bundle, left, left[:, :30], torch.empty(0, dtype=torch.long), earlier=gone)
+    assert not torch.isin(later.unseen.index, gone).any()
+
+
+def test_a_request_that_leaves_no_pair_without_an_edge_to_score_is_refused() -> None:
+    bundle = graph()
+    links = split_links(bundle.train.batch["edge_index"], NODES, 0)
+    ends = links.test_negatives[0].unique()
+    nodes = ends[~torch.isin(ends, torch.cat([links.test, links.val], 1))]
+    links = replace(links, test_negatives=links.test_negatives[:, torch.isin(links.test_negatives[0], nodes)])
+    pairs = links.train[:, torch.isin(links.train, nodes).any(0)]
+    with pytest.raises(DistilError, match="or pairs without an edge, to train on"):
+        link_scene(bundle, links, pairs, gone_nodes=nodes)
 
 
 @pytest.mark.parametrize("kind", SCENES)

@@ -200,12 +200,30 @@ def test_nodes_that_prepare_never_saw_are_named() -> None:
 
 
 def test_full_batch_steps_go_with_patience_and_resume(tmp_path: Path) -> None:
-    def run(epochs: int, out: Path) -> Any:
+    def run(stop_at: int | None = None, **more: Any) -> tuple[Any, Tensor]:
         options: dict[str, Any] = {"task": "node-classification", "example": graph(), "epochs": 6}
         made = Distiller(mlp(8), gcn(), published(), **options)
         data = FullBatch(graph())
-        return fit(made, data, data, epochs=epochs, lr=0.01, out=out, check_teacher=False, resume=True)
 
-    result = run(6, tmp_path)
-    assert result.cost["updates"] == 6
-    assert result.history[-1]["val"]["accuracy"] >= 0
+        def stop(step: int, steps: int) -> None:
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+        settings = {"epochs": 6, "lr": 0.01, "check_teacher": False, "device": "cpu", "progress": stop, **more}
+        result = fit(made, data, data, **settings)
+        return result, torch.cat([each.detach().flatten() for each in made.student.parameters()])
+
+    still, _ = run(lr=1e-12, patience=2)  # nothing moves, so no evaluation is better than the first
+    assert still.cost["updates"] == 3
+    whole, weights = run(patience=6)
+    assert whole.cost["updates"] == 6
+    with pytest.raises(KeyboardInterrupt):
+        run(3, patience=6, out=tmp_path, save_every=1)
+    steps: list[int] = []
+    resumed, after = run(
+        patience=6, out=tmp_path, save_every=1, resume=True, progress=lambda step, _: steps.append(step)
+    )
+    assert min(steps) >= 3
+    assert torch.equal(after, weights)
+    scores = [[each["val"] for each in result.history if "val" in each] for result in (resumed, whole)]
+    assert scores[0] == scores[1] != []

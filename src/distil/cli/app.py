@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -74,6 +75,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     command: Any = typer.main.get_command(build())
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     together.silence()
+    warnings.filterwarnings("ignore", message=".*torch\\.jit", category=FutureWarning)  # PyG's import, not the user's
+    warnings.filterwarnings("ignore", message=".*torch\\.jit", category=DeprecationWarning)
     try:
         together.check_verb(words, command.commands)
         code = command.main(args=words, prog_name="distil", standalone_mode=False)

@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run's folder, as distil train or compare wrote it.")],
+    run: Annotated[
+        Path, typer.Argument(help="A run's folder, a step of distil unlearn, or a model.safetensors with its sidecar.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     arm: Annotated[
         str | None, typer.Option(help="Which arm; by default the method that is best on validation.")
@@ -41,7 +43,7 @@ def export(
     """Write a trained student as safetensors and ONNX, with labels, card and script, checked beside the trained one."""
     if formats not in FORMATS:
         raise DistilError(f"--format {formats} is unknown; {nearest(formats, FORMATS)}")
-    from distil.loops.shipped import export_run
+    from distil.loops.shipped import export_run, located
     from distil.ship.export import check_out
 
     check_out(out, overwrite=overwrite)
@@ -61,7 +63,7 @@ def export(
     if as_json:
         typer.echo(json.dumps(result.manifest, ensure_ascii=False, allow_nan=False))
         return
-    _show(student, result, chosen=arm is None or seed is None)
+    _show(student, result, chosen=located(run)[1] is None and (arm is None or seed is None))
 
 
 def _show(student: Any, result: Any, *, chosen: bool) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from distil.data.classes import checked_names
 from distil.data.graph_tables import read_graph_tables, tables_of
-from distil.data.graphs import GraphData, make_graph
+from distil.data.graphs import GraphData, _clean_edges, make_graph
 from distil.errors import DistilError
 
-__all__ = ["read_graph"]
+__all__ = ["packed", "read_graph", "read_nodes"]
 
 _NAMES = ("x", "edge_index", "y", "num_classes", "labels")
 _PACKED = ("adj_", "attr_", "x_", "num_features")
@@ -55,11 +55,7 @@ def read_graph(
         DistilError: what cannot be read, and what makes no graph (see :func:`distil.data.graphs.make_graph`).
     """
     path, tables = Path(path).expanduser(), tables_of(path)
-    readers: dict[str, Callable[[Path], dict[str, Any]]] = {
-        ".npz": _read_npz,
-        ".safetensors": _read_safetensors,
-        ".pt": _read_pt,
-    }
+    readers = _readers()
     if tables is not None:
         column = split if isinstance(split, str) else None
         values = read_graph_tables(*tables, label=label, split=column, ignore=ignore, classes=classes)
@@ -93,6 +89,34 @@ def read_graph(
         count = values["edge_index"].shape[1]
         raise DistilError(f"{str(path)!r}: none of its {count} edges joins two different nodes; a graph needs some.")
     return made
+
+
+def read_nodes(path: str | Path) -> tuple[Tensor, Tensor | None]:
+    """Return a graph file's features, and its edges cleaned as :func:`read_graph` cleans them; labels play no part.
+
+    Raises:
+        DistilError: the file is unreadable, holds no features, or edges that join no nodes.
+    """
+    path = Path(path)
+    values = _readers()[path.suffix.lower()](path)
+    x, edges = values.get("x"), values.get("edge_index")
+    if x is None:
+        raise DistilError(f"it holds {sorted(values)}; the features are expected under 'x'.")
+    x = x if x.layout == torch.strided else x.to_dense()
+    return x, None if edges is None else _clean_edges(path.stem, edges, len(x), [])
+
+
+def packed(path: str | Path) -> bool:
+    """Say whether an npz holds its graph in compressed rows, as the gnn-benchmark sets do."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return not {"adj_indptr", "x_indptr"}.isdisjoint(file.files)
+    except Exception:  # whoever reads it says what is wrong with it
+        return False
+
+
+def _readers() -> dict[str, Callable[[Path], dict[str, Any]]]:
+    return {".npz": _read_npz, ".safetensors": _read_safetensors, ".pt": _read_pt}
 
 
 def _named(values: dict[str, Any], path: Path, classes: Sequence[str | int]) -> tuple[str, ...] | None:

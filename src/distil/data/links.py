@@ -38,7 +38,9 @@ def both_ways(pairs: Tensor) -> Tensor:
     return torch.cat([pairs, pairs.flip(0)], 1)
 
 
-def non_edges(count: int, edges: Tensor, num_nodes: int, generator: torch.Generator) -> Tensor:
+def non_edges(
+    count: int, edges: Tensor, num_nodes: int, generator: torch.Generator, *, among: Tensor | None = None
+) -> Tensor:
     """Return pairs of different nodes that no edge joins, in neither direction, (2, count), smaller node first.
 
     They are drawn with replacement, so a pair may come twice.
@@ -48,6 +50,7 @@ def non_edges(count: int, edges: Tensor, num_nodes: int, generator: torch.Genera
         edges: (2, E), of every edge there is (validation and test ones too); the direction does not matter.
         num_nodes: N.
         generator: of the draws, on the CPU.
+        among: ``[K]``, the nodes that may be drawn; all by default.
 
     Raises:
         DistilError: if the graph is (almost) complete.
@@ -57,6 +60,9 @@ def non_edges(count: int, edges: Tensor, num_nodes: int, generator: torch.Genera
             [2, 2, 2]])
     """
     known = pairs_of(edges.cpu()) if edges.numel() else edges.cpu()
+    choice = num_nodes if among is None else len(among)
+    if choice < 2 and count > 0:
+        raise DistilError(f"{count} pairs without an edge could not be drawn among {choice} nodes; delete fewer.")
     codes = known[0] * num_nodes + known[1]
     found: list[Tensor] = []
     missing, tries = count, 0
@@ -64,11 +70,11 @@ def non_edges(count: int, edges: Tensor, num_nodes: int, generator: torch.Genera
         tries += 1
         if tries > 200:
             raise DistilError(
-                f"{count} pairs without an edge could not be drawn among {num_nodes} nodes and {known.shape[1]} edges; "
+                f"{count} pairs without an edge could not be drawn among {choice} nodes and {known.shape[1]} edges; "
                 "the graph is almost complete."
             )
-        drawn = torch.randint(num_nodes, (2, 2 * missing + 16), generator=generator)
-        drawn = drawn.sort(0).values
+        drawn = torch.randint(choice, (2, 2 * missing + 16), generator=generator)
+        drawn = (drawn if among is None else among.cpu()[drawn]).sort(0).values
         free = (drawn[0] != drawn[1]) & ~torch.isin(drawn[0] * num_nodes + drawn[1], codes)
         chosen = drawn[:, free][:, :missing]
         found.append(chosen)

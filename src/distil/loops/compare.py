@@ -22,7 +22,7 @@ def run_arms(arms: Mapping[str, Arm], seeds: Sequence[int], lab: Lab, **inputs: 
     Args:
         inputs: what all arms depend on (settings, fingerprints); part of the key under which a run is stored.
     """
-    if not any(arm.role == "reference" for arm in arms.values()):
+    if len(arms) > 1 and not any(arm.role == "reference" for arm in arms.values()):
         raise DistilError("A comparison needs a reference arm: the same budget without the method.")
     check_seeds(seeds)
     outcomes: dict[str, list[Outcome]] = {name: [] for name in arms}
@@ -45,7 +45,7 @@ def equal_budgets(arms: Mapping[str, Arm], outcomes: Mapping[str, Sequence[Outco
 
     Updates, batch size, labels and tuning trials must be equal; a rival with fewer trials is refused as well.
     """
-    reference = next(name for name, arm in arms.items() if arm.role == "reference")
+    reference = next((name for name, arm in arms.items() if arm.role == "reference"), next(iter(arms)))
     expected = outcomes[reference][0].budget
     for name, arm in arms.items():
         for outcome in outcomes[name] if arm.role != "bound" else ():
@@ -76,7 +76,7 @@ def compare(
     """Run the arms and return the report.
 
     Args:
-        arms: by name; one has the role "reference".
+        arms: by name; one has the role "reference", unless there is no other to compare with it.
         seeds: shared by all arms: same initial weights, same order of the data.
         lab: where runs are stored.
         title, command, system, setting, data, teacher: what the report says about the run.

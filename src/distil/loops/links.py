@@ -27,7 +27,8 @@ class LinkTask(Task):
 
     A batch is ``{"inputs": [N, F], "edge_index": [2, E], "pairs": [2, P], "known": [2, K]}``: messages pass along
     ``edge_index``, ``pairs`` are joined. :meth:`prepare` adds as many pairs that no edge of ``known`` joins, drawn anew
-    for every step; a batch to be scored brings ``negatives`` of its own.
+    for every step, of the nodes ``among`` where the batch names some; a batch to be scored brings ``negatives`` of its
+    own.
     """
 
     name = "link-prediction"
@@ -40,7 +41,7 @@ class LinkTask(Task):
         if "negatives" in batch:
             return batch
         pairs = batch["pairs"]
-        drawn = non_edges(pairs.shape[1], batch["known"], len(batch["inputs"]), rng)
+        drawn = non_edges(pairs.shape[1], batch["known"], len(batch["inputs"]), rng, among=batch.get("among"))
         return batch | {"negatives": drawn.to(pairs.device)}
 
     def call(self, module: Any, batch: Mapping[str, Any], role: str = "student") -> Any:

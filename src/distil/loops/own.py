@@ -250,7 +250,7 @@ def run_own(
     common, setting = _common(run, bundle, teacher, task), _setting(run, bundle, task)
 
     def train(name: str, point: Point, trials: int = 1, shown: bool = False) -> Callable[[int], Outcome]:
-        role = _role(name, points)
+        role = _role(name)
         return _training(run, lab, bundle, teacher, task, name, point, trials=trials, shown=shown, role=role)
 
     points, seed, tuned = points_of(run), tuning_seed(run.seeds), {}
@@ -260,7 +260,7 @@ def run_own(
         setting |= tuning_words(tuned, seed=seed, task=task)
         common["tuned"] = {name: [one.point.values, len(one.points)] for name, one in tuned.items()}
     chosen = {name: tuned[name].point if tuned else tried[0] for name, tried in points.items()}
-    arms = {name: _arm(name, p, train(name, p, len(points[name]), shown=True), points) for name, p in chosen.items()}
+    arms = {name: _arm(name, p, train(name, p, len(points[name]), shown=True)) for name, p in chosen.items()}
     report = compare(
         arms,
         run.seeds,
@@ -338,15 +338,15 @@ def _training(
     return train
 
 
-def _arm(name: str, point: Point, train: Callable[[int], Outcome], arms: Iterable[str]) -> Arm:
+def _arm(name: str, point: Point, train: Callable[[int], Outcome]) -> Arm:
     method, alone = point.expression, name == "alone"
-    role = _role(name, arms)
+    role = _role(name)
     phrase = "the student alone" if alone else f"distillation with {method}"
     return Arm(role, train, label="Student alone" if alone else method, phrase=phrase, expression=method)
 
 
-def _role(name: str, arms: Iterable[str]) -> Role:
-    return "reference" if name == next(iter(arms)) else "method"
+def _role(name: str) -> Role:
+    return "reference" if name == "alone" else "method"
 
 
 def _suffix(run: OwnRun, task: Task, point: Point) -> str:

@@ -67,6 +67,8 @@ class Scene:
         test, val: batches that ``task`` scores, on the edges that are left.
         known: ``[2, K]``, every edge there ever was; pairs without an edge are drawn around it.
         gone: ``[2, D]``, the edges that go, once each.
+        among: ``[K]``, the nodes that are left, where this or an earlier request deleted some: pairs without an edge
+            are drawn among them, so that nothing is trained on a deleted node. None where none was deleted.
     """
 
     task: Task
@@ -82,6 +84,7 @@ class Scene:
     val: Mapping[str, Any]
     known: Tensor
     gone: Tensor
+    among: Tensor | None = None
 
     @property
     def nodes(self) -> int:
@@ -94,7 +97,8 @@ class Scene:
         if not kept and self.forget.kind == learn.kind:
             learn = replace(learn, index=torch.cat([learn.index, self._trained().index], -1))
         if learn.kind == "pairs":
-            return {"inputs": self.inputs, "edge_index": edges, "pairs": learn.index, "known": self.known}
+            batch = {"inputs": self.inputs, "edge_index": edges, "pairs": learn.index, "known": self.known}
+            return batch | ({"among": self.among} if kept and self.among is not None else {})
         mask = torch.zeros(self.nodes, dtype=torch.bool, device=self.inputs.device)
         mask[learn.index] = True
         return {"inputs": self.inputs, "edge_index": edges, "labels": self.labels, "mask": mask}
@@ -125,7 +129,9 @@ def said(scene: Scene, model: nn.Module, elements: Elements, *, kept: bool = Tru
         return elements.of(scene.task.logits(scene.task.call(model, batch)))
 
 
-def link_scene(bundle: Bundle, links: Links, gone: Tensor, *, left: Tensor | None = None) -> Scene:
+def link_scene(
+    bundle: Bundle, links: Links, gone: Tensor, *, left: Tensor | None = None, gone_nodes: Tensor | None = None
+) -> Scene:
     """Return the scene of a link predictor that is to forget edges.
 
     Args:
@@ -134,6 +140,7 @@ def link_scene(bundle: Bundle, links: Links, gone: Tensor, *, left: Tensor | Non
         gone: ``[2, D]`` edges to delete, in any direction, of any part; only training edges can be forgotten, held-out
             ones are no longer used for scores.
         left: ``[2, P]``, the edges that earlier deletions left; all by default.
+        gone_nodes: ``[K]``, nodes that this deletion or an earlier one takes; no pair without an edge names them.
     """
     whole = bundle.train.batch
     inputs, nodes = whole["inputs"], len(whole["inputs"])
@@ -151,14 +158,19 @@ def link_scene(bundle: Bundle, links: Links, gone: Tensor, *, left: Tensor | Non
             if held
             else "The request deletes no edge that is left, and a model of links learns nothing else; delete edges."
         )
-    if min(part.shape[1] for part in parts.values()) < 2:
+    among = _left_of(nodes, gone_nodes)
+    negatives = {"val": links.val_negatives, "test": links.test_negatives}
+    if among is not None:
+        negatives = {name: part[:, torch.isin(part, among).all(0)] for name, part in negatives.items()}
+    if min(part.shape[1] for part in (*parts.values(), *negatives.values())) < 2:
         raise DistilError(
-            "The request leaves fewer than two edges to train on, to validate or to test with; delete less."
+            "The request leaves fewer than two edges, or pairs without an edge, to train on, to validate or to test "
+            "with; delete less."
         )
     after = both_ways(parts["train"])
     scored = {
-        name: {"inputs": inputs, "edge_index": after, "pairs": parts[name], "negatives": negatives}
-        for name, negatives in (("val", links.val_negatives), ("test", links.test_negatives))
+        name: {"inputs": inputs, "edge_index": after, "pairs": parts[name], "negatives": absent}
+        for name, absent in negatives.items()
     }
     retain = Elements("pairs", parts["train"])
     return Scene(
@@ -173,6 +185,7 @@ def link_scene(bundle: Bundle, links: Links, gone: Tensor, *, left: Tensor | Non
         unseen=Elements("pairs", parts["test"]),
         known=links.every,
         gone=forget,
+        among=among,
         **scored,
     )
 
@@ -199,6 +212,7 @@ def node_scene(
         alive[earlier] = False
     trained = whole["mask"] & (labels != NO_LABEL) & alive
     alive[nodes] = False
+    among = None if alive.all() else alive.nonzero().flatten()
     masks = {name: getattr(bundle, name).batch["mask"] & alive for name in ("train", "val", "test")}
     for name in ("val", "test"):
         if not masks[name].any():
@@ -214,7 +228,7 @@ def node_scene(
         generator = torch.Generator().manual_seed(seed)
         retain, forget = Elements("pairs", left), Elements("pairs", pairs_of(gone))
         # Around every edge there ever was: one that an earlier request deleted was seen in training.
-        unseen = Elements("pairs", non_edges(len(forget), whole["edge_index"], count, generator))
+        unseen = Elements("pairs", non_edges(len(forget), whole["edge_index"], count, generator, among=among))
     return Scene(
         task=NodeTask(),
         inputs=inputs,
@@ -227,8 +241,18 @@ def node_scene(
         unseen=unseen,
         known=pairs_of(whole["edge_index"]),
         gone=pairs_of(gone),
+        among=among,
         **scored,
     )
+
+
+def _left_of(nodes: int, gone: Tensor | None) -> Tensor | None:
+    """Return the nodes that are left, or None where none is gone."""
+    if gone is None or not len(gone):
+        return None
+    alive = torch.ones(nodes, dtype=torch.bool)
+    alive[gone] = False
+    return alive.nonzero().flatten()
 
 
 def _codes(pairs: Tensor, nodes: int) -> Tensor:

@@ -19,20 +19,75 @@ from distil.loops.own import OwnRun, read_data
 from distil.loops.settings import from_yaml
 from distil.methods.expression import parse
 from distil.models import load_model
+from distil.models.deletion import WithDeletion
 from distil.models.hf import load_tokenizer
 from distil.report import load as load_report
 from distil.report.text import fixed, with_unit
 from distil.report.view import View
 from distil.ship import ExportResult, ModelCard, Student, export, read_student
 from distil.ship.inputs import Batch, batches, encoder
-from distil.ship.manifest import inside
+from distil.ship.manifest import inside, read_json
 from distil.ship.served import batch_of
 from distil.ship.student import first_answers, load_state, same_answers
 from distil.tasks import Task
 
-__all__ = ["choose", "export_run", "rebuilt", "students_of"]
+__all__ = ["choose", "export_run", "located", "rebuilt", "students_of"]
 
 SAMPLES = 8
+
+
+def located(path: Path) -> tuple[Path, Path | None]:
+    """Return the folder of a run, and the sidecar of the model in it that was named; None where the run was.
+
+    A step of ``distil unlearn``, its ``original``, and a model.safetensors with its sidecar are models of their own.
+    """
+    if path.is_file():
+        side = path.with_suffix(".json")
+        if path.suffix != ".safetensors" or not side.is_file():
+            raise DistilError(
+                f"nothing says what network {path} holds: no {side.name} lies beside it, as distil train and distil "
+                "unlearn write it; name the run's folder, or call distil.export(model, …) in Python."
+            )
+        return (path.parent.parent if path.parent.name == "students" else path.parent), side
+    side = path / "model.json"
+    if side.is_file() and not (path / "students").is_dir():
+        return path, side
+    models = sorted((each.parent for each in path.glob("*/model.json")), key=_place) if path.is_dir() else []
+    if models and not (path / "students").is_dir():
+        raise DistilError(
+            f"{path} holds {', '.join(each.name for each in models)}, models of distil unlearn; name one of them, such "
+            f"as {models[-1]}."
+        )
+    return path, None
+
+
+def _place(step: Path) -> tuple[int, str]:
+    number = step.name.removeprefix("step-")
+    return (int(number) if number.isdecimal() else 0, step.name)
+
+
+def _settled(run: Path) -> bool:
+    return (run / "settings.yaml").is_file()
+
+
+def _alone(side: Path) -> Student:
+    """Read the sidecar of one model; say why some cannot be exported."""
+    weights = side.with_suffix(".safetensors")
+    content = read_json(side)
+    if isinstance(content, dict) and content.get("kind") == "distil-link-model":
+        raise DistilError(
+            f"{weights} is a model of links: it gives embeddings, and an export answers with one of several labels; "
+            f"build {content.get('model')} in Python and fill it with these weights (distil.models.load_model(…, "
+            "weights=…))."
+        )
+    student = read_student(side)
+    if student.deployed == WithDeletion.__qualname__:
+        raise DistilError(
+            f"{weights} is {student.model} under GNNDelete's operators, whose masks name the nodes of its own graph: "
+            "it answers for no other. In Python distil.models.deletion.under_operators loads it. For a plain network "
+            "that can be exported, unlearn with --method d2dgn or retrain."
+        )
+    return student
 
 
 def students_of(run: Path) -> list[Student]:
@@ -87,15 +142,17 @@ def export_run(
     """Export a student of a run; see :func:`distil.ship.export` for what is written.
 
     Args:
-        run: a folder of ``distil train`` or ``distil compare``.
+        run: a folder of ``distil train`` or ``distil compare``, a model.safetensors with its sidecar, or a folder that
+            holds one (a step of ``distil unlearn``).
         out: the folder to write.
         arm, seed: which student; see :func:`choose`.
         example: a file of inputs to check it on; default the run's test data, or random numbers where those are gone.
         formats, opset, overwrite, device: as in :func:`distil.ship.export`.
     """
-    run = Path(run)
-    student = choose(students_of(run), arm=arm, seed=seed)
-    own = from_yaml(OwnRun(), run / "settings.yaml") if (run / "settings.yaml").is_file() else OwnRun()
+    run, side = located(Path(run))
+    student = choose(students_of(run) if side is None else [_alone(side)], arm=arm, seed=seed)
+    trained_here = side is None or side.parent == run / "students"
+    own = from_yaml(OwnRun(), run / "settings.yaml") if trained_here and _settled(run) else OwnRun()
     bundle, gone = _data(run, own, student)
     task = bundle.task if bundle is not None and isinstance(bundle.task, Task) else student.make_task()
     preprocessing = dict(student.preprocessing)
@@ -105,7 +162,8 @@ def export_run(
         batch, checked_on = _test_samples(bundle, task), f"test samples of {bundle.name}"
     else:
         batch, checked_on = _random(preprocessing), f"random inputs ({gone})"
-    module = rebuilt(run, student, own, task, batch, bundle)
+    folder = run / "students" if side is None else side.parent
+    module = rebuilt(run, student, own, task, batch, bundle, folder=folder)
     if example is not None:
         batch, checked_on = _from_file(example, preprocessing, batch), f"the samples of {Path(example).name}"
     result = export(
@@ -126,7 +184,9 @@ def export_run(
     return student, result
 
 
-def rebuilt(run: Path, student: Student, own: OwnRun, task: Task, batch: Any, bundle: Bundle | None) -> nn.Module:
+def rebuilt(
+    run: Path, student: Student, own: OwnRun, task: Task, batch: Any, bundle: Bundle | None, *, folder: Path
+) -> nn.Module:
     """Return the module that was trained, built again from its specification and recognised by its answers.
 
     A method that rebuilds its student does so again; one that ships another module is set up on a batch and asked for
@@ -140,7 +200,7 @@ def rebuilt(run: Path, student: Student, own: OwnRun, task: Task, batch: Any, bu
         module = load_model(student.model, **_fitting(run, student))
         if not student.plain:
             module = _deployed(module, student, own, task, batch)
-        load_state(unwrapped(module), run / "students" / student.weights)
+        load_state(unwrapped(module), folder / student.weights)
     except DistilError as error:
         raise DistilError(f"the student of {run} cannot be built again: {error} ({advice}).") from error
     module = unwrapped(module).eval()
@@ -247,12 +307,14 @@ def _report(run: Path) -> dict[str, Any]:
 
 def _card(run: Path, student: Student, checked_on: str) -> ModelCard:
     report = _report(run)
+    record = {"Deletions": "requests were met; audit.json beside the model tells them"}
     facts = {
         "Model": student.model if student.plain else f"{student.deployed}, made of {student.model} by the method",
         "Taught by": student.method,
         "Teacher": student.teacher,
         "Data": f"{student.data['name']} (fingerprint {student.data['fingerprint']})",
         "Seed": str(student.seed),
+        **(record if student.arm == "unlearned" else {}),
     }
     scores = ", ".join(f"{name} {fixed(value, 2 if name == 'accuracy' else 4)}" for name, value in student.test.items())
     results = [f"On the test data this model scores {scores}; the epoch was chosen on validation data."]

@@ -205,13 +205,18 @@ def copying(
 
 
 def gone_negatives(scene: Scene, *, seed: int) -> Tensor:
-    """Return a pair without an edge for each deleted edge."""
+    """Return a pair without an edge for each deleted edge.
+
+    Of a request of nodes to a classifier it may name deleted ones, as its authors draw it: the operators are trained on
+    the deleted nodes' embeddings in any case.
+    """
     generator = torch.Generator().manual_seed(mix_seed("negatives", seed))
-    return non_edges(scene.gone.shape[1], scene.known, scene.nodes, generator).to(scene.inputs.device)
+    among = scene.among if scene.forget.kind == "pairs" else None
+    return non_edges(scene.gone.shape[1], scene.known, scene.nodes, generator, among=among).to(scene.inputs.device)
 
 
 def unconnected_graph(scene: Scene, *, seed: int) -> Tensor:
     """Return as many sampled non-edges as the graph had edges, in both directions: a graph that joins the unjoined."""
     generator = torch.Generator().manual_seed(mix_seed("non-edges", seed))
-    pairs = non_edges(scene.before.shape[1] // 2, scene.known, scene.nodes, generator).unique(dim=1)
+    pairs = non_edges(scene.before.shape[1] // 2, scene.known, scene.nodes, generator, among=scene.among).unique(dim=1)
     return checked_edges(both_ways(pairs).to(scene.inputs.device), scene.nodes, self_loops=False)

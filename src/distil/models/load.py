@@ -311,11 +311,15 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
         DistilError: with every missing, unexpected and misshapen tensor, or if the file is damaged.
     """
     state = _unprefixed(read_state(path), set(model.state_dict()))
-    own = model.state_dict()
-    # Counters of batch norm are absent from old files and change nothing at inference.
+    own = model.state_dict()  # counters of batch norm are absent from old files and change nothing at inference
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     extra = [key for key in state if key not in own]
     wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing and "operators.0" in state and not any(key.startswith("operators.") for key in own):
+        raise DistilError(
+            f"the weights in {str(path)!r} are those of a network under GNNDelete's operators; distil unlearn loads "
+            "them, and distil.models.deletion.under_operators. Unlearn with --method d2dgn for a plain network."
+        )
     if missing or extra or wrong:
         problems = [
             *_listed("missing", [f"{key} {tuple(own[key].shape)}" for key in missing]),

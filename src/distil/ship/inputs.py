@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from distil.data.encoding import RowEncoder
+from distil.data.graph_files import packed, read_nodes
 from distil.data.images import read_picture
 from distil.data.records import EXTENSIONS
 from distil.data.tables import SUFFIXES, read_table
@@ -24,7 +25,7 @@ ASIDE = ("id", "label", "labels", "class", "target", "split")
 _TEXTS = ("text", "sentence", "review", "content", "question")
 _SUFFIXES = {
     "image": EXTENSIONS,
-    "features": frozenset({".npz", ".csv", ".parquet"}),
+    "features": frozenset({".npz", ".csv", ".parquet", ".pt", ".safetensors"}),
     "table": frozenset(SUFFIXES),
     "text": frozenset({".txt", ".csv", ".parquet"}),
     "tensors": frozenset({".npz"}),
@@ -150,20 +151,25 @@ def _read(path: Path, preprocessing: Mapping[str, Any], inputs: Sequence[str]) -
             raise DistilError(f"it holds {sorted(held)}; {', '.join(inputs)} are expected.")
         return [f"{path}:{k}" for k in range(1, len(held[inputs[0]]) + 1)], {name: held[name] for name in inputs}
     arrays: dict[str, Any] = {}
-    if suffix == ".npz":
+    if suffix in (".pt", ".safetensors") or (suffix == ".npz" and (preprocessing.get("edges") or packed(path))):
+        x, edges = read_nodes(path)
+        if edges is not None and preprocessing.get("edges"):
+            arrays["edge_index"] = edges.numpy()
+        found = x.numpy()
+    elif suffix == ".npz":
         held = _npz(path)
         key = next((name for name in ("x", "inputs") if name in held), next(iter(held)) if len(held) == 1 else None)
         if key is None:
             raise DistilError(f"it holds {sorted(held)}; the features are expected under 'x'.")
         found = held[key]
-        if preprocessing.get("edges"):
-            arrays["edge_index"] = _edges(held, len(found))
     elif preprocessing.get("columns"):
         return _named_rows(path, preprocessing)
     else:
         found = _csv(path) if suffix == ".csv" else _parquet(path)
     if preprocessing.get("edges") and not arrays:
-        raise DistilError("this model needs the edges of a graph; give an .npz with x and edge_index [2, E].")
+        raise DistilError(
+            "this model needs the edges of a graph; give a .pt, .npz or .safetensors with x and edge_index [2, E]."
+        )
     rows = _summed(_shaped(found, preprocessing["shape"]), preprocessing)
     return [f"{path}:{k}" for k in range(1, len(rows) + 1)], {"inputs": rows, **arrays}
 
@@ -215,15 +221,6 @@ def _npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             return {key: file[key] for key in file.files}
     except Exception as error:
         raise DistilError(f"it is no readable npz of plain arrays ({str(error).splitlines()[0][:120]}).") from None
-
-
-def _edges(held: Mapping[str, np.ndarray[Any, Any]], nodes: int) -> np.ndarray[Any, Any]:
-    edges = held.get("edge_index")
-    if edges is None or edges.ndim != 2 or edges.shape[0] != 2 or edges.dtype.kind not in "iu":
-        raise DistilError("its edge_index is missing or no whole numbers [2, E].")
-    if edges.size and (edges.min() < 0 or edges.max() >= nodes):
-        raise DistilError(f"its edges join nodes {int(edges.min())}..{int(edges.max())}; it has nodes 0..{nodes - 1}.")
-    return edges.astype(np.int64)
 
 
 def _rows_of_csv(path: Path) -> list[list[str]]:

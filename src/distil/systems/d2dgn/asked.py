@@ -20,7 +20,7 @@ from distil.loops.scene import Scene, link_scene, node_scene
 from distil.loops.unlearning import Descent
 from distil.models.deletion import WithDeletion, layer_outputs, without_operators
 from distil.systems.d2dgn.files import Loaded, beside, fits, load_graph, load_trained, new_model, read_audit, replayed
-from distil.systems.d2dgn.procedure import D2DGN
+from distil.systems.d2dgn.procedure import D2DGN, check_scene
 from distil.tasks.base import evaluating
 
 __all__ = ["METHODS", "GNNDelete", "Prepared", "UnlearnRun", "deletion_scene", "prepared", "scene_of"]
@@ -166,6 +166,8 @@ def prepared(run: UnlearnRun, lab: Lab) -> Prepared:
     made = Prepared(bundle, loaded, records, base, standings, removals, links, split_seed, split, device)
     scenes = [scene_of(made, place) for place in range(len(removals))]
     _check_operators(run, made, scenes)
+    if run.method == "d2dgn":
+        _check_d2dgn(run, made, scenes)
     return made
 
 
@@ -206,6 +208,19 @@ def _plain_until(records: list[dict[str, Any]]) -> int:
     return place
 
 
+def _check_d2dgn(run: UnlearnRun, made: Prepared, scenes: list[Scene]) -> None:
+    """Refuse a request that D2DGN's settings cannot meet, and a network whose layers cannot be copied."""
+    for removal, scene in zip(made.removals, scenes):
+        try:
+            check_scene(scene, run.d2dgn)
+        except DistilError as error:
+            raise DistilError(f"{removal.request.where}: {error}") from None
+    if run.d2dgn.knowledge != "kl":
+        batch = made.bundle.train.batch
+        with evaluating(made.loaded.module), torch.no_grad():
+            layer_outputs(made.loaded.module, batch["inputs"], batch["edge_index"])
+
+
 def _check_operators(run: UnlearnRun, made: Prepared, scenes: list[Scene]) -> None:
     """Refuse what GNNDelete, or another method over its operators, could not do.
 
@@ -241,10 +256,15 @@ def _check_operators(run: UnlearnRun, made: Prepared, scenes: list[Scene]) -> No
 def scene_of(made: Prepared, place: int) -> Scene:
     """Return the scene of one request: the graph as earlier ones left it, and what this one takes away."""
     standing, removal = made.standings[place], made.removals[place]
+    earlier = _gone_nodes(standing)
     if made.links is None:
-        earlier = torch.tensor(sorted(standing.gone_nodes), dtype=torch.long)
         return node_scene(made.bundle, standing.pairs, removal.pairs, removal.nodes, earlier=earlier)
-    return link_scene(made.bundle, made.links, removal.pairs, left=standing.pairs)
+    gone = torch.cat([earlier, removal.nodes])
+    return link_scene(made.bundle, made.links, removal.pairs, left=standing.pairs, gone_nodes=gone)
+
+
+def _gone_nodes(standing: Standing) -> torch.Tensor:
+    return torch.tensor(sorted(standing.gone_nodes), dtype=torch.long)
 
 
 def deletion_scene(made: Prepared, place: int) -> Scene:
@@ -253,8 +273,8 @@ def deletion_scene(made: Prepared, place: int) -> Scene:
     Its operators were made for their own deletions, and a second set over them is not defined; so those of a later
     request are trained anew on the same weights, for all of the edges.
     """
-    pairs, nodes = made.base.until(made.standings[place + 1])
+    later = made.standings[place + 1]
+    pairs, nodes = made.base.until(later)
     if made.links is not None:
-        return link_scene(made.bundle, made.links, pairs, left=made.base.pairs)
-    earlier = torch.tensor(sorted(made.base.gone_nodes), dtype=torch.long)
-    return node_scene(made.bundle, made.base.pairs, pairs, nodes, earlier=earlier)
+        return link_scene(made.bundle, made.links, pairs, left=made.base.pairs, gone_nodes=_gone_nodes(later))
+    return node_scene(made.bundle, made.base.pairs, pairs, nodes, earlier=_gone_nodes(made.base))

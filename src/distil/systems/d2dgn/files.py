@@ -103,6 +103,12 @@ def load_trained(path: Path, bundle: Bundle, known: Mapping[str, Any], *, net: s
         )
     new = new_model(spec, task or known.get("task"), bundle, split_seed=known.get("split_seed"))
     module = load_weights(under_operators(new.module, read_state(path)), path).eval()
+    broken = [n for n, v in module.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise DistilError(
+            f"{path}: {len(broken)} of its tensors hold NaN or infinity (first: {broken[0]}), so its training went "
+            "wrong; give the weights of a model that answers with numbers."
+        )
     unlearned = bool(known.get("unlearned")) or isinstance(module, WithDeletion)
     return fits(replace(new, module=module, trained_on=known.get("trained_on"), unlearned=unlearned), bundle)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from distil.errors import DistilError
 from distil.loops.forgetting import audit, shadow_attack, silent
 from distil.loops.lab import Lab, code_of
 from distil.loops.links import LinkTask, link_bundle
@@ -28,6 +29,7 @@ __all__ = ["run_unlearn"]
 def run_unlearn(run: UnlearnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any]:
     """Meet the requests one after another, write each model with its record, and return the report."""
     made = prepared(run, lab)
+    _no_later_steps(lab, len(made.removals))
     original: dict[str, Any] | None = None
     if run.train_original:
         made, original = _original(run, made, lab)
@@ -79,6 +81,17 @@ def run_unlearn(run: UnlearnRun, lab: Lab, *, command: str, title: str) -> dict[
         lab.progress.say(f"request {place + 1} of {len(made.removals)} met: {path}")
         model = after
     return steps_report(run, made, steps, original, command=command, title=title)
+
+
+def _no_later_steps(lab: Lab, requests: int) -> None:
+    """Refuse to go on with a run that met more requests: its later models would pass for this run's."""
+    steps = {int(number): path for path in lab.out.glob("step-*") if (number := path.name[5:]).isdecimal()}
+    last = max(steps, default=0)
+    if last > requests:
+        raise DistilError(
+            f"{lab.out} holds {steps[last].name}, and this run has {requests} request{'s' * (requests != 1)}, so that "
+            "step would pass for its result; name all the requests again, or begin in another --out."
+        )
 
 
 def _original(run: UnlearnRun, made: Prepared, lab: Lab) -> tuple[Prepared, dict[str, Any]]:

@@ -27,7 +27,7 @@ from distil.loops.unlearning import (
     unconnected_graph,
 )
 
-__all__ = ["D2DGN", "DESTROYERS", "unlearn"]
+__all__ = ["D2DGN", "DESTROYERS", "check_scene", "unlearn"]
 
 DESTROYERS = ("untrained", "negatives", "nonedge-prediction")
 CHOICES = {
@@ -121,9 +121,8 @@ def unlearn(
         DistilError: nothing is left to keep, a destroyer that the request does not allow, or a loss that diverges.
     """
     how = how or D2DGN()
+    check_scene(scene, how)
     clock = Clock()
-    if not len(scene.learn):
-        raise DistilError("d2dgn: the request leaves nothing to keep; delete less, or train a new model.")
     preserver = _frozen(original)
     keep, forget = scene.learn, scene.forget
     if keep.kind == "pairs":
@@ -160,13 +159,28 @@ def unlearn(
     return clock.made(student, how.steps)
 
 
+def check_scene(scene: Scene, how: D2DGN) -> None:
+    """Refuse a deletion that these settings cannot meet.
+
+    Raises:
+        DistilError: nothing is left to keep, or the destroyer knows pairs alone and the request deletes nodes.
+    """
+    if not len(scene.learn):
+        raise DistilError("d2dgn: the request leaves nothing to keep; delete less, or train a new model.")
+    if how.destroyer == "nonedge-prediction" and scene.forget.kind != "pairs":
+        raise DistilError(
+            "d2dgn(destroyer=nonedge-prediction) gives deleted pairs the scores of unconnected ones, and this "
+            "request deletes nodes of a classifier; use untrained or negatives."
+        )
+
+
 def _frozen(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 def _negatives(scene: Scene, count: int, *, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(mix_seed("fixed negatives", seed))
-    return non_edges(count, scene.known, scene.nodes, generator).to(scene.inputs.device)
+    return non_edges(count, scene.known, scene.nodes, generator, among=scene.among).to(scene.inputs.device)
 
 
 def _ignorance(
@@ -174,11 +188,6 @@ def _ignorance(
 ) -> list[Tensor]:
     """What the student is to say of deleted elements."""
     if how.destroyer == "nonedge-prediction":
-        if forget.kind != "pairs":
-            raise DistilError(
-                "d2dgn(destroyer=nonedge-prediction) gives deleted pairs the scores of unconnected ones, and this "
-                "request deletes nodes of a classifier; use untrained or negatives."
-            )
         drawn = replace(forget, index=_negatives(scene, len(forget), seed=seed + 1))
         with torch.no_grad():
             return known_by(scene, preserver, scene.before, knowledge=how.knowledge).of(drawn)

@@ -22,6 +22,11 @@ SILENT = {
     "retrained": f"the retrained model {SAME}; lower training.lr, or try another --seed.",
 }
 """What is said of a model that answers one thing."""
+CHANGE = (
+    "deleted against unseen elements by how far their posterior moved from the model's before that request, %; from "
+    "the second request on that is the model that the one before left, not the first original"
+)
+"""Requests of the verb come one after another, those of the recipe never: there the model before is the original."""
 
 
 def steps_report(
@@ -166,5 +171,5 @@ def _meanings() -> dict[str, Any]:
     return {
         "title": "What the columns mean",
         "head": ["column", "meaning"],
-        "rows": [list(row) for row in METRICS.items()],
+        "rows": [list(row) for row in (METRICS | {"change AUC": CHANGE}).items()],
     }
