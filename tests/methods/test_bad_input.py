@@ -20,6 +20,7 @@ from distil.loops.training import rebuilt_student
 from distil.methods import AT, CATKD, CC, CRD, DIST, DKD, FSP, LSKD, MLLD, RKD, SP, FitNets
 from distil.methods.expression import parse
 from distil.systems.mix_kd import published as mix_kd
+from distil.systems.pld import PLD
 from engine import toys
 
 ON_GRAPHS, ON_SCENES, ON_TWO_VIEWS = {"glnn"}, {"mse", "cwd", "maskd"}, {"mlld", "lskd-mlld"}
@@ -329,9 +330,17 @@ def test_two_classes_teach_by_every_term_or_are_refused(name: str) -> None:
     assert {term for term, norm in steep.items() if norm < 1e-4} == NOTHING_OF_TWO.get(name, set()), steep
 
 
-def test_standardised_mlld_refuses_two_classes_by_itself_too() -> None:
-    with pytest.raises(DistilError, match=r"mlld\(standardised=true\).*Use mlld without it"):
-        outcome_of(MLLD(standardised=True, views=1), usual("mlld", classes=(2, 2)))
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        (MLLD(standardised=True, views=1), r"mlld\(standardised=true\).*Use mlld without it"),
+        (PLD(standardise="both"), r"pld\(standardise=both\).*Use pld\(standardise=teacher\)"),
+    ],
+)
+def test_an_option_that_standardises_refuses_two_classes_too(method: Method, says: str) -> None:
+    with pytest.raises(DistilError, match=says):
+        outcome_of(method, usual("kd", classes=(2, 2)))
+    assert outcome_of(method, usual("kd")).isfinite()
 
 
 def test_of_two_classes_nothing_is_left_beside_the_target() -> None:
