@@ -83,7 +83,10 @@ def load_model(
         weights: a ``.safetensors`` file or a torch file with a state dict; see :func:`load_weights`.
         pretrained: let the library load its published weights, which may need a download; ``(pretrained=True)`` in
             the specification does the same.
-        input_shape: the shape of one sample; it gives ``mlp`` and the graph networks their ``in_features``.
+        input_shape: the shape of one sample; it gives ``mlp`` and the graph networks their ``in_features``. A library's
+            net is not made for it: many transformers of timm and torchvision take images of one size alone, 224 by
+            default. Make them for yours, ``timm:vit_tiny_patch16_224(img_size=32, patch_size=4)``, or have a role's
+            images resized, ``ClassificationTask(input_size={"teacher": 224})``.
         labels: the class names in order, for a model that keeps them.
         tokenizer: what makes the data's texts into ids; it gives text nets their ``vocab``.
 
