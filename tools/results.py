@@ -109,7 +109,7 @@ def section(run: dict[str, Any]) -> str:
         "ECE",
         "parameters",
         "seconds",
-        *names,
+        *(column(name, names) for name in names),
     ]
     lines = [f"### {run['title']}\n", f"Seeds {', '.join(map(str, run['seeds']))}. `{run['command']}`\n"]
     lines += [f"- {key}: {value}" for key, value in run["setting"].items()]
@@ -119,6 +119,11 @@ def section(run: dict[str, Any]) -> str:
     lines += ["| " + " | ".join(row(arm, reference, metric, thirds, names)) + " |" for arm in run["arms"]]
     lines += ["", *(f"- {verdict['text']}" for verdict in run["verdicts"]), ""]
     return "\n".join(lines + tables_of(run))
+
+
+def column(name: str, names: list[str]) -> str:
+    """Return what a column is called: a loss of one term goes by its method's name, and arms differ in which it is."""
+    return f"{name} (of one term, the arm's own)" if any(other.startswith(f"{name}.") for other in names) else name
 
 
 def tables_of(run: dict[str, Any]) -> list[str]:

@@ -52,6 +52,13 @@ def test_every_system_for_classification_has_its_place() -> None:
             assert (slug in on_it) != (slug in LEFT_OUT), f"'{slug}' is neither on the board nor left out, or both"
 
 
+def test_what_is_left_out_names_the_recipe_that_shows_it() -> None:
+    for key, why in LEFT_OUT.items():
+        assert why.endswith(f"distil run {key.split()[0]}")
+    assert "fresh" in LEFT_OUT["meal-v2 from a checkpoint"]  # the row on the board is another start
+    assert next(entry for entry in ENTRIES if entry.name == "meal-v2").note.endswith("fresh student")
+
+
 def test_every_standard_method_on_logits_maps_and_embeddings_is_on_it() -> None:
     elsewhere = {"supervised", "glnn", "mse", "cwd", "maskd"}  # the student alone; graphs; maps of pixels
     assert set(catalog.rivals()) - elsewhere <= {entry.name for entry in ENTRIES}

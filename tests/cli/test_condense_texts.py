@@ -263,7 +263,10 @@ def test_nearest_texts_are_of_texts_and_of_a_set_that_is_made(place: Path, capsy
     assert said.code == 2
     assert "keep='nearest' is for texts, and digits holds none" in " ".join(said.err.split())
     good(condense(capsys, method="random"))
-    said = condense(capsys, *ENCODED, "--set", "keep=nearest", "--existing", "small", "--out", "again")
+    said = distil(
+        capsys, "condense", "--data", "reviews.csv", *ENCODED, "--set", "keep=nearest", "--existing", "small",
+        "--device", "cpu", "--out", "again",
+    )  # fmt: skip
     assert said.code == 2
     assert "--existing is judged as it is" in " ".join(said.err.split())
 

@@ -268,6 +268,13 @@ def test_taps_names_meanings_and_paths(capsys: Screen) -> None:
         assert shown in said.out
 
 
+def test_taps_of_a_net_that_takes_another_size_name_one_that_takes_it(capsys: Screen) -> None:
+    said = distil(capsys, "taps", "timm:vit_tiny_patch16_224", "--input", "3x32x32")
+    assert said.code == 2
+    assert "Input height (32) doesn't match model (224)" in said.complaints[0]
+    assert "take timm:vit_tiny_patch16_224(img_size=32, patch_size=4)" in said.complaints[0]
+
+
 def test_taps_as_json_hold_every_module_with_shapes(here: Path, capsys: Screen) -> None:
     found = distil(capsys, "taps", "models.py:make", "--input", "3x6x6", "--classes", "4", "--json").json
     assert found["model"] == "models.py:make"

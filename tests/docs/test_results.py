@@ -23,6 +23,11 @@ def test_the_results_page_is_made_from_the_evidence(tool: ModuleType) -> None:
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == tool.page(), "run `make results`"
 
 
+def test_a_loss_that_is_one_term_in_some_arms_and_several_in_others_says_so(tool: ModuleType) -> None:
+    names = ["last dmae", "last dmae.distil", "last fitnets", "last dmae2"]
+    assert [tool.column(name, names) for name in names] == ["last dmae (of one term, the arm's own)", *names[1:]]
+
+
 def test_the_page_of_leaderboards_is_made_from_their_evidence(tool: ModuleType) -> None:
     assert (ROOT / "docs" / "leaderboard.md").read_text(encoding="utf-8") == tool.board_page(), "run `make results`"
 

@@ -47,7 +47,18 @@ def test_clusters_of_ones_own_class_and_the_nearest_of_others() -> None:
 
 def test_a_class_without_samples_has_no_clusters() -> None:
     with pytest.raises(DistilError, match="no sample of class 1"):
-        members_by_clusters(normal(3, 2), torch.zeros(3).long(), 2, 2, lambda rows, k: torch.zeros(len(rows)))
+        members_by_clusters(normal(3, 2), torch.zeros(3).long(), 2, 2, lambda rows, k: torch.arange(len(rows)) % k)
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_fewer_clusters_than_were_asked_for_are_named() -> None:
+    def cluster(rows: torch.Tensor, count: int) -> torch.Tensor:
+        return torch.as_tensor(KMeans(count, n_init=1, random_state=0).fit_predict(rows.numpy()))
+
+    x, labels = normal(20, 3), torch.arange(20) % 2
+    x[labels == 1] = 0.5
+    with pytest.raises(DistilError, match=r"4 clusters of class 1 were asked for, and 1 came back.* its 10 samples"):
+        members_by_clusters(x, labels, 2, 4, cluster)
 
 
 def test_chance_is_even_and_seeded() -> None:

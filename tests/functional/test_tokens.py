@@ -63,6 +63,37 @@ def test_two_transformers() -> None:
     assert oblong[0].shape == (2, 12, 6)
 
 
+def test_what_is_known_of_a_sequence_is_not_guessed() -> None:
+    """4 x 6 patches behind a class token are as many tokens as 5 x 5 patches."""
+    s, t = normal(2, 25, 6), normal(2, 25, 9, seed=1)
+    lie = (1, 4, 6)
+    ours, theirs = D.token_pair(s, t, layouts=(lie, lie))
+    assert torch.equal(ours, s[:, 1:])
+    assert torch.equal(theirs, t[:, 1:])
+    grid = s[:, 1:].mT.unflatten(2, (4, 6))
+    expected = torch.nn.functional.adaptive_avg_pool2d(grid, (2, 3)).flatten(2).mT
+    torch.testing.assert_close(D.token_pair(s, normal(2, 5, 2, 3), layouts=(lie, None))[0], expected)
+    torch.testing.assert_close(D.token_pair(s, normal(2, 7, 5), layouts=(lie, (1, 2, 3)))[0], expected)
+    cut = D.token_pair(s, t, layouts=(lie, lie), patch=2)[0]
+    torch.testing.assert_close(cut, torch.nn.functional.unfold(grid, 2, stride=2).mT)
+    other = D.token_pair(s, t, layouts=(lie, None))[1]  # as many places as the side that is known
+    assert torch.equal(other, t[:, 1:])
+    turned = D.token_pair(s, t, layouts=(lie, (1, 6, 4)))[0]  # as many places, but not the same ones
+    assert turned.shape == (2, 16, 6)
+
+
+def test_the_number_of_tokens_tells_nothing_where_images_are_no_squares() -> None:
+    s, t = normal(2, 25, 6), normal(2, 25, 9, seed=1)
+    assert D.token_pair(s, t)[0].shape[1] == 25
+    with pytest.raises(DistilError, match=r"25 tokens may lie in many ways.*say with class_tokens="):
+        D.token_pair(s, t, square=False)
+    assert torch.equal(D.token_pair(s, t, square=False, class_tokens=1)[0], s[:, 1:])
+    for options in ({"patch": 2}, {"grid": 2}):
+        with pytest.raises(DistilError, match="25 tokens lie on a grid that is not known"):
+            D.token_pair(s, t, square=False, class_tokens=0, **options)
+    assert torch.equal(D.token_pair(s, normal(2, 3, 4, 6), square=False)[0], s[:, 1:])
+
+
 def test_one_token_an_image() -> None:
     s, t = normal(2, 3, 4, 4), normal(2, 5, 7, 7)
     ours, theirs = D.token_pair(s, t, grid=1)

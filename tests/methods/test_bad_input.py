@@ -16,8 +16,11 @@ from distil import catalog
 from distil.engine import Distiller
 from distil.engine.method import Method, Sum
 from distil.errors import DistilError
-from distil.methods import AT, CATKD, CC, CRD, DIST, DKD, FSP, LSKD, RKD, SP, FitNets
+from distil.loops.training import rebuilt_student
+from distil.methods import AT, CATKD, CC, CRD, DIST, DKD, FSP, LSKD, MLLD, RKD, SP, FitNets
+from distil.methods.expression import parse
 from distil.systems.mix_kd import published as mix_kd
+from distil.systems.pld import PLD
 from engine import toys
 
 ON_GRAPHS, ON_SCENES, ON_TWO_VIEWS = {"glnn"}, {"mse", "cwd", "maskd"}, {"mlld", "lskd-mlld"}
@@ -52,6 +55,10 @@ class Given:
 
 def kind_of(name: str) -> str:
     return "graph" if name in ON_GRAPHS else "dense" if name in ON_SCENES else "images"
+
+
+def task_of(name: str) -> str:
+    return {"graph": "node-classification", "dense": "segmentation"}.get(kind_of(name), "classification")
 
 
 def usual(name: str, *, classes: tuple[int, int] = (toys.CLASSES, toys.CLASSES)) -> Given:
@@ -218,15 +225,17 @@ GIVEN: dict[str, Callable[[str], Given]] = {
 ON_MAPS = {"at", "at-paper", "nst", "fsp", "fsp-paper", "fsp-torchdistill", "vid", "reviewkd", "fitnets", "sp"}
 POOLED = {"catkd", "catkd-binarised", "simkd"}
 ON_SCORES = {"kd", "dkd", "dist", "lskd", "lskd-dkd", "lskd-mlld", "mlld", "mix-kd", "glnn"} | POOLED | ON_SCENES
+BY_DEVIATION = {"lskd", "lskd-dkd", "lskd-mlld", "mix-kd"}
 OTHERS = r"use a method on logits or embeddings \(kd, dkd, dist, rkd"
 
 # Where a sentence is expected, from which methods and of what; elsewhere it is a number.
 REFUSED: dict[str, list[tuple[set[str], str]]] = {
     "other classes, fewer": [(ON_SCORES, "the same classes in the same order")],
     "other classes, more": [(ON_SCORES, "the same classes in the same order")],
+    "two classes": [(BY_DEVIATION, "the student scores 2: below 3 classes the same numbers come out")],
     "one class": [
         ({"crd", "crd-relax"}, "give data with two classes at least"),
-        ({"mix-kd"}, "at least two are needed"),
+        (BY_DEVIATION, "the student scores 1: below 3 classes"),
         ({"catkd-binarised"}, "more than the 1 classes scored"),
     ],
     "odd maps": [({"fitnets"}, "tap a stage of the student that is larger, or exactly half as large")],
@@ -243,10 +252,9 @@ REFUSED: dict[str, list[tuple[set[str], str]]] = {
 
 def outcome(name: str, given: Given) -> Tensor | DistilError:
     """The losses of two steps, with all gradients finite; or what the user is told."""
-    task = {"graph": "node-classification", "dense": "segmentation"}.get(kind_of(name), "classification")
     try:
         distiller = Distiller(
-            given.student, given.teacher, METHODS[name](), task=task, example=given.batch, steps=9, epochs=9
+            given.student, given.teacher, METHODS[name](), task=task_of(name), example=given.batch, steps=9, epochs=9
         )
         distiller.prepare(given.data)
         optimizer = distiller.watch(torch.optim.SGD(distiller.parameters(), lr=1e-4))
@@ -287,6 +295,52 @@ def test_a_number_in_half_precision(name: str, given: str) -> None:
         found = outcome(name, GIVEN[given](name))
     assert isinstance(found, Tensor), found
     assert found.isfinite().all(), found
+
+
+# Of two classes any two predictions correlate by 1 or -1, and nothing stands beside the target.
+NOTHING_OF_TWO = {"dkd": {"dkd.nckd"}, "dist": {"dist.inter"}}
+SYSTEMS = ("pld", "nd", "meal-v2", "tgeo-kd", "ofa-kd", "trg", "lelp(subclasses=2)", "random-teachers")
+SYSTEMS += ("mix-kd(loss=plain)",)
+
+
+@pytest.mark.parametrize("name", [*METHODS, *SYSTEMS])
+@pytest.mark.filterwarnings("ignore")
+def test_two_classes_teach_by_every_term_or_are_refused(name: str) -> None:
+    """A loss may be far from 0 and have no gradient: of what rounding leaves none is above 1e-5."""
+    made, given = METHODS[name]() if name in METHODS else parse(name), usual(name, classes=(2, 2))
+    student = rebuilt_student(given.student, made, seed=0)
+
+    def distiller() -> Distiller:
+        return Distiller(student, given.teacher, made, task=task_of(name), example=given.batch, steps=9, epochs=9)
+
+    if name in BY_DEVIATION:
+        with pytest.raises(DistilError, match=r"so nothing would be learnt\. Use (kd|dkd|mlld|its plain loss)"):
+            distiller()
+        return
+    watched = distiller()
+    watched.prepare(given.data)
+    watched.watch(torch.optim.SGD(watched.parameters(), lr=1e-4))
+    watched.keep_live(True)
+    watched(given.batch)
+    steep = {}
+    for term, value in watched.live.items():
+        slopes = torch.autograd.grad(value, list(student.parameters()), retain_graph=True, allow_unused=True)
+        steep[term] = sum(float(slope.norm()) for slope in slopes if slope is not None)
+    assert steep
+    assert {term for term, norm in steep.items() if norm < 1e-4} == NOTHING_OF_TWO.get(name, set()), steep
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        (MLLD(standardised=True, views=1), r"mlld\(standardised=true\).*Use mlld without it"),
+        (PLD(standardise="both"), r"pld\(standardise=both\).*Use pld\(standardise=teacher\)"),
+    ],
+)
+def test_an_option_that_standardises_refuses_two_classes_too(method: Method, says: str) -> None:
+    with pytest.raises(DistilError, match=says):
+        outcome_of(method, usual("kd", classes=(2, 2)))
+    assert outcome_of(method, usual("kd")).isfinite()
 
 
 def test_of_two_classes_nothing_is_left_beside_the_target() -> None:

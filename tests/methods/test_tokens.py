@@ -14,9 +14,11 @@ from distil.engine.anatomy import anatomy
 from distil.engine.grid import TokenGrid, token_grid
 from distil.engine.method import Method
 from distil.errors import DistilError
-from distil.functional import attention_transfer, class_maps, sample_gram
+from distil.functional import attention_transfer, class_maps, inner_relation, sample_gram
 from distil.methods import AT, CATKD, CWD, FSP, MSE, NST, RKD, SP, VID, FitNets, ReviewKD, SimKD
 from distil.models.tokens import Mixer, ViT
+from distil.systems.ofa_kd import OFAExits
+from distil.systems.trg import TokenGraph
 from engine import toys
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maps of the")
@@ -53,8 +55,33 @@ class Own(nn.Module):
         return self.body.head(self.body.norm(self.body.blocks(tokens))[:, 0])
 
 
-def made(method: Method, student: nn.Module, teacher: nn.Module) -> Distiller:
-    distiller = Distiller(student, teacher, method, example=BATCH, steps=9, epochs=9)
+class Unseen(nn.Module):
+    """A transformer that cuts its patches without a convolution, so that nobody sees how they lie."""
+
+    def __init__(self, count: int, dim: int = 8) -> None:
+        super().__init__()
+        self.cut, self.embed = nn.Unfold(2, stride=2), nn.Linear(8, dim)
+        self.first = nn.Parameter(torch.zeros(1, 1, dim))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(dim, dim), nn.ReLU()) for _ in range(4))
+        self.head = nn.Linear(dim, toys.CLASSES)
+        self.count = count
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens = self.embed(self.cut(inputs).mT)
+        tokens = torch.cat([self.first.expand(len(tokens), self.count, -1), tokens], 1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.head(tokens.mean(1))
+
+
+def oblong(rows: int = 8, columns: int = 12) -> dict[str, Any]:
+    """A batch of images that are no squares: by default 4 x 6 patches of 2 x 2."""
+    inputs = torch.randn(6, 2, rows, columns, generator=torch.Generator().manual_seed(0))
+    return {**BATCH, "inputs": inputs}
+
+
+def made(method: Method, student: nn.Module, teacher: nn.Module, batch: Any = BATCH) -> Distiller:
+    distiller = Distiller(student, teacher, method, example=batch, steps=9, epochs=9)
     distiller.watch()
     return distiller
 
@@ -192,3 +219,105 @@ def test_grids_of_torchvision_and_transformers() -> None:
         config = getattr(transformers, f"{name}Config")(**shape)
         model = getattr(transformers, f"{name}ForImageClassification")(config)
         assert grid_of(model, torch.zeros(2, 3, 32, 32)) == TokenGrid(extra, 4, 4), name
+
+
+# ---- methods that read tokens by place: what is known is not guessed
+
+
+@pytest.mark.parametrize(
+    ("grid", "length", "class_tokens", "lie"),
+    [
+        (TokenGrid(1, 4, 6), 25, None, (1, 4, 6)),
+        (TokenGrid(1, 4, 6), 24, None, (0, 4, 6)),
+        (TokenGrid(1, 4, 6), 6, None, (0, 2, 3)),  # merged two by two
+        (TokenGrid(1, 4, 6), 26, None, None),
+        (TokenGrid(1, 4, 6), 26, 2, (2, 4, 6)),
+        (TokenGrid(1, 4, 6), 25, 0, None),
+        (TokenGrid(0, 4, 4), 18, None, (2, 4, 4)),  # a model that does not say what stands before
+        (TokenGrid(0, 4, 4), 25, None, None),
+        (TokenGrid(5, 6, 6), 41, None, (5, 6, 6)),
+        (TokenGrid(5, 6, 6), 9, None, None),  # 3 x 3, or 2 x 2 behind five others
+    ],
+)
+def test_how_so_many_tokens_lie_on_a_known_grid(
+    grid: TokenGrid, length: int, class_tokens: int | None, lie: tuple[int, int, int] | None
+) -> None:
+    assert grid.fit(length, class_tokens) == (None if lie is None else TokenGrid(*lie))
+
+
+def test_a_token_graph_reads_the_patches_of_an_oblong_grid() -> None:
+    """25 tokens: 4 x 6 patches behind a class token, which would be taken for 5 x 5 patches by their number."""
+    batch = oblong()
+    distiller = made(
+        TokenGraph(tap="tokens", local=0, contrast=0, inner=1), vit(8, size=(8, 12)), vit(12, size=(8, 12)), batch
+    )
+    ours, theirs = (handle(batch)["tokens"] for handle in distiller.cast.handles())
+    assert ours.shape[1] == 25
+    torch.testing.assert_close(distiller(batch).loss, inner_relation(ours[:, 1:], theirs[:, 1:]))
+    coarse = made(
+        TokenGraph(tap="tokens", local=0, contrast=0, inner=1),
+        vit(8, size=(8, 12)),
+        vit(12, size=(8, 12), patch=4),
+        batch,
+    )
+    ours, theirs = (handle(batch)["tokens"] for handle in coarse.cast.handles())
+    pooled = nn.functional.adaptive_avg_pool2d(ours[:, 1:].mT.unflatten(2, (4, 6)), (2, 3)).flatten(2).mT
+    torch.testing.assert_close(coarse(batch).loss, inner_relation(pooled, theirs[:, 1:]))
+
+
+def test_a_token_graph_guesses_where_nobody_knows_and_images_are_squares_alone() -> None:
+    method = TokenGraph(tap="tokens", local=0, contrast=0, inner=1)
+    for count in (0, 1):
+        distiller = made(method, Unseen(count), vit(12))
+        ours, theirs = (handle(BATCH)["tokens"] for handle in distiller.cast.handles())
+        torch.testing.assert_close(distiller(BATCH).loss, inner_relation(ours[:, count:], theirs[:, 1:]))
+    batch = oblong()
+    with pytest.raises(DistilError, match=r"25 tokens may lie in many ways.*class_tokens="):
+        made(method, Unseen(1), Unseen(1), batch)
+    told = TokenGraph(tap="tokens", local=0, contrast=0, inner=1, class_tokens=1)
+    distiller = made(told, Unseen(1), Unseen(1, 12), batch)
+    ours, theirs = (handle(batch)["tokens"][:, 1:] for handle in distiller.cast.handles())
+    torch.testing.assert_close(distiller(batch).loss, inner_relation(ours, theirs))
+    beside = made(method, Unseen(1), vit(12, size=(8, 12)), batch)  # the teacher says how many places there are
+    ours, theirs = (handle(batch)["tokens"][:, 1:] for handle in beside.cast.handles())
+    torch.testing.assert_close(beside(batch).loss, inner_relation(ours, theirs))
+
+
+class Prompted(Own):
+    """Nine prompts before 4 x 4 patches: 25 tokens."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens = self.body.patch_embed(inputs)
+        tokens = torch.cat([self.cls_token.expand(len(tokens), 9, -1), tokens], 1)
+        return self.body.head(self.body.norm(self.body.blocks(tokens))[:, 0])
+
+
+@pytest.mark.parametrize("kind", [TokenGraph, OFAExits])
+def test_tokens_that_are_not_those_of_the_known_grid_are_refused(kind: Any) -> None:
+    tap: dict[str, Any] = {"tap": "tokens"} if kind is TokenGraph else {}
+    with pytest.raises(
+        DistilError, match="the 25 tokens of the student are not its 4x4 patches; say with class_tokens="
+    ):
+        made(kind(**tap), Prompted(), Prompted())
+    assert made(kind(class_tokens=9, **tap), Prompted(), Prompted())(BATCH).loss.isfinite()
+
+
+def test_exits_read_the_class_token_of_an_oblong_grid() -> None:
+    batch = oblong()
+    distiller = made(OFAExits(), vit(8, size=(8, 12)), vit(12, size=(8, 12)), batch)
+    exits: Any = distiller.method.methods["ofaexits"].exits
+    assert {(leave.grid, leave.class_tokens) for leave in exits.values()} == {((4, 6), 1)}
+    assert distiller(batch).loss.isfinite()
+    wide = made(OFAExits(branches=[4]), vit(8, size=(28, 14), patch=1), vit(12, size=(28, 14)), oblong(28, 14))
+    (leave,) = wide.method.methods["ofaexits"].exits.values()
+    assert (leave.grid, leave.class_tokens, len(leave.merging)) == ((28, 14), 1, 1)
+    assert wide(oblong(28, 14)).loss.isfinite()
+
+
+def test_exits_guess_where_nobody_knows_and_images_are_squares_alone() -> None:
+    for count in (0, 1):
+        exits: Any = made(OFAExits(), Unseen(count), vit(12)).method.methods["ofaexits"].exits
+        assert {(leave.grid, leave.class_tokens) for leave in exits.values()} == {((4, 4), count)}
+    for options in ({}, {"class_tokens": 0}):
+        with pytest.raises(DistilError, match=r"how the 25 tokens of stage 1 lie.* is not known.*class_tokens="):
+            made(OFAExits(**options), Unseen(1), vit(12, size=(8, 12)), oblong())

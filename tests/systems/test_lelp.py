@@ -440,6 +440,19 @@ def test_samples_without_ids_are_refused_where_they_are_looked_up() -> None:
     for options in ({"targets": "cached"}, {"splitter": "kmeans"}):
         with pytest.raises(DistilError, match="by 'id'"):
             made(batch=nameless, **options)
+        prepared = made(**options)
+        with pytest.raises(DistilError, match="by 'id'"):  # of a batch that is trained on too
+            prepared(nameless)
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_embeddings_that_are_all_equal_give_no_clusters() -> None:
+    method, teacher = SubclassKD(splitter="kmeans"), mlp(WIDTH, 1)
+    for p in list(teacher.parameters())[:-2]:
+        p.data.zero_()
+    distiller = Distiller(method.rebuild(mlp(4)), teacher, method, example=samples(40))
+    with pytest.raises(DistilError, match="5 clusters of class 0 were asked for, and 1 came back"):
+        distiller.prepare([samples(40)])
 
 
 def test_of_a_sample_in_several_views_the_first_is_kept() -> None:

@@ -51,8 +51,10 @@ LEFT_OUT = {
     "random-teachers": "its teacher is not trained: distil run random-teachers",
     "lelp": "for few classes, where the student gets other outputs: distil run lelp",
     "diswot": "chooses the student: distil run diswot",
+    "meal-v2 from a checkpoint": "its row starts from a fresh student; as published it trains on a trained one: "
+    "distil run meal-v2",
 }
-"""Systems for classification that are not on the board, and where they are shown."""
+"""What of the systems for classification is not on the board, and where it is shown."""
 
 # ResNet-32x4 → 8x4 and ResNet-56 → 20 on CIFAR-100, as the methods' papers and the common benchmark have them.
 PUBLISHED = {

@@ -46,6 +46,7 @@ def taps(
 
     from distil.engine.anatomy import MEANINGS, anatomy
     from distil.models import load_model
+    from distil.models.published import sized
 
     sizes = shape.lower().replace(",", "x").split("x")
     whole = all(part.isascii() and part.isdecimal() and len(part) < 10 for part in sizes)
@@ -59,10 +60,12 @@ def taps(
         sample = sample.long()
     try:
         found = anatomy(module, lambda m: m(sample))
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # timm asserts the size of images
+        made = sized(model, tuple(sample.shape[1:])) if sample.ndim == 4 else ""
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DistilError(
-            f"{model} cannot run on an input of shape {shape}: {str(error).splitlines()[0]} Give its shape with "
-            "--input."
+            f"{model} cannot run on an input of shape {shape}: {reason} Give its shape with --input"
+            f"{f', or take {made}, which is made for this one' if made else ''}."
         ) from None
     meanings = {name: [str(place) for place in found.meanings.get(name, ())] for name in MEANINGS if name != "logits"}
     records = [r for r in found.records.values() if r.path and r.path.count(".") < depth]

@@ -58,6 +58,12 @@ class Tap:
     locations: tuple[Location, ...]
     many: bool
     grid: TokenGrid | str = ""
+    square_images: bool = False  # as far as they were seen
+
+    @property
+    def square(self) -> bool:
+        """Whether there are as many patches down as across, as far as the model or its images tell."""
+        return self.grid.height == self.grid.width if isinstance(self.grid, TokenGrid) else self.square_images
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import nn
 
 from distil.engine.anatomy import Location, Tap, anatomy, unwrapped
 from distil.engine.frozen import DEFAULT, Settled, TeacherForward
-from distil.engine.grid import token_grid
+from distil.engine.grid import square_images, token_grid
 from distil.engine.method import Batch, Handles, is_streams
 from distil.engine.shortcut import Shortcut
 from distil.engine.trace import ModelHandle, Spec, Trace, side_of
@@ -123,9 +123,9 @@ class Cast:
             asked = [name for name in hooked if name != "logits"]
             return plain | {name: _found(name, lambda n: _stored(model, n, own)) for name in asked}
         found = anatomy(model, lambda m: self.task.call(m, batch, role=role), logits=self.task.logits)
-        grid = token_grid(model, found.records)
+        grid, square = token_grid(model, found.records), square_images(found.records)
         taps = {name: _found(name, lambda n: found.resolve(n, role=role, overrides=own)) for name in hooked}
-        return plain | {name: replace(tap, grid=grid) for name, tap in taps.items()}
+        return plain | {name: replace(tap, grid=grid, square_images=square) for name, tap in taps.items()}
 
     def dry_run(self, batch: Batch) -> tuple[Any, Any]:
         """Return the traces of one pass of every student and every teacher, in eval mode and without gradient."""

@@ -11,15 +11,21 @@ from torch import Tensor, nn
 
 from distil.errors import DistilError
 
-__all__ = ["TokenGrid", "laid", "token_grid", "told"]
+__all__ = ["TokenGrid", "laid", "placed", "square_images", "token_grid", "told"]
 
 LIBRARIES = ("timm", "torchvision", "transformers", "distil")
+UNTOLD = (0, 1, 2)
+"""How many tokens may stand before the patches of a model that says of none."""
 EXTRA = ("cls_token", "class_token", "dist_token", "distillation_token", "reg_token", "register_tokens")
 """Parameters ``[1, k, D]`` of those libraries' models that stand before the patches."""
 
 
 class Record(Protocol):
     """What the dry run saw of one module, as far as it is asked for here."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """The shape of its input."""
 
     @property
     def output_shape(self) -> tuple[int, ...] | None:
@@ -50,6 +56,25 @@ class TokenGrid:
         if before not in (0, self.prefix):
             return None
         return tokens[:, before:].transpose(1, 2).unflatten(2, (self.height, self.width))
+
+    def fit(self, length: int, class_tokens: int | None = None) -> TokenGrid | None:
+        """Return how ``length`` tokens of this model lie: on this grid, or on the one coarser grid that they fill.
+
+        Args:
+            length: all tokens.
+            class_tokens: how many stand before the patches, as the user says; else those of this grid, none, or, where
+                the model says of none, one or two.
+
+        >>> TokenGrid(1, 4, 6).fit(25), TokenGrid(1, 4, 6).fit(7), TokenGrid(1, 4, 6).fit(26)
+        (TokenGrid(prefix=1, height=4, width=6), TokenGrid(prefix=1, height=2, width=3), None)
+        """
+        before = ({0, self.prefix} if self.prefix else set(UNTOLD)) if class_tokens is None else {class_tokens}
+        found = []
+        for k in range(1, min(self.height, self.width) + 1):
+            height, width = self.height // k, self.width // k
+            if (height * k, width * k) == (self.height, self.width) and length - height * width in before:
+                found.append(TokenGrid(length - height * width, height, width))
+        return found[0] if found and (len(found) == 1 or found[0].height == self.height) else None
 
     def __str__(self) -> str:
         kept = f"{self.height}x{self.width} patches"
@@ -95,6 +120,27 @@ def laid(grid: TokenGrid | str, tokens: Tensor, role: str, notes: list[str]) -> 
     if note not in notes:
         notes.append(note)
     return found
+
+
+def placed(grid: TokenGrid | str, length: int, role: str, class_tokens: int | None) -> TokenGrid | None:
+    """Return how ``length`` tokens lie (see :meth:`TokenGrid.fit`); nothing where the model's grid does not say.
+
+    Raises:
+        DistilError: the grid is known, these tokens do not fill it, and the user did not say what stands before them.
+    """
+    found = grid.fit(length, class_tokens) if isinstance(grid, TokenGrid) else None
+    if found is None and isinstance(grid, TokenGrid) and class_tokens is None:
+        raise DistilError(
+            f"the {length} tokens of the {role} are not its {grid}; say with class_tokens= how many of them stand "
+            "before the patches, or name another tap."
+        )
+    return found
+
+
+def square_images(records: Mapping[str, Record]) -> bool:
+    """Return whether the model was seen to take images as high as wide."""
+    shape = records[""].input_shape if "" in records else None
+    return shape is not None and len(shape) == 4 and shape[2] == shape[3]
 
 
 def told(*traces: Any) -> list[str]:

@@ -98,14 +98,18 @@ class Trace:
         found = tuple(self._read(tap, i) for i in range(len(tap.locations)))
         return found if tap.many else found[0]
 
+    def tap(self, spec: Spec) -> Tap | None:
+        """Return the tap that is read at ``spec``: its places, and how tokens lie there."""
+        return self._taps.get(side_of(spec, self.role) or "")
+
     def patches(self, spec: Spec, tokens: Tensor) -> Tensor:
         """Return tokens ``[N, L, D]`` read at ``spec`` as the map of their patches (``engine/grid.py``)."""
-        tap = self._taps.get(side_of(spec, self.role) or "")
+        tap = self.tap(spec)
         return laid(tap.grid if tap else "", tokens, self.role, self.notes)
 
     def layout(self, spec: Spec) -> tuple[str, ...]:
         """Return how the model itself lays the maps of a tap (see `engine.layout`); they are read channels first."""
-        tap = self._taps.get(side_of(spec, self.role) or "")
+        tap = self.tap(spec)
         return () if tap is None else tuple(place.layout for place in tap.locations)
 
     def _read(self, tap: Tap, i: int) -> Tensor:

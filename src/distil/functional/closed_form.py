@@ -198,6 +198,8 @@ def standardised_kl(
 ) -> Tensor:
     """Return `kl` of the standardised logits of both sides; its twin is ``kl(standardise(s), standardise(t))``.
 
+    Of two classes it has no gradient.
+
     Args:
         student_logits, teacher_logits, temperature, weight, reduction, scale: as for `kl`.
         eps: added to the standard deviation, as in :func:`distil.functional.standardise`.

@@ -58,6 +58,9 @@ def members_by_clusters(
     Returns:
         members (N, C) int64, and which subclasses there are (C, S).
 
+    Raises:
+        DistilError: a class without samples, or one that gave fewer clusters than asked for.
+
     >>> x = torch.tensor([[0.0], [1.0], [9.0]])
     >>> members_by_clusters(x, torch.tensor([0, 0, 1]), 2, 2, lambda rows, k: torch.arange(k))
     (tensor([[0, 0],
@@ -76,6 +79,13 @@ def members_by_clusters(
                 "every class, or drop the class."
             )
         found = cluster(features[mine], count).long()
+        several = len(found.unique())
+        if several < count:
+            raise DistilError(
+                f"members_by_clusters: {count} clusters of class {c} were asked for, and {several} came back, since "
+                f"too few of the features of its {int(mine.sum())} samples differ; see whether the teacher's embedding "
+                "is constant (dead units, a wrong tap), or ask for fewer subclasses."
+            )
         column = nearest_mean(features, class_means(features[mine], found, count))
         column[mine] = found
         columns.append(column)

@@ -119,7 +119,8 @@ def by_deviation(logits: Tensor, *, eps: float = 0.0, dim: int = -1) -> Tensor:
     """Return logits over their own (unbiased) standard deviation along ``dim``, plus ``eps``.
 
     Gradient flows through the deviation. The mean stays: no softmax sees it. Constant logits stay constant where
-    ``eps`` is above 0.
+    ``eps`` is above 0. Of two classes the result lies √2 apart whatever the logits are, so only their order is left and
+    no softmax of it has a gradient.
 
     >>> by_deviation(torch.tensor([0.0, 2.0]))
     tensor([0.0000, 1.4142])
@@ -138,7 +139,8 @@ def rescaled_kl(
 ) -> Tensor:  # fmt: skip
     """Return KL(softmax(t / σ_t) ‖ softmax(s / σ_s)): each row's deviation in place of a temperature; no factor T².
 
-    0 wherever s = c · t + d with any c > 0: what is asked of the student is the teacher's order and relative gaps.
+    0 wherever s = c · t + d with any c > 0: what is asked of the student is the teacher's order and relative gaps. Of
+    two classes there are none, and the gradient is 0 (see :func:`by_deviation`).
 
     Args:
         student_logits: [..., C].
@@ -163,6 +165,8 @@ def rescaled_cross_entropy(
     eps: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """Return −Σ_c ỹ_c · log softmax(s / σ_s)_c; bounded below, since logits of unit deviation are.
+
+    Of two classes it has no gradient (see :func:`by_deviation`).
 
     Args:
         student_logits: [..., C].

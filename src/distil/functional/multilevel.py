@@ -103,7 +103,8 @@ def multilevel(
         student_strong: the same shape, of the strongly augmented ones; without them the strong part is left out.
         teacher_strong: the same shape.
         temperature: the first of the five.
-        standardised: standardise the logits of `kl` (logit standardisation); the relations keep theirs.
+        standardised: standardise the logits of `kl` (logit standardisation); the relations keep theirs. Of two classes
+            `kl` then has no gradient.
 
     Raises:
         DistilError: if the shapes differ, or only one side has a strong view.

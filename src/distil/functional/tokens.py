@@ -21,6 +21,9 @@ __all__ = ["draw_tokens", "gather_tokens", "image_values", "inner_relation", "to
 
 LEADING = (0, 1, 2)
 """How many leading tokens may be no patches, in the order in which they are tried: none, a class token, two of them."""
+Layout = tuple[int, int, int]
+"""How many leading tokens are no patches, and how many patches lie down and across."""
+Shape = tuple[int, int]
 
 
 def token_pair(
@@ -30,6 +33,8 @@ def token_pair(
     patch: int = 1,
     grid: int | None = None,
     class_tokens: int | None = None,
+    layouts: tuple[Layout | None, Layout | None] = (None, None),
+    square: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Return both sides' features as the same P tokens of each image.
 
@@ -43,8 +48,12 @@ def token_pair(
         teacher_features: the same images; the form, the widths and the sizes may differ.
         patch: side of a patch, on the smaller grid; it must divide both sides of that.
         grid: both sides are pooled to ``grid`` x ``grid`` first, where they are larger; 1 makes one token an image.
-        class_tokens: how many leading tokens of a sequence are no patches; by default the fewest of 0, 1 and 2 that
-            leave a square.
+        class_tokens: how many leading tokens of a sequence are no patches; by default as many of 0, 1 and 2 as leave
+            the places of the other side, else a square.
+        layouts: of the student's and of the teacher's sequence, where known: (leading tokens that are no patches, rows,
+            columns). What is known is not guessed.
+        square: the images are square, so that a number that is a square tells the grid; without it such a sequence is
+            refused where nothing else tells it. 4 x 6 patches and a class token look like 5 x 5 patches.
 
     Returns:
         (B, P, D_s) and (B, P, D_t).
@@ -65,10 +74,15 @@ def token_pair(
             f"{tuple(teacher_features.shape)}, but maps (B, C, H, W), tokens (B, L, D) or embeddings (B, D) of the "
             "same images are expected; tap a convolutional stage or a block."
         )
-    sides = [_patches(side, class_tokens, other) for side, other in ((student, teacher), (teacher, student))]
-    if student.ndim == teacher.ndim == 3 and patch == 1 and grid is None and sides[0].shape[1] == sides[1].shape[1]:
+    shapes = [_shape(side, layout) for side, layout in zip((student, teacher), layouts)]
+    sides = [
+        _patches(side, class_tokens if layout is None else layout[0], other, square)
+        for side, layout, other in zip((student, teacher), layouts, reversed(shapes))
+    ]
+    same_places = sides[0].shape[1] == sides[1].shape[1] and (None in shapes or shapes[0] == shapes[1])
+    if student.ndim == teacher.ndim == 3 and patch == 1 and grid is None and same_places:
         return sides[0], sides[1]
-    maps = _laid_out(sides[0], teacher), _laid_out(sides[1], student)
+    maps = [_laid_out(*given, square) for given in zip(sides, shapes, reversed(shapes))]
     height, width = (min(*sizes, *([] if grid is None else [grid])) for sizes in zip(*(m.shape[2:] for m in maps)))
     ours, theirs = (m if m.shape[2:] == (height, width) else F.adaptive_avg_pool2d(m, (height, width)) for m in maps)
     if height % patch or width % patch:
@@ -80,20 +94,28 @@ def token_pair(
     return _cut(ours, patch), _cut(theirs, patch)
 
 
-def _patches(features: Tensor, class_tokens: int | None, other: Tensor) -> Tensor:
+def _shape(features: Tensor, layout: Layout | None) -> Shape | None:
+    """Return the rows and columns of a map, or of a sequence where they are known."""
+    if features.ndim == 4:
+        return features.shape[2], features.shape[3]
+    return None if layout is None else layout[1:]
+
+
+def _patches(features: Tensor, leading: int | None, other: Shape | None, square: bool) -> Tensor:
     """Return a sequence without the leading tokens that are no patches; a map or an embedding as it is."""
     if features.ndim != 3:
         return features
     length = features.shape[1]
-    leading = class_tokens
-    if leading is None and other.ndim == 4:  # a map says how many places there are
-        leading = next((n for n in LEADING if length - n == other.shape[2:].numel()), None)
-    if leading is None:
+    if leading is None and other is not None:  # the other side says how many places there are
+        leading = next((n for n in LEADING if length - n == math.prod(other)), None)
+    if leading is None and square:
         leading = next((n for n in LEADING if length > n and math.isqrt(length - n) ** 2 == length - n), None)
     if leading is None:
+        why = "are no square of patches, with or without one or two class tokens" if square else (
+            "may lie in many ways: no grid of patches was seen, and the images are not known to be square"
+        )  # fmt: skip
         raise DistilError(
-            f"token_pair: {length} tokens are no square of patches, with or without one or two class tokens; say with "
-            "class_tokens= how many leading tokens are no patches."
+            f"token_pair: {length} tokens {why}; say with class_tokens= how many leading tokens are no patches."
         )
     if not 0 <= leading < length:
         raise DistilError(
@@ -103,22 +125,25 @@ def _patches(features: Tensor, class_tokens: int | None, other: Tensor) -> Tenso
     return features[:, leading:]
 
 
-def _laid_out(features: Tensor, other: Tensor) -> Tensor:
-    """Return a map: a sequence is laid out on a square, or on the other side's map of as many places."""
+def _laid_out(features: Tensor, shape: Shape | None, other: Shape | None, square: bool) -> Tensor:
+    """Return a map: a sequence is laid out as is known, as the other side's map of as many places, or on a square."""
     if features.ndim == 4:
         return features
     if features.ndim == 2:
         return features[:, :, None, None]
     count = features.shape[1]
-    side = math.isqrt(count)
-    if other.ndim == 4 and other.shape[2:].numel() == count:
-        return features.mT.unflatten(2, tuple(other.shape[2:]))
-    if side**2 != count:
-        raise DistilError(
-            f"token_pair: {count} tokens are no square, so their grid is unknown; give both sides as many tokens (with "
-            "patch=1 and no grid=), or leave out class tokens with class_tokens=."
-        )
-    return features.mT.unflatten(2, (side, side))
+    if shape is None and other is not None and math.prod(other) == count:
+        shape = other
+    if shape is None:
+        side = math.isqrt(count)
+        if not square or side**2 != count:
+            why = "are no square, so their grid is unknown" if square else "lie on a grid that is not known"
+            raise DistilError(
+                f"token_pair: {count} tokens {why}; give both sides as many tokens (with patch=1 and no grid=), or "
+                "leave out class tokens with class_tokens=."
+            )
+        shape = side, side
+    return features.mT.unflatten(2, shape)
 
 
 def _cut(features: Tensor, patch: int) -> Tensor:

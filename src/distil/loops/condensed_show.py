@@ -8,7 +8,7 @@ from distil.data.condensed import CondensedSet
 from distil.report.pictures import contact_sheet
 from distil.report.text import size
 
-__all__ = ["sheets_of", "storage_table", "texts_table"]
+__all__ = ["counted", "sheets_of", "storage_table", "texts_table", "told"]
 
 CLASSES, EACH = 20, 30
 """A page shows the first so many classes, and so many images of each."""
@@ -101,4 +101,19 @@ def storage_table(small: CondensedSet, *, exact: bool | None = None) -> dict[str
         "note": "Bytes, uncompressed: one for each value of an image, four for each of a vector; texts in UTF-8.",
         "head": ["Part", "size", "bytes", "what"],
         "rows": rows,
+    }
+
+
+def counted(small: CondensedSet) -> str:
+    """Return how many samples a set has, and of what."""
+    return f"{len(small)} {small.noun}"
+
+
+def told(small: CondensedSet) -> dict[str, str]:
+    """Return what a report says of how a set was made."""
+    options = ", ".join(f"{name}={value}" for name, value in (small.made.get("options") or {}).items())
+    return {
+        "Set": f"{counted(small)} for {len(small.classes)} classes, {small.made.get('per_class')} asked of each",
+        "Method": f"{small.made.get('method')}{f' ({options})' if options else ''}",
+        "Labels": small.kind,
     }

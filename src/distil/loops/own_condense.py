@@ -22,7 +22,7 @@ from distil.loops.condense import condense, free_order, nets_behind
 from distil.loops.condense_check import check_order, check_skill, check_texts, named_teachers_fit
 from distil.loops.condense_unread import refuse_unread
 from distil.loops.condensed import stored_set
-from distil.loops.condensed_show import sheets_of, storage_table, texts_table
+from distil.loops.condensed_show import counted, sheets_of, storage_table, texts_table, told
 from distil.loops.condensers import find
 from distil.loops.encoded import folders_behind
 from distil.loops.inputs import InputSize, Normalise, as_teacher, described, image_task
@@ -303,7 +303,7 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
             small = kept("set", lambda: condense(order, run.method, run.relabelling))
         small = replace(small, made={**small.made, "source": _source(run), **({"exact": True} if run.exact else {})})
         small = load_condensed(small.save(lab.out / SET, exact=run.exact))  # judged as it is kept
-    title = f"{_count(small)} for {bundle.name}, by {small.made.get('method', run.method)}"
+    title = f"{counted(small)} for {bundle.name}, by {small.made.get('method', run.method)}"
     if run.evaluate or made.existing is not None:
         report = evaluate(
             small, bundle, lab, run.judging, teachers=order.teachers, title=title, command=command,
@@ -316,7 +316,7 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
     else:
         report = build(
             title=title, metric={"name": "accuracy", "higher_is_better": True}, seeds=[run.seed], arms=[],
-            command=command, data=data_report(bundle), setting=_told(small),
+            command=command, data=data_report(bundle), setting=told(small),
             warnings=["The set was made and not judged; --evaluate trains fresh students on it."],
         )  # fmt: skip
     report["setting"] = {**report["setting"], **told_of_nearest(small)}
@@ -393,16 +393,3 @@ def _source(run: CondenseRun) -> dict[str, Any]:
     kept = {name: told[name] for name in (*READING, "encoder") if told[name] != plain.get(name)}
     kept["columns"] = {name: value for name, value in told["columns"].items() if value}
     return kept | {"data": run.data if not Path(run.data).exists() else str(Path(run.data).resolve())}
-
-
-def _count(small: CondensedSet) -> str:
-    return f"{len(small)} {small.noun}"
-
-
-def _told(small: CondensedSet) -> dict[str, str]:
-    options = ", ".join(f"{name}={value}" for name, value in (small.made.get("options") or {}).items())
-    return {
-        "Set": f"{_count(small)} for {len(small.classes)} classes, {small.made.get('per_class')} asked of each",
-        "Method": f"{small.made.get('method')}{f' ({options})' if options else ''}",
-        "Labels": small.kind,
-    }

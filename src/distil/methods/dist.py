@@ -17,7 +17,8 @@ class DIST(Method):
     """One minus Pearson's correlation of the predictions: over classes for each sample, over the batch for each class.
 
     ``τ² · (β · inter + γ · intra)`` on probabilities at temperature τ. The second part is coupled: its value depends on
-    who shares the batch, and a batch of one gives it no gradient.
+    who shares the batch, and a batch of one gives it no gradient. Two classes give the first part none: any two
+    predictions correlate by 1 or −1.
 
     Args:
         beta: weight of the correlation over classes.

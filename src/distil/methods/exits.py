@@ -165,6 +165,7 @@ def exit_for(
     teacher_width: int = 0,
     tokens: bool | None = None,
     class_tokens: int | None = None,
+    grid: Sequence[int] | None = None,
 ) -> MapExit | TokenExit:
     """Return the exit that fits a stage's output.
 
@@ -176,9 +177,10 @@ def exit_for(
         teacher_width: of the teacher's; the linear layer of a map's exit reads as many features as the wider one has.
         tokens: whether a map is a grid of tokens (a Swin transformer's); by default it is not.
         class_tokens: how many come first in a sequence; by default what leaves a square grid (:func:`square_grid`).
+        grid: the rows and columns of the other tokens, where known; by default a square, as square images have it.
 
     Raises:
-        DistilError: neither a map nor tokens, or tokens that do not lie on a square grid.
+        DistilError: neither a map nor tokens, or tokens that do not lie on a square grid where none is given.
 
     >>> type(exit_for((2, 16, 8, 8), left=1, classes=3, width=16)).__name__
     'MapExit'
@@ -192,14 +194,18 @@ def exit_for(
             f"an exit reads feature maps [N, C, H, W] or tokens [N, L, D]; a stage of the student gives {list(shape)}. "
             "Name stages that are maps or tokens with taps=, or leave exits out with branches=none."
         )
-    count, side = square_grid(shape[1], class_tokens)
+    if grid is None:
+        class_tokens, side = square_grid(shape[1], class_tokens)
+        grid = side, side
     return TokenExit(
-        shape[2], grid=(side, side), left=left, width=width, classes=classes, class_tokens=count,
+        shape[2], grid=grid, left=left, width=width, classes=classes, class_tokens=class_tokens or 0,
     )  # fmt: skip
 
 
 def square_grid(length: int, class_tokens: int | None = None) -> tuple[int, int]:
     """Return how many of ``length`` tokens are class tokens, and the side of the square grid of the others.
+
+    For square images alone: 4 x 6 patches and a class token would be taken for 5 x 5 patches.
 
     Args:
         length: all tokens.

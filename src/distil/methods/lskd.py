@@ -10,6 +10,7 @@ from distil.engine.method import Batch, Handles, Method, Traces
 from distil.errors import DistilError, nearest
 from distil.functional.divergence import standardise
 from distil.functional.reduction import Term
+from distil.methods.deviation import enough_classes
 from distil.methods.dkd import DKD
 from distil.methods.kd import KD
 from distil.methods.mlld import MLLD
@@ -31,7 +32,8 @@ class LSKD(Method):
         beta: weight of the other classes ("dkd").
         views: 2, or 1 without strong views ("mlld").
 
-    Requirements: those of the base method.
+    Requirements: those of the base method, and three classes at least: of two, standardised logits are ±0.71 whatever
+    they were, so they are refused.
 
     Example:
         >>> from distil.methods import LSKD, Supervised
@@ -49,6 +51,7 @@ class LSKD(Method):
         super().__init__(name=name)
         if not temperature > 0:
             raise DistilError(f"lskd(temperature={temperature}) must be above 0.")
+        self.over, self.temperature = over, temperature
         self.base: KD | DKD | MLLD
         if over == "kd":
             self.base = KD(temperature=temperature)
@@ -65,7 +68,7 @@ class LSKD(Method):
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Ask for all logits, which a sparse cache cannot give: their mean and spread are over every class."""
         for trace in (student, teacher):
-            standardise(trace.logits)
+            enough_classes("lskd", trace, f"{self.over} as it is: {self.over}(temperature={self.temperature:g})")
         self.base.setup(student, teacher)
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:

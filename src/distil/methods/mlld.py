@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from distil.engine.context import Context
-from distil.engine.method import Batch, Handles, Method
+from distil.engine.method import Batch, Handles, Method, Traces
 from distil.errors import DistilError
 from distil.functional.multilevel import multilevel
 from distil.functional.reduction import Term
 from distil.methods.compared import labelled
+from distil.methods.deviation import enough_classes
 
 __all__ = ["MLLD"]
 
@@ -34,7 +35,7 @@ class MLLD(Method):
         weight: weight of the three distillation parts.
         views: 2 reads the strong view from ``batch["strong"]``, which `distil.data.TwoViews` makes and ``distil train``
             makes by itself; 1 does without, and leaves the strong parts out.
-        standardised: logit standardisation of the first part (LSKD).
+        standardised: logit standardisation of the first part (LSKD), which needs three classes at least.
 
     Requirements: labels (a sample without one weighs 0 in the task loss); two views of each image.
 
@@ -62,6 +63,11 @@ class MLLD(Method):
         self.labels = task != 0
         self.at_equality = {"instance": "zero", "batch": "zero", "class": "zero", **({"task": None} if task else {})}
         self.__dict__["contains_task"] = task != 0
+
+    def setup(self, student: Traces, teacher: Traces) -> None:
+        """Refuse to standardise the logits of two classes."""
+        for trace in (student, teacher) if self.standardised else ():
+            enough_classes("mlld(standardised=true)", trace, "mlld without it")
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the three coupled terms, and ``task`` where it has a weight."""

@@ -83,7 +83,9 @@ def load_model(
         weights: a ``.safetensors`` file or a torch file with a state dict; see :func:`load_weights`.
         pretrained: let the library load its published weights, which may need a download; ``(pretrained=True)`` in
             the specification does the same.
-        input_shape: the shape of one sample; it gives ``mlp`` and the graph networks their ``in_features``.
+        input_shape: the shape of one sample; it gives ``mlp`` and the graph networks their ``in_features``. A library's
+            net is not made for it: many transformers take images of one size alone, 224 by default. Make them for
+            yours, ``timm:vit_tiny_patch16_224(img_size=32, patch_size=4)``, or have a role's images resized.
         labels: the class names in order, for a model that keeps them.
         tokenizer: what makes the data's texts into ids; it gives text nets their ``vocab``.
 
@@ -317,8 +319,8 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing and "operators.0" in state and not any(key.startswith("operators.") for key in own):
         raise DistilError(
-            f"the weights in {str(path)!r} are those of a network under GNNDelete's operators; distil unlearn loads "
-            "them, and distil.models.deletion.under_operators. Unlearn with --method d2dgn for a plain network."
+            f"the weights in {str(path)!r} are under GNNDelete's operators; distil unlearn loads them, and "
+            "distil.models.deletion.under_operators. Unlearn with --method d2dgn for a plain network."
         )
     if missing or extra or wrong:
         problems = [
@@ -393,8 +395,6 @@ def summary(module: nn.Module) -> Summary:
     Summary(parameters=8, trainable=8, bytes=32)
     """
     parameters = list(module.parameters())
-    return Summary(
-        parameters=sum(each.numel() for each in parameters),
-        trainable=sum(each.numel() for each in parameters if each.requires_grad),
-        bytes=sum(each.numel() * each.element_size() for each in [*parameters, *module.buffers()]),
-    )
+    learns = sum(each.numel() for each in parameters if each.requires_grad)
+    size = sum(each.numel() * each.element_size() for each in [*parameters, *module.buffers()])
+    return Summary(parameters=sum(each.numel() for each in parameters), trainable=learns, bytes=size)

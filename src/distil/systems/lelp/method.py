@@ -174,18 +174,23 @@ class SubclassKD(Method):
         return members_by_clusters(features, labels, classes, self.subclasses, how)
 
     def _row(self, teacher: Handles, batch: Batch) -> tuple[Tensor, ...]:
-        said = teacher(batch)
-        if "id" not in batch and (self.hard or self.cached):
-            raise DistilError(
-                f"subclasskd(splitter={self.splitter}) knows samples by 'id', and the batches have none: give a "
-                "dataset (distil.data.indexed), or a splitter of directions with live targets."
-            )
+        said, ids = teacher(batch), self._ids(batch)
         if self.splitter == "fine" and FINE not in batch:
             raise DistilError(
                 "subclasskd(splitter=fine) reads labels finer than the task's, and the batches have none: "
                 f"distil.data.regrouped keeps them as '{FINE}'. Use another splitter where there are none."
             )
-        return said[self.tap], said.logits, batch["labels"], _ids(batch), batch.get(FINE, batch["labels"])
+        return said[self.tap], said.logits, batch["labels"], ids, batch.get(FINE, batch["labels"])
+
+    def _ids(self, batch: Batch) -> Tensor:
+        """Return the samples' ids; where nothing is looked up by them they may be missing."""
+        if "id" not in batch and (self.hard or self.cached):
+            raise DistilError(
+                f"subclasskd(splitter={self.splitter}) knows samples by 'id', and the batches have none: give a "
+                "dataset (distil.data.indexed), or a splitter of directions with live targets."
+            )
+        found: Tensor = batch["id"] if "id" in batch else torch.zeros(0, dtype=torch.long)
+        return found
 
     def _targets(self, features: Tensor, logits: Tensor, ids: Tensor) -> Tensor:
         if self.hard:
@@ -197,22 +202,17 @@ class SubclassKD(Method):
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``subclasskd``, one value per sample."""
         (scores,) = student(batch)[SCORES]
+        ids = self._ids(batch)
         if self.cached:
-            targets = self.table.read(batch["id"])
+            targets = self.table.read(ids)
         else:
             said = teacher(batch)
-            targets = self._targets(said[self.tap], said.logits, _ids(batch))
+            targets = self._targets(said[self.tap], said.logits, ids)
         return {
             "subclasskd": Term(
                 subclass_cross_entropy(scores, targets, temperature=self.student_temperature, reduction="none")
             )
         }
-
-
-def _ids(batch: Batch) -> Tensor:
-    """Return the samples' ids; where nothing is looked up by them they may be missing."""
-    found: Tensor = batch["id"] if "id" in batch else torch.zeros(0, dtype=torch.long)
-    return found
 
 
 def published(

@@ -13,6 +13,7 @@ from distil.errors import DistilError, nearest
 from distil.functional.divergence import kl
 from distil.functional.mixing import Mix, draw_mix, mixed, mixed_labels, rescaled_kl, soft_label_term
 from distil.functional.reduction import Term
+from distil.methods.deviation import enough_classes
 
 __all__ = ["MixKD", "published"]
 
@@ -42,7 +43,8 @@ class MixKD(Method):
         eps: added to deviations, so that constant logits are no division by 0; the release has 0.
 
     Requirements: labels; a batch with mixed samples has soft labels only, so no other method of the sum may read
-    labels. A cached teacher does not know mixed inputs.
+    labels. A cached teacher does not know mixed inputs. The rescaled loss needs three classes at least: the logits of
+    two lie σ·√2 apart whatever they are, so nothing would be learnt, and they are refused.
 
     Relations:
         With mixing and rescaling off it is KD with labels; TGeo-KD weighs the same two losses for each sample.
@@ -99,10 +101,12 @@ class MixKD(Method):
         self.classes = 0
 
     def setup(self, student: Traces, teacher: Traces) -> None:
-        """Note how many classes a mixed label has."""
+        """Note how many classes a mixed label has; refuse to rescale the logits of two."""
         self.classes = int(student.logits.shape[-1])
         if student.logits.ndim != 2:
             raise DistilError(f"mixkd mixes samples of one label each; the logits are {tuple(student.logits.shape)}.")
+        for trace in (student, *([teacher] if self.alpha else [])) if self.rescaled else ():
+            enough_classes("mixkd", trace, "its plain loss at a temperature: mix-kd(loss=plain, temperature=4)")
 
     def transform(self, batch: Batch, student: Handles, teacher: Handles, ctx: Context) -> Batch:
         """Mix inputs and labels; a loss that is only measured is measured on whole samples."""

@@ -19,6 +19,7 @@ from distil.functional.features import mse
 from distil.functional.reduction import Term
 from distil.methods.align import as_specs
 from distil.methods.exits import exit_for
+from distil.methods.places import layout_of, square
 
 __all__ = ["GAMMA", "OFAExits", "check", "labels_of", "stages_of"]
 
@@ -42,9 +43,11 @@ class OFAExits(Method):
         project: "logits"; or "features": exits give vectors as wide as the teacher's embedding, which they match by
             their mean squared error (for comparison; the paper's point is that this fails between families).
         taps: the stages: "depths" (the last four resolutions; blocks 1, 3, 9, 11 of twelve), or paths.
-        class_tokens: how many tokens come before the patches; by default 0, 1 or 2, whichever leaves a square.
+        class_tokens: how many tokens come before the patches; by default what the student itself says, and of square
+            images whose grid nobody knows, 0, 1 or 2, whichever leaves a square.
 
-    Requirements: stages that are maps, or tokens on a square grid (a Swin transformer's grid may be any).
+    Requirements: stages that are maps, or tokens of which it is known how they lie: on the grid of patches that a
+    convolution cut, or on a square of square images.
 
     Relations:
         Each exit is an early classifier as in deep supervision, taught by the teacher in place of labels.
@@ -91,6 +94,7 @@ class OFAExits(Method):
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Make the exits from the shapes of the dry run."""
         found, layouts = self._read(student), [at for spec in self.stages for at in student.layout(spec)]
+        specs = [spec for spec in self.stages for _ in student.layout(spec)]
         chosen = range(1, len(found) + 1) if self.branches is None else self.branches
         absent = [k for k in chosen if k > len(found)]
         if absent:
@@ -112,7 +116,8 @@ class OFAExits(Method):
                 )
             self.exits[str(k)] = exit_for(
                 found[k - 1].shape, left=len(found) - k, classes=classes, width=int(student["emb"].shape[-1]),
-                teacher_width=theirs, tokens=layouts[k - 1] == CHANNELS_LAST, class_tokens=self.class_tokens,
+                teacher_width=theirs, tokens=layouts[k - 1] == CHANNELS_LAST,
+                **self._lie(student, specs[k - 1], k, found[k - 1]),
             )  # fmt: skip
         self.normed = any(isinstance(part, nn.BatchNorm2d) for part in self.exits.modules())
 
@@ -135,6 +140,21 @@ class OFAExits(Method):
     def counts(self, batch: Batch) -> dict[str, float | Tensor]:
         """Count the samples with a label, or all where none is read."""
         return {"branches": labelled_rows(labels_of(batch)).sum() if self.labels else float(batch_size(batch))}
+
+    def _lie(self, student: Traces, spec: Spec, stage: int, features: Tensor) -> dict[str, Any]:
+        """Return how a stage's tokens lie, as the dry run saw it; of square images it may be left to their number."""
+        layout = layout_of(self.name, spec, student, features, self.class_tokens)
+        if layout is not None:
+            return {"class_tokens": layout[0], "grid": layout[1:]}
+        if features.ndim == 3 and not square(spec, student):
+            said = "" if self.class_tokens is None else f" with class_tokens={self.class_tokens}"
+            raise DistilError(
+                f"{self.name}: how the {features.shape[1]} tokens of stage {stage} lie{said} is not known: no "
+                "convolution was seen to cut images into as many patches, and neither they nor the images are known to "
+                "be square. Cut the patches by a convolution and say with class_tokens= what stands before them, give "
+                "square images, or leave exits out with branches=none."
+            )
+        return {"class_tokens": self.class_tokens}
 
     def _read(self, trace: Traces) -> list[Tensor]:
         values = [trace[spec] for spec in self.stages]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, final
 
 from distil.engine.context import Context
-from distil.engine.method import Batch, Handles, Method, Sum, as_sum
+from distil.engine.method import Batch, Handles, Method, Sum, Traces, as_sum
 from distil.functional.fast import plackett_luce
 from distil.functional.reduction import Term
+from distil.methods.deviation import enough_classes
 
 __all__ = ["PLD", "published"]
 
@@ -25,7 +26,8 @@ class PLD(Method):
         weights: "teacher" (PLD), "uniform" (ListMLE over C), "position" (a fixed decreasing sequence) or "first-only"
             (cross-entropy).
         label_first: put the label on rank 1; off ranks by the teacher alone (a control, not in the paper).
-        standardise: standardise the "teacher"'s logits, or "both" (an ablation that hurts), or None.
+        standardise: standardise the "teacher"'s logits, or "both" (an ablation that hurts, and needs three classes at
+            least), or None.
 
     Requirements: labels (a sample without one weighs 0).
 
@@ -61,6 +63,11 @@ class PLD(Method):
             "label_first": label_first,
             "standardise": standardise,
         }
+
+    def setup(self, student: Traces, teacher: Traces) -> None:
+        """Refuse to standardise the student's logits of two classes."""
+        if self.options["standardise"] == "both":
+            enough_classes("pld(standardise=both)", student, "pld(standardise=teacher), or pld without it")
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``pld``, one value per sample."""

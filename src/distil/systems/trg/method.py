@@ -17,6 +17,7 @@ from distil.functional.reduction import Term
 from distil.functional.token_graph import DIRECTIONS, MASKS, SIGMAS, local_relation, token_contrast
 from distil.functional.tokens import draw_tokens, gather_tokens, image_values, inner_relation, token_pair
 from distil.methods.kd import KD
+from distil.methods.places import lie_of
 from distil.methods.supervised import Supervised
 
 __all__ = ["TokenGraph", "published"]
@@ -44,7 +45,8 @@ class TokenGraph(Method):
         neighbours: k of the graphs.
         patch: side of a patch of a map.
         grid: maps are pooled to so many places a side first; 1 makes each image one token.
-        class_tokens: leading tokens of a sequence that are no patches; by default found by their number.
+        class_tokens: leading tokens of a sequence that are no patches; by default what the models themselves say, and
+            of square images whose grid nobody knows, what leaves a square.
         mask: "own" (each network's own neighbours) or "shared" (the teacher's for both).
         sigma: "detached", "median", or a number; see :func:`~distil.functional.graph_weights`.
         direction: of the local divergence: which network's distribution stands first, "student" or "teacher".
@@ -146,8 +148,9 @@ class TokenGraph(Method):
                     "one of them, e.g. tokengraph(tap='stages.1')."
                 )
         return token_pair(
-            student[self.tap], teacher[self.tap], patch=self.patch, grid=self.grid, class_tokens=self.class_tokens
-        )
+            student[self.tap], teacher[self.tap], patch=self.patch, grid=self.grid, class_tokens=self.class_tokens,
+            **lie_of("tokengraph", self.tap, student, teacher, self.class_tokens),
+        )  # fmt: skip
 
     def nodes(self, student_tokens: Tensor, teacher_tokens: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return the drawn tokens of the whole batch, ``[N · n, D]``, the same places on both sides."""
