@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -89,7 +90,7 @@ def cost_of_nearest(
             role: Role = "ablation" if arms else "reference"
             label = f"{'Vectors as made' if side == 'free' else 'Vectors of the nearest texts'}, {spec}"
             arms[f"vectors-{side}-{k}"] = set_arm(
-                lab, role, label, lambda seed, small=small: small, spec, order.bundle, judging.training,
+                lab, role, label, partial(_as_made, small), spec, order.bundle, judging.training,
                 teachers=order.teachers,
             )  # fmt: skip
     outcomes = run_arms(
@@ -120,3 +121,8 @@ def _labelling(free: CondensedSet, labelling: Labelling | None) -> Labelling | N
 
 def _spread(values: Sequence[float]) -> str:
     return f"{fmean(values):.1f} ± {pstdev(values):.1f}"
+
+
+def _as_made(small: CondensedSet, seed: int) -> CondensedSet:
+    """Return one set for every seed: what differs is the student that is trained on it."""
+    return small

@@ -72,8 +72,12 @@ class Look:
         """Return the activation map of each image's class, [n, H, W] from 0 on, without gradient."""
         size = (int(images.shape[2]), int(images.shape[3]))
         parts = zip(images.split(self.chunk), labels.to(self.device).split(self.chunk), strict=True)
-        how = {"size": size, "scale": self.scale}
-        return torch.cat([activation_map(self._seen(part)["map"], self.head.weight, of, **how) for part, of in parts])
+        return torch.cat(
+            [
+                activation_map(self._seen(part)["map"], self.head.weight, of, size=size, scale=self.scale)
+                for part, of in parts
+            ]
+        )
 
     def call(self, network: nn.Module, images: Tensor) -> Tensor:
         """Return the scores that a network of the teacher's kind gives to images."""
