@@ -244,8 +244,11 @@ WRONG: dict[str, tuple[list[str], str]] = {
         "encoder that makes them: --set encoder=hf:FOLDER",
     ),
     "an encoder of images": (words("--set", "encoder=hf:x"), "is for texts"),
-    "no set there": (words("--existing", "missing"), "there is no small set"),
-    "pickled code as a set": (words("--existing", "hostile.pt"), "cannot be read as tensors alone"),
+    "no set there": (["condense", "--data", "photos", "--existing", "missing"], "there is no small set"),
+    "pickled code as a set": (
+        ["condense", "--data", "photos", "--existing", "hostile.pt"],
+        "cannot be read as tensors alone",
+    ),
     "students that cannot be": (words("--evaluate", "--student", "distil:mlpp"), "did you mean 'mlp'"),
     "students of other classes": (words("--evaluate", "--student", "models.py:five"), "has 5 outputs for 3 classes"),
     "a set that is none": (["train", "--data", "photos", "--method", "set", "--student", "x"], "is no condensed set"),
