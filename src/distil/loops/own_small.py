@@ -126,6 +126,8 @@ def opened_set(run: OwnRun, lab: Lab) -> OpenedSet:
                 f"the set has {small.kind} labels, which ask no teacher; leave {named} out, or name a --method that "
                 "uses it."
             )
+    if run.teacher_lr is not None and not run.train_teacher:
+        raise DistilError(f"--set teacher_lr={run.teacher_lr:g} is for teachers that are trained; add --train-teacher.")
     seen, read = shown(small, run.student, real, named=run.tokenizer, max_length=run.max_length)
     check_student(run.student, _student(run, seen, seed=0), seen)
     if small.kind != "dynamic":
@@ -179,8 +181,6 @@ def _check_read(run: OwnRun) -> None:
             raise DistilError(
                 f"{setting} changes images, and students of a set take its images as they are; leave it out."
             )
-    if run.teacher_lr is not None and not run.train_teacher:
-        raise DistilError(f"--set teacher_lr={run.teacher_lr:g} is for teachers that are trained; add --train-teacher.")
 
 
 def run_small(run: OwnRun, lab: Lab, *, command: str, title: str) -> dict[str, Any]:
