@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -89,7 +90,7 @@ def cost_of_nearest(
             role: Role = "ablation" if arms else "reference"
             label = f"{'Vectors as made' if side == 'free' else 'Vectors of the nearest texts'}, {spec}"
             arms[f"vectors-{side}-{k}"] = set_arm(
-                lab, role, label, lambda seed, small=small: small, spec, order.bundle, judging.training,
+                lab, role, label, partial(_same, small), spec, order.bundle, judging.training,
                 teachers=order.teachers,
             )  # fmt: skip
     outcomes = run_arms(
@@ -111,6 +112,10 @@ def cost_of_nearest(
     )
     head = ["Student", "State", "vectors as made", "nearest texts", "cost"]
     return {"title": "What the nearest real texts cost", "note": note, "head": head, "rows": body}
+
+
+def _same(small: CondensedSet, seed: int) -> CondensedSet:
+    return small
 
 
 def _labelling(free: CondensedSet, labelling: Labelling | None) -> Labelling | None:
