@@ -175,9 +175,8 @@ ELSEWHERE = {
     "diswot": {"semantic", "relation", "init", "search", "proxy"},  # tests/systems/test_diswot.py
     "kd-dd-survey": {"matching", "distance", "selection", "labels", "carrier"},  # of small sets: tests/loops
     "nrr-dd": {  # tests/systems/test_nrr_dd.py
-        *("init", "share", "crop_score", "crop_shown", "confidence", "require_correct", "factor", "refine"),
-        *("cam_scale", "cam_every", "optimizer", "betas", "schedule", "clamp", "view", "statistics", "first"),
-        *("mix", "mix_beta", "label_view"),
+        *("init", "crop_score", "crop_shown", "confidence", "require_correct", "refine", "cam_scale", "cam_every"),
+        *("optimizer", "betas", "schedule", "clamp", "view", "statistics", "mix_beta", "label_view"),
     },
     "random-teachers": {"alpha", "start", "bottleneck", "clip", "rewind"},  # tests/systems/test_random_teachers.py
 }

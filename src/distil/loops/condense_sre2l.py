@@ -27,8 +27,8 @@ class SRe2L:
 
     Attributes:
         steps, rate, statistics, first, jitter, crops, smooth, size: see :class:`distil.loops.synthesis.Synthesis`; the
-            released runs leave ``smooth`` and ``size`` at 0. They are the same at every size: the released runs crop
-            images of 64 pixels and more, which is to be asked for here (``crops``).
+            released runs leave ``smooth`` and ``size`` at 0. They are the same at every size; on ImageNet those runs
+            set ``crops``, jitter 32 and 4,000 steps.
         batch: classes in a batch, one image of each; all of them by default (the published runs take 100).
         labels: "replayed" (a label stored for each view of ``epochs`` epochs, under CutMix), or "static", "dynamic" or
             "hard".

@@ -90,7 +90,7 @@ def cost_of_nearest(
             role: Role = "ablation" if arms else "reference"
             label = f"{'Vectors as made' if side == 'free' else 'Vectors of the nearest texts'}, {spec}"
             arms[f"vectors-{side}-{k}"] = set_arm(
-                lab, role, label, partial(_as_made, small), spec, order.bundle, judging.training,
+                lab, role, label, partial(_same, small), spec, order.bundle, judging.training,
                 teachers=order.teachers,
             )  # fmt: skip
     outcomes = run_arms(
@@ -114,6 +114,10 @@ def cost_of_nearest(
     return {"title": "What the nearest real texts cost", "note": note, "head": head, "rows": body}
 
 
+def _same(small: CondensedSet, seed: int) -> CondensedSet:
+    return small
+
+
 def _labelling(free: CondensedSet, labelling: Labelling | None) -> Labelling | None:
     """How a teacher labels the set: as asked, or as dc-kd does; None where labels are the method's own or classes."""
     return labelling or (Labelling("static", temperature=1.0) if free.made.get("method") == "dc-kd" else None)
@@ -121,8 +125,3 @@ def _labelling(free: CondensedSet, labelling: Labelling | None) -> Labelling | N
 
 def _spread(values: Sequence[float]) -> str:
     return f"{fmean(values):.1f} ± {pstdev(values):.1f}"
-
-
-def _as_made(small: CondensedSet, seed: int) -> CondensedSet:
-    """Return one set for every seed: what differs is the student that is trained on it."""
-    return small

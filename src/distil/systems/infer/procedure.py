@@ -29,8 +29,7 @@ class Infer:
         shared: one additive image for all classes of a batch; off, one for each class (the barrier it removes).
         networks: which teachers additive images are made for, by their places; all by default. All of them label.
         statistics, first, skip, jitter, steps, rate, crops: see :class:`distil.loops.synthesis.Synthesis`. They are the
-            same at every size: for images of 64 pixels and more set ``crops``, jitter 32 and statistics 0.01, as its
-            released runs have them.
+            same at every size; on ImageNet its authors set ``crops``, jitter 32, statistics 0.01 and 2,000 steps.
         batch: classes that share a batch, and so an additive image; all of them by default. Where it does not divide
             them, the last batch is smaller and has its own.
         final: "last", the additive image after the last step, or "published", the one before it, as the code stores.

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from distil.errors import DistilError
 from distil.functional.activation import crop_activation
@@ -69,7 +68,8 @@ def _collages(
     each = boxes.shape[1]
     crops = cropped(images.repeat_interleave(each, 0), boxes.flatten(0, 1), side=side)
     if options.crop_shown == "resized":
-        logits = look.logits(F.interpolate(crops, size=size, mode="bilinear", align_corners=False))
+        whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=look.device).expand(len(crops), 4)
+        logits = look.logits(cropped(crops, whole, side=min(size)))
     else:  # what surrounds a crop is the mean colour, as in RDED, which pads normalised images with zeros
         logits = look.logits(space.raw(padded(space.normalised(crops), size)))
     unlikely = label_cross_entropy(logits, labels.expand(len(logits)))

@@ -58,7 +58,7 @@ class Options:
         share: least and largest area of a crop; by default 0.5 to 1 where a crop fills an image, else 0.08 to 1.
         crop_score: the "mean" activation of a crop, or the "share" of its pixels at or above ``threshold``.
         crop_shown: how the teacher sees a crop that is smaller than an image, for its confidence: "padded" with the
-            mean colour, or "resized".
+            mean colour, or "resized" to the image's shorter side.
         factor: crops along each side of an image; 0: 1 below 64 pixels, else 2.
         refine: which pixels move: "non-critical", "critical-only", "all-pixels", or "off".
         threshold: ε, from which activation on a pixel is critical.
