@@ -268,7 +268,7 @@ def test_nearest_texts_are_of_texts_and_of_a_set_that_is_made(place: Path, capsy
         "--device", "cpu", "--out", "again",
     )  # fmt: skip
     assert said.code == 2
-    assert "--existing is judged as it is" in " ".join(said.err.split())
+    assert "keep=nearest is of making a set, and --existing judges one" in " ".join(said.err.split())
 
 
 def test_a_teacher_of_vectors_labels_texts_and_they_are_judged(place: Path, capsys: Screen) -> None:

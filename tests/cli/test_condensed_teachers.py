@@ -191,7 +191,7 @@ def test_what_no_student_of_a_set_is_trained_by_is_refused(hard: Path, capsys: S
     [
         (("--teacher-weights", "nothere.safetensors"), "leave --teacher-weights out"),
         (("--pretrained",), "leave --pretrained out"),
-        (("--set", "teacher_lr=0.1"), "--set teacher_lr=0.1 is for teachers that are trained"),
+        (("--set", "teacher_lr=0.1"), "leave --set teacher_lr out"),
         (("--teacher-forward", "auto"), "--teacher-forward is for methods"),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_step_is_exported_and_answers_for_a_graph(there: Path, capsys: Screen)
     refused(there, capsys, "under GNNDelete's operators, whose masks", "export", str(under), "--out", "g")
     weights = str(under / "model.safetensors")
     typed = ["train", "--data", "graph.npz", "--teacher", NET, "--teacher-weights", weights, "--device", "cpu"]
-    refused(there, capsys, "are those of a network under GNNDelete's operators", *typed, "--student", "distil:mlp")
+    refused(there, capsys, "are under GNNDelete's operators", *typed, "--student", "distil:mlp")
     assert distil(capsys, *train("--request", "nodes.json", "--no-attack", "--out", "links")).code == 0
     refused(there, capsys, "is a model of links: it gives embeddings", "export", "links/step-1", "--out", "g")
 

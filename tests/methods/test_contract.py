@@ -317,6 +317,8 @@ def test_the_whole_gradient_is_the_slope_of_the_loss(case: Case) -> None:
         if component.name in DECIDED:
             name = DECIDED[component.name]
             setattr(component.method, name, once(getattr(component.method, name)))
+        if component.name == "tokengraph":  # a scale without gradient moves with the loss, but is no part of its slope
+            component.method.sigma = "median"
     slopes = torch.autograd.grad(distiller(whole(data)).loss, parameters, allow_unused=True)
     expected = sum(float((g * w).sum()) for g, w in zip(slopes, way) if g is not None)
     ends = []

@@ -164,7 +164,7 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "neighbours": [{"neighbours": 2}],
         "patch": [{"patch": 2}],
         "mask": [{"mask": "shared"}],
-        "sigma": [{"sigma": 0.5}, {"sigma": "detached"}],
+        "sigma": [{"sigma": 0.5}, {"sigma": "median"}],
         "direction": [{"direction": "teacher"}],
         "reduction": [{"reduction": "mean"}],
         "grid": [{"grid": 2}],
