@@ -43,7 +43,8 @@ trained teacher, one fresh student and labels, under one budget: two tries each 
 which it pulls as hard as the labels), chosen on validation, reported on test. The figures are of small nets and small
 images on a processor: they are no figures of the papers, which are on CIFAR-100 and ImageNet. What each setting tells,
 and what it does not, is in [choose.md](choose.md). A further part of a setting holds methods that were added later,
-with a teacher trained anew: compare them with the student alone and KD of their own part. Pages with curves and
+with a teacher trained anew: compare them with the student alone and KD of their own part. Where a method stands in two
+parts, the later row takes the place of the earlier, which is called stale. Pages with curves and
 gradient shares: `evidence/boards/*.html`.
 """
 

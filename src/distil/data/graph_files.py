@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distil.data.classes import checked_names
 from distil.data.graph_tables import read_graph_tables, tables_of
-from distil.data.graphs import GraphData, _clean_edges, make_graph
+from distil.data.graphs import GraphData, clean_edges, make_graph
 from distil.errors import DistilError
 
 __all__ = ["packed", "read_graph", "read_nodes"]
@@ -103,7 +103,7 @@ def read_nodes(path: str | Path) -> tuple[Tensor, Tensor | None]:
     if x is None:
         raise DistilError(f"it holds {sorted(values)}; the features are expected under 'x'.")
     x = x if x.layout == torch.strided else x.to_dense()
-    return x, None if edges is None else _clean_edges(path.stem, edges, len(x), [])
+    return x, None if edges is None else clean_edges(path.stem, edges, len(x), [])
 
 
 def packed(path: str | Path) -> bool:

@@ -124,7 +124,7 @@ def make_graph(
         )
     named = classes is not None
     y, classes = _checked_labels(name, y, nodes, classes)
-    edge_index = _clean_edges(name, edge_index, nodes, found)
+    edge_index = clean_edges(name, edge_index, nodes, found)
     counts = y[y != NO_LABEL].bincount(minlength=len(classes)).tolist()
     empty = [each for each, count in zip(classes, counts, strict=True) if not count]
     if empty:
@@ -193,7 +193,7 @@ def _checked_labels(
     return y, classes or tuple(map(str, range(top)))
 
 
-def _clean_edges(name: str, edges: Tensor, nodes: int, notes: list[str]) -> Tensor:
+def clean_edges(name: str, edges: Tensor, nodes: int, notes: list[str]) -> Tensor:
     if edges.ndim != 2 or edges.shape[0] != 2 or edges.is_floating_point():
         raise DistilError(
             f"graph {name!r}: edge_index has shape {tuple(edges.shape)} and dtype {edges.dtype}; expected integers of "

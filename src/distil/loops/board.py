@@ -195,24 +195,16 @@ def _seats(
     seats = {ALONE: _Seat(alone, (_point(TASK, training, "as published"), _point(TASK, lower, "rate")), None)}
     refused = {}
     for entry in entries:
+        weighed = entry.parted or entry.expression
 
-        def measure(entry: Entry = entry) -> dict[str, Any]:
+        def measure(entry: Entry = entry, weighed: str = weighed) -> dict[str, Any]:
             lab.progress.begin(f"weighing {entry.name}")
-            return asdict(
-                balanced(
-                    entry.parted or entry.expression,
-                    pair.chosen.student,
-                    pair.teacher.module,
-                    pair.bundle,
-                    training,
-                    seed=seed,
-                )
-            )
+            return asdict(balanced(weighed, pair.chosen.student, pair.teacher.module, pair.bundle, training, seed=seed))
 
         try:
             stage = lab.stage(
                 f"balance-{entry.name}", measure, code=code_for(entry.expression, *models), by=_source(balanced),
-                method=entry.parted or entry.expression,
+                method=weighed,
                 student=pair.chosen.student, teacher=pair.teacher.fingerprint, data=pair.bundle.fingerprint,
                 training=training, seed=seed,
             )  # fmt: skip
@@ -220,7 +212,7 @@ def _seats(
             refused[entry.name] = str(error)
             continue
         balance = Balance(**stage.value)
-        whole = all(component.name != TASK for component in parse(entry.parted or entry.expression))
+        whole = all(component.name != TASK for component in parse(weighed))
         second = _point(entry.expression, lower, "rate") if whole else _point(balance.expression, training, "balanced")
         seats[entry.name] = _Seat(entry, (_point(entry.expression, training, "as published"), second), balance)
     return seats, refused

@@ -175,8 +175,6 @@ def reading(run: CondenseRun, lab: Lab, folder: Path) -> tuple[Bundle, Bundle | 
             if given:
                 raise DistilError(f"{name}={given!r} is for texts, and {bundle.name} holds none; leave it out.")
         return bundle, None
-    if run.keep == "nearest" and run.existing is not None:
-        raise DistilError("keep=nearest takes texts for vectors as they are made; --existing is judged as it is.")
     if run.keep == "nearest" and condenser.chooses:
         raise DistilError(
             f"{run.method} chooses texts that are real; keep=nearest is for methods that make vectors (dm, dc, …): "

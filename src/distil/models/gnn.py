@@ -10,7 +10,6 @@ NeurIPS 2017 (arXiv 1706.02216). Layer choices follow the teachers of FF-G2M (AA
 
 from __future__ import annotations
 
-import warnings
 from itertools import pairwise
 from typing import Any
 
@@ -27,9 +26,7 @@ __all__ = ["GAT", "GCN", "SAGE"]
 
 def _pyg() -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what PyG should change in its own code is no news to its users
-            import torch_geometric.nn as layers
+        import torch_geometric.nn as layers
     except ImportError as error:
         raise DistilError(
             "graph networks need torch-geometric; install it with pip install 'distil[graph]'."
