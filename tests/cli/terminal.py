@@ -46,3 +46,14 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if "__pycache__" not in path.parts
     }
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What is said where words typed in this folder are refused in one sentence, and nothing in it is touched."""
+    before = contents(Path())
+    said = distil(capsys, *words, "--device", "cpu")
+    assert said.code == 2, said
+    assert "Traceback" not in said.err
+    (complaint,) = said.complaints
+    assert contents(Path()) == before
+    return complaint

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .terminal import contents, distil
+from .terminal import distil, refused
 
 Screen = pytest.CaptureFixture[str]
 
@@ -50,16 +50,6 @@ def user(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(f"distil.loops.{place}", never)
     monkeypatch.setattr("distil.loops.condense_matching.train_experts", never)
     return here
-
-
-def refused(capsys: Screen, *typed: str) -> str:
-    before = contents(Path())
-    said = distil(capsys, *typed, "--device", "cpu")
-    assert said.code == 2, said
-    assert "Traceback" not in said.err
-    (complaint,) = said.complaints
-    assert contents(Path()) == before
-    return complaint
 
 
 def made(capsys: Screen, *more: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from distil.data.condensed import load_condensed
 from distil.report import load
 
-from .terminal import contents, distil
+from .terminal import distil, refused
 
 Screen = pytest.CaptureFixture[str]
 
@@ -27,16 +27,6 @@ def user(here: Path) -> Path:
     """A user's folder with a set of someone else's, ``made``, of class folders."""
     shutil.copytree("photos", "made", ignore=lambda folder, names: [n for n in names if n[0] in "3456t"])
     return here
-
-
-def refused(capsys: Screen, *typed: str) -> str:
-    before = contents(Path())
-    said = distil(capsys, *typed, "--device", "cpu")
-    assert said.code == 2, said
-    assert "Traceback" not in said.err
-    (complaint,) = said.complaints
-    assert contents(Path()) == before
-    return complaint
 
 
 def test_a_set_of_others_is_labelled_anew_and_so_are_the_random_samples(user: Path, capsys: Screen) -> None:
