@@ -204,7 +204,7 @@ def test_an_entry_needs_no_note() -> None:
 
 
 def test_a_sum_with_its_labels_apart_is_the_same_sum() -> None:
-    (entry,) = (entry for entry in ENTRIES if entry.parted)
+    (entry,) = (entry for entry in ENTRIES if entry.parted and not entry.weighted)
     held, parted = (
         toys.taught(parse(text))(toys.batch(toys.vectors(16))).loss for text in (entry.expression, entry.parted)
     )
@@ -217,6 +217,18 @@ def test_a_method_that_holds_the_labels_is_weighed_against_them_where_it_can_be(
     assert first[1].startswith("mlld(")
     assert re.match(r"supervised \+ [\d.]+\*mlld\(.*task=0", second[1])
     assert first[2] == second[2]
+
+
+def test_a_method_that_mixes_labels_is_weighed_by_its_own_weights(tmp_path: Path) -> None:
+    found = run(tmp_path, "[kd, mix-kd]", "seeds=[0]")
+    first, second = (row for row in table(found, "Tries")["rows"] if row[0] == "MIX-KD")
+    assert first[1] == "mix-kd"  # as published: gamma 0.1, alpha 0.9
+    assert first[2] == second[2]
+    weight = float(re.search(r"gamma=1, alpha=([\d.]+)", second[1])[1])  # type: ignore[index]
+    share = (
+        float(first[3].rstrip("%")) / 100
+    )  # of the published weights: 0.9 g / (0.9 g + 0.1 labels), g = labels / weight
+    assert share == pytest.approx(0.9 / (0.9 + 0.1 * weight), abs=0.006)
 
 
 def test_a_method_whose_tries_all_diverge_is_listed_and_the_board_goes_on(

@@ -38,7 +38,8 @@ class Entry:
     """A method on the board: its published sum, and what a reader must know of it.
 
     ``parted`` is the same sum with the labels as a component of their own, for a method that holds them: so they can be
-    weighed against the rest.
+    weighed against the rest. Where it can be measured but not trained (a method that mixes labels), ``weighted`` is the
+    sum of the second try with ``{weight}`` in place of the rest's coefficient.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Entry:
     label: str
     note: str = ""
     parted: str = ""
+    weighted: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,9 +215,21 @@ def _seats(
             continue
         balance = Balance(**stage.value)
         whole = all(component.name != TASK for component in parse(weighed))
-        second = _point(entry.expression, lower, "rate") if whole else _point(balance.expression, training, "balanced")
+        second = (
+            _point(entry.expression, lower, "rate")
+            if whole
+            else _point(_weighted(entry, balance), training, "balanced")
+        )
         seats[entry.name] = _Seat(entry, (_point(entry.expression, training, "as published"), second), balance)
     return seats, refused
+
+
+def _weighted(entry: Entry, balance: Balance) -> str:
+    """Return the balanced sum, written as the entry asks."""
+    if not entry.weighted:
+        return balance.expression
+    (rest,) = (component for component in parse(balance.expression) if component.name != TASK)
+    return parse(entry.weighted.format(weight=f"{rest.coefficient.constant:.4g}")).expression
 
 
 def _point(expression: str, training: Training, kind: str) -> Point:
