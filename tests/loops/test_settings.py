@@ -34,6 +34,7 @@ class Outer:
     limit: float | None = None
     count: int | None = None
     seeds: tuple[int, ...] = (0, 1)
+    sides: int | tuple[int, int] = 4
     weights: dict[str, float] = field(default_factory=dict)
     inner: Inner = field(default_factory=Inner)
 
@@ -86,6 +87,8 @@ def test_later_overrides_win_and_the_original_stays() -> None:
         ("on=1", "The setting 'on' is 1; true or false is expected."),
         ("name=3", "The setting 'name' is 3; a text is expected."),
         ("seeds=[1, two]", "The setting 'seeds' is 'two'; a whole number is expected."),
+        ("sides=[1, 2, 3]", "The setting 'sides' is [1, 2, 3]; a whole number or a list of 2 is expected."),
+        ("sides=[1, two]", "The setting 'sides' is [1, 'two']; a whole number or a list of 2 is expected."),
         ("weights=3", "The setting 'weights' is 3; a mapping is expected."),
         ("name.first=3", "The setting 'name' is {'first': 3}; a text is expected."),
         ("name", "--set name is no assignment; write --set key=value."),

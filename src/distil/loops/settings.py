@@ -174,7 +174,10 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         return value
     if origin is tuple:
         members = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_checked(m, arguments[0], where) for m in members)
+        hints = [arguments[0]] * len(members) if arguments[-1] is ... else list(arguments)
+        if len(members) != len(hints):
+            raise DistilError(f"The setting '{where}' is {_shown(value)}; {_wanted(hint)} is expected.")
+        return tuple(_checked(m, kind, where) for m, kind in zip(members, hints, strict=True))
     if origin is dict:
         if not isinstance(value, Mapping):
             raise DistilError(f"The setting '{where}' is {_shown(value)}; a mapping is expected.")
@@ -196,6 +199,9 @@ def _wanted(hint: Any) -> str:
     words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(map(_wanted, get_args(hint)))
+    if get_origin(hint) is tuple:
+        members = get_args(hint)
+        return "a list" if members[-1] is ... else f"a list of {len(members)}"
     if is_dataclass(hint):
         return "a mapping of settings"
     return words.get(hint, f"a {getattr(hint, '__name__', hint)}")
