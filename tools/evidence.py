@@ -76,7 +76,9 @@ def one_board(name: str, methods: list[str]) -> None:
     source = ROOT / "src" / "distil"
     written = [*source.glob("methods/*.py"), *source.glob("systems/*/method.py")]
     before = catalog.maths_hash(written)
-    made = one_run(board(name), name, 0, {"methods": ["kd", *methods]} if methods else {}, system=None)
+    own = {text.partition(":")[0].strip(): text for text in board(name).start.methods}  # some are "name: expression"
+    changes = {"methods": ["kd", *(own.get(method, method) for method in methods)]} if methods else {}
+    made = one_run(board(name), name, 0, changes, system=None)
     if catalog.maths_hash(written) != before:
         raise SystemExit(f"The methods changed while the board {name} was run; run it again.")
     for arm in made["arms"]:
