@@ -73,8 +73,8 @@ def test_a_step_is_exported_and_answers_for_a_graph(there: Path, capsys: Screen)
     assert distil(capsys, *with_net("--no-attack", "--out", "gone")).code == 0
     refused(there, capsys, "gone holds step-1, models of distil unlearn", "export", "gone", "--out", "e")
     step = Path("gone", "step-1")
-    for name, source in (("e", step), ("f", step / "model.safetensors")):
-        said = distil(capsys, "export", str(source), "--format", "safetensors", "--out", name)
+    for name, source, form in (("e", step, "all"), ("f", step / "model.safetensors", "safetensors")):
+        said = distil(capsys, "export", str(source), "--format", form, "--out", name)
         assert said.code == 0, said
         assert "chosen on validation" not in said.out
     batch = load_data("graph.npz").train.batch
@@ -82,7 +82,15 @@ def test_a_step_is_exported_and_answers_for_a_graph(there: Path, capsys: Screen)
     model = load_model(NET, classes=3, input_shape=(5,), weights=step / "model.safetensors").eval()
     with torch.no_grad():
         wanted = model(batch["inputs"], batch["edge_index"]).argmax(1)
-    answers = distil(capsys, "predict", "e", "plain.pt", "--json").json["answers"]
+    for name in ("e", "f"):
+        answers = distil(capsys, "predict", name, "plain.pt", "--json").json["answers"]
+        assert [int(each["label"]) for each in answers] == wanted.tolist()
+    assert not Path("f", "model.onnx").exists()
+    some = {"x": batch["inputs"][:7], "edge_index": batch["edge_index"][:, (batch["edge_index"] < 7).all(0)]}
+    torch.save(some, there / "part.pt")
+    with torch.no_grad():
+        wanted = model(*some.values()).argmax(1)
+    answers = distil(capsys, "predict", "e", "part.pt", "--json").json["answers"]
     assert [int(each["label"]) for each in answers] == wanted.tolist()
     refused(there, capsys, "no gnn.json lies beside it", "export", "gnn.safetensors", "--out", "g")
     how = ("--method", "gnndelete", "--no-attack", "--out", "under")
