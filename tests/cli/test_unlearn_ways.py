@@ -17,7 +17,7 @@ from distil.data.fingerprint import fingerprint
 from distil.data.links import split_links
 from distil.functional import near
 from distil.loops.links import LinkTask, link_bundle
-from distil.loops.unlearning import Descent, fresh, trained
+from distil.loops.unlearning import Descent, fresh, gone_negatives, trained
 from distil.models import load_model
 from distil.models.deletion import under_operators
 from distil.report import load
@@ -119,6 +119,29 @@ def test_gnndelete_meets_a_later_request_as_if_it_were_one_with_the_first(there:
     states = [load_file(there / name / "model.safetensors") for name in ("joint/step-1", "both/step-2", "later/step-1")]
     assert all(torch.equal(value, other[name]) for other in states[1:] for name, value in states[0].items())
     assert not torch.equal(states[0]["operators.1"], load_file(first / "model.safetensors")["operators.1"])
+
+
+def test_gnndeletes_pairs_name_no_node_that_was_deleted(
+    there: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def noting(*given: Any, **named: Any) -> torch.Tensor:
+        seen.append(gone_negatives(*given, **named))
+        return seen[-1]
+
+    monkeypatch.setattr("distil.loops.unlearning.gone_negatives", noting)
+    for k in (11, 20):
+        ask(there, f"{k}.json", {"nodes": [k, k + 1, k + 2, k + 3]})
+    how = ("--method", "gnndelete", "--no-attack")
+    assert distil(capsys, *with_net("--no-attack", "--out", "gone")).code == 0  # nodes 3 and 7, by d2dgn
+    typed = words(
+        *how, "--request", "20.json", "--out", "more", model="gone/step-1/model.safetensors", request="11.json"
+    )
+    assert distil(capsys, *typed).code == 0
+    assert len(seen) == 2
+    assert not torch.isin(seen[0], torch.tensor([3, 7, 11, 12, 13, 14])).any()
+    assert not torch.isin(seen[1], torch.tensor([3, 7, 11, 12, 13, 14, 20, 21, 22, 23])).any()
 
 
 def test_gnndelete_of_links_starts_from_the_weights_that_another_method_left(there: Path, capsys: Screen) -> None:
