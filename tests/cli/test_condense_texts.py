@@ -7,12 +7,15 @@ import json
 import random
 import shutil
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
 import pytest
 import torch
 
 from distil.data import load
 from distil.data.condensed import CondensedSet, load_condensed
+from distil.loops import nearest_texts
 from distil.loops.lab import Lab
 from distil.loops.vectors import vectors_of
 from distil.models.tokenizers import word_tokenizer
@@ -200,7 +203,18 @@ def test_vectors_are_kept_where_they_are_asked_for(place: Path, capsys: Screen) 
 NEAREST = (*ENCODED, "--set", "keep=nearest", "--set", "iterations=2", "--set", "net=distil:mlp(hidden=8)")
 
 
-def test_vectors_that_are_made_become_the_nearest_real_texts(place: Path, capsys: Screen) -> None:
+def test_vectors_that_are_made_become_the_nearest_real_texts(
+    place: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[list[float]] = []
+    run_arms = nearest_texts.run_arms
+
+    def noting(*given: Any, **named: Any) -> Any:
+        found = run_arms(*given, **named)
+        figures.extend([each.metrics["last"]["accuracy"] for each in runs] for runs in found.values())
+        return found
+
+    monkeypatch.setattr(nearest_texts, "run_arms", noting)
     judged = ("--evaluate", "--student", STUDENT, "--student", "distil:textcnn(vocab=200, dim=8)", "--updates", "4")
     good(condense(capsys, *NEAREST, *judged, "--seeds", "2", method="dm"))
     small = load_condensed("small/set")
@@ -231,6 +245,8 @@ def test_vectors_that_are_made_become_the_nearest_real_texts(place: Path, capsys
     for _, _, *cells in cost["rows"]:
         made, taken, points = (float(cell.split(" ")[0]) for cell in cells)
         assert points == pytest.approx(made - taken, abs=0.11)
+    for row, (free, taken) in zip(cost["rows"][::2], zip(figures[::2], figures[1::2], strict=True), strict=True):
+        assert row[2:4] == [f"{fmean(each):.1f} ± {stdev(each):.1f}" for each in (free, taken)]
     good(distil(capsys, "train", "--data", "small", "--student", STUDENT, "--set", "updates=3", "--out", "students"))
     report = report_of("students")
     assert report["task"] == "text-classification"
