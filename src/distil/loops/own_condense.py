@@ -274,8 +274,9 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
         else:
             small = kept("set", lambda: condense(order, run.method, run.relabelling))
     if run.writes:
-        more = {"nets": sorted(_nets(small, run, order))} if made.existing is not None else {}
-        more |= {"source": _source(run), **({"exact": True} if run.exact else {})}
+        more: dict[str, Any] = {"source": _source(run)} | ({"exact": True} if run.exact else {})
+        if made.existing is not None:
+            more["nets"] = sorted(_nets(small, run, order))
         small = replace(small, made={**small.made, **more})
         small = load_condensed(small.save(lab.out / SET, exact=run.exact))  # judged as it is kept
     title = f"{counted(small)} for {bundle.name}, by {small.made.get('method', run.method)}"
