@@ -49,22 +49,31 @@ def readable(path: str | os.PathLike[str]) -> None:
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     """Let ``fill`` write into a fresh neighbour of ``folder``, then put that in its place by renaming.
 
+    What is written is on the disk before it has its name, so that who reads sees the old folder or the new one, whole.
+
     Raises:
-        DistilError: it cannot be written; what stood there before is untouched.
+        DistilError: it cannot be written; what stood there before is untouched, as after any error of ``fill``.
     """
-    folder = folder.absolute()
+    shown, folder = folder, folder.absolute()
     fresh, old = (folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}" for _ in range(2))
     try:
         fresh.mkdir(parents=True)
         fill(fresh)
+        for file in (path for path in fresh.rglob("*") if path.is_file()):
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)
-    except OSError as error:
+    except Exception as error:
+        # safetensors has an error of its own, and its own words, for a disk that is full.
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
+        why = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
+        raise DistilError(f"{shown} could not be written ({why}); nothing was changed.") from error
+    finally:
         if old.exists() and not folder.exists():
             old.rename(folder)
-        raise DistilError(f"{folder} could not be written ({error.strerror or error}); nothing was changed.") from error
-    finally:
         for left in (fresh, old):
             shutil.rmtree(left, ignore_errors=True)
     return folder

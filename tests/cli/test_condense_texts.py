@@ -7,12 +7,15 @@ import json
 import random
 import shutil
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
 import pytest
 import torch
 
 from distil.data import load
-from distil.data.condensed import load_condensed
+from distil.data.condensed import CondensedSet, load_condensed
+from distil.loops import nearest_texts
 from distil.loops.lab import Lab
 from distil.loops.vectors import vectors_of
 from distil.models.tokenizers import word_tokenizer
@@ -200,7 +203,18 @@ def test_vectors_are_kept_where_they_are_asked_for(place: Path, capsys: Screen) 
 NEAREST = (*ENCODED, "--set", "keep=nearest", "--set", "iterations=2", "--set", "net=distil:mlp(hidden=8)")
 
 
-def test_vectors_that_are_made_become_the_nearest_real_texts(place: Path, capsys: Screen) -> None:
+def test_vectors_that_are_made_become_the_nearest_real_texts(
+    place: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[list[float]] = []
+    run_arms = nearest_texts.run_arms
+
+    def noting(*given: Any, **named: Any) -> Any:
+        found = run_arms(*given, **named)
+        figures.extend([each.metrics["last"]["accuracy"] for each in runs] for runs in found.values())
+        return found
+
+    monkeypatch.setattr(nearest_texts, "run_arms", noting)
     judged = ("--evaluate", "--student", STUDENT, "--student", "distil:textcnn(vocab=200, dim=8)", "--updates", "4")
     good(condense(capsys, *NEAREST, *judged, "--seeds", "2", method="dm"))
     small = load_condensed("small/set")
@@ -231,6 +245,8 @@ def test_vectors_that_are_made_become_the_nearest_real_texts(place: Path, capsys
     for _, _, *cells in cost["rows"]:
         made, taken, points = (float(cell.split(" ")[0]) for cell in cells)
         assert points == pytest.approx(made - taken, abs=0.11)
+    for row, (free, taken) in zip(cost["rows"][::2], zip(figures[::2], figures[1::2], strict=True), strict=True):
+        assert row[2:4] == [f"{fmean(each):.1f} ± {stdev(each):.1f}" for each in (free, taken)]
     good(distil(capsys, "train", "--data", "small", "--student", STUDENT, "--set", "updates=3", "--out", "students"))
     report = report_of("students")
     assert report["task"] == "text-classification"
@@ -263,12 +279,73 @@ def test_nearest_texts_are_of_texts_and_of_a_set_that_is_made(place: Path, capsy
     assert said.code == 2
     assert "keep='nearest' is for texts, and digits holds none" in " ".join(said.err.split())
     good(condense(capsys, method="random"))
-    said = distil(
-        capsys, "condense", "--data", "reviews.csv", *ENCODED, "--set", "keep=nearest", "--existing", "small",
-        "--device", "cpu", "--out", "again",
-    )  # fmt: skip
+    said = distil(capsys, *THERE, "--out", "again")
     assert said.code == 2
-    assert "keep=nearest is of making a set, and --existing judges one" in " ".join(said.err.split())
+    assert "small holds texts, which are real ones already; leave keep=nearest out" in " ".join(said.err.split())
+    assert not Path("again").exists()
+
+
+THERE = (
+    *("condense", "--data", "reviews.csv", "--existing", "small", "--set", "encoder=hf:bert", "--set", "keep=nearest"),
+    *("--set", "splits=small/splits.csv", "--device", "cpu"),
+)
+QUICK = ("--student", STUDENT, "--student", "distil:textcnn(vocab=200, dim=8)", "--seeds", "2", "--updates", "4")
+
+
+def test_vectors_that_are_there_become_the_nearest_real_texts(place: Path, capsys: Screen) -> None:
+    made = (*NEAREST[:2], "--set", "keep=vectors", *NEAREST[4:])
+    good(condense(capsys, *made, method="dm"))
+    good(condense(capsys, *NEAREST, "--set", "splits=small/splits.csv", "--out", "whole", method="dm"))
+    before, expected = contents(Path("small")), load_condensed("whole/set")
+    said = good(distil(capsys, *THERE, *QUICK, "--out", "texts"))
+    assert "Train on it: distil train --data texts" in said.out.replace("\n", " ")
+    assert contents(Path("small")) == before
+    small = load_condensed("texts/set")
+    assert (small.texts, small.kind, small.made["method"]) == (expected.texts, "hard", "dm")
+    assert torch.equal(small.ids, expected.ids)  # type: ignore[arg-type]
+    report = report_of("texts")
+    assert "the nearest real text of its class" in report["setting"]["Texts"]
+    assert "What the nearest real texts cost" in [table["title"] for table in report["tables"]]
+    assert not [warning for warning in report["warnings"] if "other data" in warning]
+    good(distil(capsys, "train", "--data", "texts", "--student", STUDENT, "--set", "updates=3", "--out", "students"))
+    # Of another encoder, another split or data of whom nothing is known: it is done, and said.
+    for more in ("encoder=hf:both-ways", "split_seed=3"):
+        other = [more if word.startswith("splits=") else word for word in THERE]
+        said = good(distil(capsys, *other, "--dry-run"))
+        assert "The vectors were made from other data" in " ".join(said.err.split())
+
+
+def test_texts_of_vectors_that_are_there_are_labelled_anew_or_refused(place: Path, capsys: Screen) -> None:
+    taught = ("--teacher", "distil:mlp(hidden=[])", "--train-teacher", "60", "--set", "training.lr=0.05")
+    made = (*NEAREST[:2], "--set", "keep=vectors", *NEAREST[4:], *taught)
+    good(condense(capsys, *made, "--labels", "static", method="dm"))
+
+    def complaint(*more: str) -> str:
+        said = distil(capsys, *THERE, *more, "--out", "texts")
+        assert said.code == 2, said
+        assert not Path("texts").exists()
+        return " ".join(said.err.split())
+
+    assert "are its teachers' answers to the vectors, not to texts" in complaint()
+    assert "labels are a teacher's on views of vectors, and texts have none" in complaint(
+        *taught, "--labels", "dynamic"
+    )
+    good(distil(capsys, *THERE, *taught, "--labels", "static", *QUICK, "--out", "texts"))
+    small = load_condensed("texts/set")
+    assert (small.kind, small.noun) == ("static", "texts")
+    vectors = load_condensed("small/set")
+    assert small.logits is not None
+    assert vectors.logits is not None
+    assert not torch.allclose(small.logits, vectors.logits)  # the teacher's of the texts, no longer of the vectors
+    many = CondensedSet(torch.randn(120, 16), torch.arange(120) % 2, CLASSES)
+    shutil.rmtree("small/set")
+    many.save("small/set")
+    shutil.rmtree("texts")
+    assert "keep=nearest takes 60 different texts of" in complaint()
+    few = CondensedSet(torch.randn(4, 16), torch.arange(4) % 2, CLASSES)
+    few.save("small/set")
+    said = good(distil(capsys, *THERE, "--dry-run"))
+    assert "The vectors do not say what they are of" in " ".join(said.err.split())
 
 
 def test_a_teacher_of_vectors_labels_texts_and_they_are_judged(place: Path, capsys: Screen) -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from distil.data.condensed import load_condensed
+from distil.functional import eight_bit
 from distil.report import load
 
-from .terminal import distil, refused
+from .terminal import contents, distil, refused
 
 Screen = pytest.CaptureFixture[str]
 
@@ -40,13 +41,94 @@ def test_a_set_of_others_is_labelled_anew_and_so_are_the_random_samples(user: Pa
         assert report["setting"]["Labels"] == f"{kind}, given here{by}"
         assert "not known" not in str(report["tables"][0])  # the gain over random under the same labels
         assert not any("random samples have hard labels only" in warning for warning in report["warnings"])
-        assert not Path(kind, "set").exists()
+
+
+def test_what_is_labelled_anew_is_kept_as_a_set_that_students_are_trained_on(user: Path, capsys: Screen) -> None:
+    before = contents(Path("made"))
+    soft = ("--labels", "static", *EYE, "--set", "labelling.temperature=4", *JUDGES, "--device", "cpu")
+    said = distil(capsys, *EXISTING, *soft, "--out", "small")
+    assert said.code == 0, said
+    assert "Train on it: distil train --data small" in said.out.replace("\n", " ")
+    assert contents(Path("made")) == before
+    small = load_condensed("small/set")
+    assert (small.kind, small.record["temperature"], small.made["method"]) == ("static", 4.0, "others (made)")
+    assert len(small.record["labelled_by"]) == len(small.made["nets"]) == 1
+    assert small.logits is not None
+    assert small.logits.argmax(1).tolist() == small.labels.tolist()
+    assert distil(capsys, *TRAIN, "--device", "cpu", "--out", "students").code == 0
+    assert [arm["name"] for arm in load("students")["arms"]] == ["hard", "set"]
+    assert not load("students")["warnings"]
+    again = distil(capsys, "condense", "--resume", "--out", "small", "--device", "cpu")
+    assert again.code == 0, again
+    assert load_condensed("small/set").fingerprint == small.fingerprint
+
+
+def test_a_set_of_distils_labelled_anew_keeps_its_samples_and_its_own_folder(user: Path, capsys: Screen) -> None:
+    assert distil(capsys, *ORDER, "--out", "small", "--device", "cpu").code == 0
+    before, first = contents(Path("small")), load_condensed("small/set")
+    anew = ("condense", "--data", "photos", "--existing", "small", *EYE, "--labels", "dynamic", *JUDGES)
+    for out in (
+        ("small", "--resume"),
+        ("small", "--overwrite"),
+        ("small/set",),
+        ("small/set/more",),
+        (".", "--resume"),
+    ):
+        assert "is where the set small lies, which stays as it is" in refused(capsys, *anew, "--out", *out)
+    for word, name in (("set", "small/set"), ("small", "small")):
+        said = distil(capsys, *(w if w != "small" else name for w in anew), "--device", "cpu", "--out", f"anew-{word}")
+        assert said.code == 0, said
+        small = load_condensed(f"anew-{word}/set")
+        assert (small.kind, small.made["seed"], small.made["data"]) == ("dynamic", 0, first.made["data"])
+        assert torch.equal(small.inputs, first.inputs)
+        assert torch.equal(small.ids, first.ids)
+        assert contents(Path("small")) == before
+    asked = distil(capsys, *(w if w != "small" else "anew-set" for w in TRAIN), *EYE, "--device", "cpu", "--dry-run")
+    assert asked.code == 0, asked
+
+
+def test_labels_are_of_the_images_as_they_are_kept(user: Path, capsys: Screen) -> None:
+    torch.manual_seed(0)
+    torch.save({"images": torch.rand(6, 3, 6, 6), "labels": torch.arange(6) % 3}, "odd.pt")
+    told = ("condense", "--data", "photos", "--existing", "odd.pt", *EYE, "--labels", "static", *JUDGES)
+    for exact in ("true", "false"):
+        said = distil(capsys, *told, "--set", f"exact={exact}", "--device", "cpu", "--out", exact)
+        assert said.code == 0, said
+    kept, rounded = load_condensed("true/set"), load_condensed("false/set")
+    assert torch.equal(kept.inputs, torch.load("odd.pt", weights_only=True)["images"])
+    assert torch.equal(rounded.inputs, eight_bit(kept.inputs))
+    assert not torch.equal(kept.logits, rounded.logits)
+
+
+def test_a_set_that_is_only_judged_is_not_kept(user: Path, capsys: Screen) -> None:
+    assert distil(capsys, *EXISTING, *JUDGES, "--device", "cpu", "--out", "judged").code == 0
+    assert not Path("judged/set").exists()
+
+
+def test_a_set_is_kept_whole_or_not_at_all(user: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("distil.data.condensed_files._write_json", full)
+    said = distil(capsys, *EXISTING, *EYE, "--labels", "static", *JUDGES, "--device", "cpu", "--out", "small")
+    assert said.code == 2, said
+    assert "No space left on device" in said.complaints[0]
+    assert not Path("small/set").exists()
+    assert not [path for path in Path("small").iterdir() if path.name.startswith(".set")]
+
+
+def test_who_labels_a_set_is_no_judge_of_it(user: Path, capsys: Screen) -> None:
+    taught = ("--teacher", "distil:mlp(hidden=4)", "--train-teacher", "20", "--labels", "static")
+    said = refused(capsys, *EXISTING, *taught, "--student", "distil:mlp(hidden=[4])", "--dry-run")
+    assert "is of the form of a net that makes the set" in said
 
 
 def test_a_dry_run_on_a_set_that_is_there_tells_of_it(user: Path, capsys: Screen) -> None:
     said = distil(capsys, *EXISTING, *EYE, "--labels", "static", "--dry-run", "--device", "cpu")
     assert said.code == 0, said
-    assert "images with static labels, to be judged on photos. No student was trained." in " ".join(said.out.split())
+    heard = " ".join(said.out.split())
+    assert "images with static labels, to be kept as a set of its own and judged on photos. No student" in heard
+    assert "labels, to be judged on photos" in " ".join(distil(capsys, *EXISTING, "--dry-run").out.split())
     assert "condensed" not in said.out
     facts = distil(capsys, *EXISTING, "--dry-run", "--json", "--device", "cpu").json
     assert facts["set"]["labels"] == "hard"

@@ -17,7 +17,7 @@ from distil.data.fingerprint import fingerprint
 from distil.data.links import split_links
 from distil.functional import near
 from distil.loops.links import LinkTask, link_bundle
-from distil.loops.unlearning import Descent, fresh, trained
+from distil.loops.unlearning import Descent, fresh, gone_negatives, trained
 from distil.models import load_model
 from distil.models.deletion import under_operators
 from distil.report import load
@@ -73,8 +73,8 @@ def test_a_step_is_exported_and_answers_for_a_graph(there: Path, capsys: Screen)
     assert distil(capsys, *with_net("--no-attack", "--out", "gone")).code == 0
     refused(there, capsys, "gone holds step-1, models of distil unlearn", "export", "gone", "--out", "e")
     step = Path("gone", "step-1")
-    for name, source in (("e", step), ("f", step / "model.safetensors")):
-        said = distil(capsys, "export", str(source), "--format", "safetensors", "--out", name)
+    for name, source, form in (("e", step, "all"), ("f", step / "model.safetensors", "safetensors")):
+        said = distil(capsys, "export", str(source), "--format", form, "--out", name)
         assert said.code == 0, said
         assert "chosen on validation" not in said.out
     batch = load_data("graph.npz").train.batch
@@ -82,7 +82,15 @@ def test_a_step_is_exported_and_answers_for_a_graph(there: Path, capsys: Screen)
     model = load_model(NET, classes=3, input_shape=(5,), weights=step / "model.safetensors").eval()
     with torch.no_grad():
         wanted = model(batch["inputs"], batch["edge_index"]).argmax(1)
-    answers = distil(capsys, "predict", "e", "plain.pt", "--json").json["answers"]
+    for name in ("e", "f"):
+        answers = distil(capsys, "predict", name, "plain.pt", "--json").json["answers"]
+        assert [int(each["label"]) for each in answers] == wanted.tolist()
+    assert not Path("f", "model.onnx").exists()
+    some = {"x": batch["inputs"][:7], "edge_index": batch["edge_index"][:, (batch["edge_index"] < 7).all(0)]}
+    torch.save(some, there / "part.pt")
+    with torch.no_grad():
+        wanted = model(*some.values()).argmax(1)
+    answers = distil(capsys, "predict", "e", "part.pt", "--json").json["answers"]
     assert [int(each["label"]) for each in answers] == wanted.tolist()
     refused(there, capsys, "no gnn.json lies beside it", "export", "gnn.safetensors", "--out", "g")
     how = ("--method", "gnndelete", "--no-attack", "--out", "under")
@@ -111,6 +119,29 @@ def test_gnndelete_meets_a_later_request_as_if_it_were_one_with_the_first(there:
     states = [load_file(there / name / "model.safetensors") for name in ("joint/step-1", "both/step-2", "later/step-1")]
     assert all(torch.equal(value, other[name]) for other in states[1:] for name, value in states[0].items())
     assert not torch.equal(states[0]["operators.1"], load_file(first / "model.safetensors")["operators.1"])
+
+
+def test_gnndeletes_pairs_name_no_node_that_was_deleted(
+    there: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def noting(*given: Any, **named: Any) -> torch.Tensor:
+        seen.append(gone_negatives(*given, **named))
+        return seen[-1]
+
+    monkeypatch.setattr("distil.loops.unlearning.gone_negatives", noting)
+    for k in (11, 20):
+        ask(there, f"{k}.json", {"nodes": [k, k + 1, k + 2, k + 3]})
+    how = ("--method", "gnndelete", "--no-attack")
+    assert distil(capsys, *with_net("--no-attack", "--out", "gone")).code == 0  # nodes 3 and 7, by d2dgn
+    typed = words(
+        *how, "--request", "20.json", "--out", "more", model="gone/step-1/model.safetensors", request="11.json"
+    )
+    assert distil(capsys, *typed).code == 0
+    assert len(seen) == 2
+    assert not torch.isin(seen[0], torch.tensor([3, 7, 11, 12, 13, 14])).any()
+    assert not torch.isin(seen[1], torch.tensor([3, 7, 11, 12, 13, 14, 20, 21, 22, 23])).any()
 
 
 def test_gnndelete_of_links_starts_from_the_weights_that_another_method_left(there: Path, capsys: Screen) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -73,6 +73,10 @@ def test_the_tables_hold_the_scores_and_accuracy_over_bytes(judged: dict[str, An
     assert scores["rows"][1][3] == f"{expected.score:.4f}"
     assert scores["rows"][1][2] == f"{expected.improvement:.1f} ± {expected.improvement_spread:.1f}"
     assert len(by_student["rows"]) == 4 * 2
+    for label, spec, *cells in by_student["rows"]:
+        [told] = [arm["diagnostics"] for arm in judged["arms"] if arm["label"] == label]
+        figures = [told[f"{spec}, {which}"] for which in ("last", "best")]
+        assert cells == [f"{fmean(each):.1f} ± {stdev(each):.1f}" for each in figures]
     assert [row[0] for row in sizes["rows"]] == [arm["label"] for arm in judged["arms"]]
     assert "DD-Ranking" in render(judged)
 

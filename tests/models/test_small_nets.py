@@ -16,6 +16,7 @@ from distil.methods import KD, SimKD
 from distil.models import Mixer, MobileNet, ViT, WideResNet, load_model
 
 SPECS = ("distil:wrn16_2", "distil:mobilenet(width=0.25)", "distil:vit(dim=32, depth=4)", "distil:mixer(dim=32)")
+SPECS += ("distil:shufflenet(width=0.25)",)
 
 
 def size_of(model: nn.Module) -> int:

@@ -54,6 +54,13 @@ class Neighbours(nn.Module):
         return self.layer(torch.cat([inputs, summed], dim=1))
 
 
+class Counted(Neighbours):
+    """One that makes a plain number of how many nodes there are."""
+
+    def forward(self, inputs: Tensor, edge_index: Tensor) -> Tensor:
+        return super().forward(inputs, edge_index) + torch.zeros(len(inputs), 1)
+
+
 class Words(nn.Module):
     """A text classifier as transformers calls one: by keyword, an output with ``logits``."""
 

@@ -21,7 +21,7 @@ from distil.ship import ExportResult, ModelCard, open_export, predict
 from distil.ship.card import fenced, markdown
 from distil.tasks import ClassificationTask
 
-from .nets import Fixed, Neighbours, Singular, Tied, TwoFaced
+from .nets import Counted, Fixed, Neighbours, Singular, Tied, TwoFaced
 
 ROWS = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
 
@@ -203,11 +203,38 @@ def test_a_graph_network_takes_the_edges_of_any_graph(tmp_path: Path) -> None:
         assert [each.labels[0] for each in answers] == [str(int(k)) for k in model(*other.values()).argmax(1)]
 
 
-def test_a_graph_network_of_another_library_says_what_it_fixes(tmp_path: Path) -> None:
-    model = distil.load_model("distil:gcn(hidden=4)", classes=3, input_shape=(4,))
+def both_ways(pairs: torch.Tensor) -> torch.Tensor:
+    return torch.cat([pairs, pairs.flip(0)], 1)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "gcn(hidden=4, layers=3)",
+        "gcn(hidden=4, sparse_inputs=true)",
+        "sage(hidden=4)",
+        "gat(hidden=4)",
+        "gin(hidden=4)",
+    ],
+)
+def test_graph_networks_take_graphs_of_any_size(spec: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = distil.load_model(f"distil:{spec}", classes=3, input_shape=(4,)).eval()
+    batch = {"inputs": torch.rand(9, 4), "edge_index": both_ways(torch.triu_indices(9, 9, 1)[:, ::3])}
+    made = distil.export(model, batch, tmp_path / "out", task="node-classification")
+    for nodes in (1, 9, 40):
+        edges = both_ways(torch.triu_indices(nodes, nodes, 1)[:, ::5])
+        loops = torch.arange(0, nodes, 2).expand(2, -1)
+        for given in (edges, torch.cat([edges, loops], 1), edges[:, :0]):
+            other = {"inputs": torch.rand(nodes, 4), "edge_index": given}
+            with torch.no_grad():
+                torch.testing.assert_close(run(made.folder, **other), model(*other.values()))
+
+
+def test_a_graph_network_that_counts_its_nodes_says_what_it_fixes(tmp_path: Path) -> None:
     batch = {"inputs": torch.rand(9, 4), "edge_index": torch.randint(9, (2, 30))}
-    with pytest.raises(DistilError, match="GCN fixes the dimension 'nodes' at the 9 of the example"):
-        distil.export(model, batch, tmp_path / "out", task="node-classification")
+    with pytest.raises(DistilError, match="Counted fixes the dimension 'nodes' at the 9 of the example"):
+        distil.export(Counted(4, 3), batch, tmp_path / "out", task="node-classification")
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 

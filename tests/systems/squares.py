@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -9,9 +10,9 @@ from torch import nn
 
 from distil.data import DictDataset
 from distil.data.bundle import Bundle
-from distil.models import SmallCNN
+from distil.models import SmallCNN, load_model
 
-__all__ = ["CLASSES", "bundle", "teachers", "trained"]
+__all__ = ["CLASSES", "bundle", "named", "teachers", "trained"]
 
 CLASSES = 5
 
@@ -37,11 +38,21 @@ def bundle() -> Bundle:
 @lru_cache
 def trained(widths: tuple[int, ...], *, seed: int, norm: bool = True) -> nn.Module:
     """Return a small net, trained for a moment."""
+    return _taught(lambda: SmallCNN(3, CLASSES, widths=widths, norm=norm), seed, steps=25 if norm else 60)
+
+
+@lru_cache
+def named(spec: str) -> nn.Module:
+    """Return a net by its name, trained for a moment."""
+    return _taught(lambda: load_model(spec, classes=CLASSES, input_shape=(3, 8, 8)), 0, steps=60, lr=0.005)
+
+
+def _taught(make: Callable[[], nn.Module], seed: int, *, steps: int, lr: float = 0.02) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net, data = SmallCNN(3, CLASSES, widths=widths, norm=norm), bundle().train
-        optimizer = torch.optim.Adam(net.parameters(), 0.02)
-        for _ in range(25 if norm else 60):
+        net, data = make(), bundle().train
+        optimizer = torch.optim.Adam(net.parameters(), lr)
+        for _ in range(steps):
             loss = nn.functional.cross_entropy(net(data.inputs), data.labels)
             optimizer.zero_grad()
             loss.backward()

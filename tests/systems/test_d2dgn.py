@@ -315,6 +315,42 @@ def test_no_pair_without_an_edge_names_a_deleted_node() -> None:
     assert not torch.isin(later.unseen.index, gone).any()
 
 
+def asked_of_a_standing_graph(*nodes: int, earlier: tuple[int, ...] = ()) -> Scene:
+    """Nodes deleted from a classifier by a user's request, perhaps after an earlier one."""
+    bundle = graph()
+    standing = Standing.of(bundle)
+    if earlier:
+        standing = standing.after(standing.removal(Request("nodes", earlier, "before")))
+    removal = standing.removal(Request("nodes", nodes, "here"))
+    before = torch.tensor(earlier, dtype=torch.long)
+    return node_scene(bundle, standing.pairs, removal.pairs, removal.nodes, earlier=before)
+
+
+def test_pairs_of_gnndelete_name_no_deleted_node_of_a_users_graph_and_are_the_authors_in_an_experiment() -> None:
+    gone = torch.tensor([2, 3, 7, 9, 12, 13])
+    for scene in (asked_of_a_standing_graph(*gone.tolist()), asked_of_a_standing_graph(12, 13, earlier=(2, 3, 7, 9))):
+        for seed in range(20):
+            assert not torch.isin(gone_negatives(scene, seed=seed), gone).any()
+    mix_seed = import_module("distil.data.loading").mix_seed
+    experiment = nodes_scene(2, 3, 7, 9)
+    for scene in (experiment, edges_scene(), links_scene()):  # bit for bit what the stored evidence drew
+        generator = torch.Generator().manual_seed(mix_seed("negatives", 4))
+        drawn = non_edges(scene.gone.shape[1], scene.known, NODES, generator)
+        assert torch.equal(gone_negatives(scene, seed=4), drawn)
+    assert torch.isin(gone_negatives(experiment, seed=4), torch.tensor([2, 3, 7, 9])).any()
+
+
+def test_gnndelete_does_not_read_nodes_that_an_earlier_request_deleted() -> None:
+    earlier = (2, 3, 7, 9)
+    scene = asked_of_a_standing_graph(12, 13, earlier=earlier)
+    planted = scene.inputs.clone()
+    planted[list(earlier)] += torch.linspace(5, 9, 4)[:, None]
+    first, short = original(scene), Descent(steps=10, lr=0.01, weight_decay=0.0)
+    for seed in range(3):
+        one, two = (deleted(first, s, short, seed=seed).module for s in (scene, replace(scene, inputs=planted)))
+        assert torch.equal(state(one), state(two))
+
+
 def test_a_request_that_leaves_no_pair_without_an_edge_to_score_is_refused() -> None:
     bundle = graph()
     links = split_links(bundle.train.batch["edge_index"], NODES, 0)

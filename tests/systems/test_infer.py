@@ -20,7 +20,7 @@ from distil.loops.labelling import target_of
 from distil.loops.order import Order
 from distil.systems.infer import Infer, naturals_only, share_of_budget
 
-from .squares import CLASSES, bundle, teachers, trained
+from .squares import CLASSES, bundle, named, teachers, trained
 
 QUICK: dict[str, Any] = {"steps": 3, "jitter": 2}
 
@@ -97,6 +97,23 @@ def test_teachers_are_unchanged() -> None:
         assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items())
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
         assert all(p.requires_grad for p in net.parameters())
+
+
+def test_four_networks_of_unlike_build_each_have_additive_images_and_label_together() -> None:
+    specs = ("resnet(depth=8, widths=(4, 6, 8))", "wrn10_1", "shufflenet(width=0.25)")
+    nets = (trained((6, 8), seed=0), *(named(f"distil:{spec}") for spec in specs))
+    before = [{name: value.clone() for name, value in net.state_dict().items()} for net in nets]
+    small = condense(order(5, nets=nets), "infer")
+    assert (share_of_budget(5, networks=4, classes=CLASSES), len(small)) == (2, CLASSES * 2 * 5)
+    assert small.compensators is not None
+    own = small.compensators.flatten(1).unflatten(0, (4, 2))
+    assert bool((own.abs().amax(2) > 0).all())
+    away = torch.cdist(own[:, 0], own[:, 0])
+    assert bool((away[~torch.eye(4, dtype=torch.bool)] > 0.1).all())  # each network asks for images of its own
+    said = torch.stack([net(small.samples()) for net in nets]).mean(0)
+    torch.testing.assert_close(small.logits, said, rtol=1e-4, atol=1e-4)
+    for net, kept in zip(nets, before, strict=True):
+        assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items())
 
 
 def test_static_labels_are_the_mean_of_logits_asked_once_for_each_image() -> None:

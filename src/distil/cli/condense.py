@@ -40,7 +40,10 @@ def condense(
         bool, typer.Option("--evaluate", help="Judge the set: fresh students on it, on random samples, on all data.")
     ] = False,
     existing: Annotated[
-        str | None, typer.Option(help="Judge a set that is there: distil's, class folders of images, a .pt.")
+        str | None,
+        typer.Option(
+            help="Judge a set that is there: distil's, class folders of images, a .pt. With --labels it is kept anew."
+        ),
     ] = None,
     student: Annotated[
         list[str] | None, typer.Option(help="A net that judges, by name; two of other forms by default. Repeatable.")
@@ -89,6 +92,7 @@ def _go(
 ) -> None:  # fmt: skip
     from distil.cli.run import show_report
     from distil.files import write_text
+    from distil.loops.condense_existing import apart
     from distil.loops.lab import Lab
     from distil.loops.own_condense import SET, CondenseRun, run_condense
     from distil.loops.settings import from_yaml, override, to_yaml, update
@@ -110,6 +114,8 @@ def _go(
     if dry_run:
         _check(settings, device, as_json)
         return
+    if out is not None or resume:
+        apart(settings, begun.parent)
     folder = open_out(out, "condense", resume=resume, overwrite=overwrite)
     with Display(quiet=as_json) as display, resumable(folder, ["condense", *(["--device", device] if device else [])]):
         write_text(folder / SETTINGS, to_yaml(settings))
@@ -119,7 +125,7 @@ def _go(
         show_report(report, folder, as_json=as_json)
     else:
         typer.echo(f"Report: {(folder / 'report.html').resolve()}")
-    if not as_json and settings.existing is None:
+    if not as_json and settings.writes:
         held = small.storage(exact=settings.exact)
         held = {"texts": held.pop("images"), **held} if small.texts is not None else held
         parts = ", ".join(f"{name} {size(held[name])}" for name in held if name not in ("other", "total"))
@@ -145,10 +151,11 @@ def _check(settings: Any, device: str | None, as_json: bool) -> None:
         "inputs": list(bundle.input_shape),
     }
     if small is not None:
-        kind = settings.labels or small.kind
+        kind, noun = settings.labels or small.kind, "texts" if order.nearest else small.noun
         facts["set"] = {"samples": len(small), "labels": kind}
+        kept = "kept as a set of its own and " if settings.writes else ""
         said = (
-            f"{to_yaml(settings)}Everything fits: {len(small)} {small.noun} with {kind} labels, to be judged on "
+            f"{to_yaml(settings)}Everything fits: {len(small)} {noun} with {kind} labels, to be {kept}judged on "
             f"{bundle.name}. No student was trained."
         )
         typer.echo(json.dumps(facts) if as_json else said)

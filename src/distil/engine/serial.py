@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distil.errors import DistilError
+from distil.files import write_folder
 
-__all__ = ["atomic_folder", "load_tree", "save_tree"]
+__all__ = ["load_tree", "save_tree"]
 
 TENSORS, TREE = "tensors.safetensors", "tree.json"
 
@@ -37,7 +35,7 @@ def save_tree(tree: Any, folder: str | Path) -> Path:
         document = {"format": "distil-tree", "version": 1, **sums, "tree": packed}
         (target / TREE).write_text(json.dumps(document, allow_nan=False))
 
-    return atomic_folder(Path(folder), fill)
+    return write_folder(Path(folder), fill)
 
 
 def load_tree(folder: str | Path, *, device: str = "cpu") -> Any:
@@ -62,31 +60,6 @@ def load_tree(folder: str | Path, *, device: str = "cpu") -> Any:
             f"{folder} is truncated or no checkpoint of distil ({type(error).__name__}); delete it and resume from an "
             "earlier one."
         ) from None
-
-
-def atomic_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Let ``fill`` write into a fresh folder, then put it in the place of ``folder`` by renaming."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
-    fresh.mkdir()
-    try:
-        fill(fresh)
-        for file in (path for path in fresh.rglob("*") if path.is_file()):
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
-        if folder.exists():
-            old = folder.parent / f".{folder.name}.old.{uuid.uuid4().hex[:8]}"
-            folder.rename(old)
-            fresh.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            fresh.rename(folder)
-    except (OSError, SafetensorError) as error:  # safetensors says in its own words that the disk is full
-        why = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
-        raise DistilError(f"{folder} could not be written ({why}); nothing of it was kept.") from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return folder
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -67,7 +67,7 @@ def refuse_unread(run: CondenseRun, plain: CondenseRun) -> None:
     if there:
         _refuse(
             given,
-            ("method", "per_class", "options", "seed", "keep"),
+            ("method", "per_class", "options", "seed", *(() if run.keep == "nearest" else ("keep",))),
             "is of making a set, and --existing judges one that is there: leave --existing out",
         )
     else:

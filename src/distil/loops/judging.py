@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import nn
 
 from distil.data.augmented import Augmentation
@@ -29,7 +28,7 @@ from distil.loops.own_check import check_student
 from distil.loops.recipe import data_report
 from distil.loops.text_sets import Shown, as_read, shown
 from distil.loops.training import build_model
-from distil.report.text import size
+from distil.report.text import over_seeds, size
 from distil.tasks import get_task
 
 __all__ = [
@@ -362,7 +361,7 @@ def _scores(report: Mapping[str, Any], judging: Judging, *, soft: bool, labelled
     note = (
         "Recovery: all real data less the set, both with hard labels (lower is better). Improvement: the set less "
         "random samples under the same labels and views (higher is better). In points, mean ± standard deviation over "
-        "seeds. "
+        "seeds, divided by their number as in DD-Ranking's package. "
         f"Ranking score (e^α − 1/e) / (e − 1/e) with α = {judging.weight:g} · improvement − {1 - judging.weight:g} · "
         "recovery, both as shares."
     )
@@ -379,10 +378,6 @@ def _by_student(report: Mapping[str, Any], students: Sequence[str]) -> dict[str,
         told = arm["diagnostics"]
         for spec in students:
             cells = [told[f"{spec}, {which}"] for which in ("last", "best")]
-            rows.append([arm["label"], spec, *(_spread(fmean(c), _deviation(c)) for c in cells)])
-    note = "Accuracy in %, mean ± standard deviation over seeds."
+            rows.append([arm["label"], spec, *map(over_seeds, cells)])
+    note = "Accuracy in %, mean ± sample deviation over seeds."
     return {"title": "By architecture", "note": note, "head": ["Set", "Student", "last", "best"], "rows": rows}
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return float(torch.tensor(values).std(correction=0))

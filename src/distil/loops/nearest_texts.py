@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from statistics import fmean, pstdev
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from distil.loops.lab import Arm, Lab, Role
 from distil.loops.labelling import Labelling, relabelled
 from distil.loops.order import Order
 from distil.loops.small_sets import turned_back
+from distil.report.text import over_seeds
 
 __all__ = ["cost_of_nearest", "nearest_texts", "told_of_nearest"]
 
@@ -104,10 +103,12 @@ def cost_of_nearest(
             made, taken = (
                 [each.metrics[which]["accuracy"] for each in outcomes[f"vectors-{side}-{k}"]] for side in sides
             )
-            body.append([spec, which, _spread(made), _spread(taken), _spread([a - b for a, b in zip(made, taken)])])
+            body.append(
+                [spec, which, over_seeds(made), over_seeds(taken), over_seeds([a - b for a, b in zip(made, taken)])]
+            )
     note = (
         "Students of the encoder's vectors, on those that were made and on those of the texts taken for them, under "
-        "the same labels. Accuracy in %, mean ± standard deviation over seeds; the cost is in points, seed by seed "
+        "the same labels. Accuracy in %, mean ± sample deviation over seeds; the cost is in points, seed by seed "
         "(below 0: the texts taught more)."
     )
     head = ["Student", "State", "vectors as made", "nearest texts", "cost"]
@@ -121,7 +122,3 @@ def _same(small: CondensedSet, seed: int) -> CondensedSet:
 def _labelling(free: CondensedSet, labelling: Labelling | None) -> Labelling | None:
     """How a teacher labels the set: as asked, or as dc-kd does; None where labels are the method's own or classes."""
     return labelling or (Labelling("static", temperature=1.0) if free.made.get("method") == "dc-kd" else None)
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.1f} ± {pstdev(values):.1f}"

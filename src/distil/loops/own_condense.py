@@ -20,6 +20,7 @@ from distil.data.text import TEXT_TASK
 from distil.errors import DistilError, nearest
 from distil.loops.condense import condense, free_order, nets_behind
 from distil.loops.condense_check import check_order, check_skill, check_texts, named_teachers_fit
+from distil.loops.condense_existing import apart, existing_fits, nearest_fit, renewed
 from distil.loops.condense_unread import refuse_unread
 from distil.loops.condensed import stored_set
 from distil.loops.condensed_show import counted, sheets_of, storage_table, texts_table, told
@@ -28,9 +29,9 @@ from distil.loops.encoded import folders_behind
 from distil.loops.inputs import InputSize, Normalise, as_teacher, described, image_task
 from distil.loops.judging import Judging, check_students, evaluate
 from distil.loops.lab import Lab
-from distil.loops.labelling import Labelling, augmentation_of, labellers_fit, relabelled
+from distil.loops.labelling import Labelling, labellers_fit
 from distil.loops.nearest_texts import cost_of_nearest, nearest_texts, told_of_nearest
-from distil.loops.order import Order
+from distil.loops.order import Order, architecture
 from distil.loops.own_run import Columns, OwnRun, read_raw
 from distil.loops.recipe import data_report
 from distil.loops.training import Training, fitting, train_teacher
@@ -68,7 +69,8 @@ class CondenseRun:
         labels: how the set is labelled; by default as the method does, or as a set that is there is. labelling: the
             settings of that.
         exact: keep images as float32 instead of PNG.
-        existing: a set that is there already, of any maker, to be judged instead of making one.
+        existing: a set that is there already, of any maker, to be judged instead of making one; with ``labels``, or
+            kept as the "nearest" texts, it becomes a set of the run's own.
         mean, std: undo the normalisation of its tensors.
         evaluate: judge the set; judging: how.
         size, channels, limit, columns, classes, splits, split_seed, drop_leaks: how data are read.
@@ -118,6 +120,11 @@ class CondenseRun:
     def relabelling(self) -> Labelling | None:
         """How the set is labelled, where that is not left to the method."""
         return None if self.labels is None else replace(self.labelling, kind=self.labels)
+
+    @property
+    def writes(self) -> bool:
+        """Whether a set comes of it: one that is made, or one that is there under other labels or as texts."""
+        return self.existing is None or self.labels is not None or self.keep == "nearest"
 
 
 KEPT = ("auto", "texts", "vectors", "nearest")
@@ -175,7 +182,7 @@ def reading(run: CondenseRun, lab: Lab, folder: Path) -> tuple[Bundle, Bundle | 
             if given:
                 raise DistilError(f"{name}={given!r} is for texts, and {bundle.name} holds none; leave it out.")
         return bundle, None
-    if run.keep == "nearest" and condenser.chooses:
+    if run.keep == "nearest" and condenser.chooses and run.existing is None:
         raise DistilError(
             f"{run.method} chooses texts that are real; keep=nearest is for methods that make vectors (dm, dc, …): "
             "leave it out."
@@ -207,13 +214,13 @@ def prepared(run: CondenseRun, lab: Lab) -> Prepared:
     small = None
     if run.existing is not None:
         small = read_set(run.existing, seen, mean=run.mean or None, std=run.std or None)
-        bundle = bundle if small.texts is not None else seen
-        same_classes(small, bundle)
+        same_classes(small, bundle if small.texts is not None else seen)
+        bundle = bundle if small.texts is not None or run.keep == "nearest" else seen
         for note in small.made.get("notes") or ():
             lab.progress.say(f"{run.existing}: {note}")
     named = named_teachers(run, seen, lab)
     if small is not None:
-        _labels_fit(run, small, named)
+        existing_fits(run, small, [each.called for each in named])
     order = Order(
         seen, run.per_class, seed=run.seed, teachers=tuple(each.called for each in named), device=lab.device,
         progress=lab.progress, options=run.options, texts=texts, nearest=run.keep == "nearest",
@@ -222,8 +229,10 @@ def prepared(run: CondenseRun, lab: Lab) -> Prepared:
         check_order(order, run.method, condenser, relabelling, trained=False)
     else:
         named_teachers_fit(order, run.teachers, trained=False)
+        for note in nearest_fit(run, small, order) if order.nearest else ():
+            lab.progress.say(note)
     if run.evaluate or small is not None:  # before a teacher is trained: who made a set is no judge of it
-        nets = nets_behind(order, run.method) if small is None else set(small.made.get("nets") or ())
+        nets = nets_behind(order, run.method) if small is None else _nets(small, run, order)
         for note in check_students(run.judging, bundle, nets, length=run.max_length):
             lab.progress.say(note)
         if order.nearest:  # what they cost is judged by students of vectors
@@ -238,52 +247,17 @@ def prepared(run: CondenseRun, lab: Lab) -> Prepared:
     return Prepared(bundle, order, small)
 
 
-def _labels_fit(run: CondenseRun, small: CondensedSet, named: Sequence[Named]) -> None:
-    """Refuse teachers that a set which is there does not ask, or labels that it cannot be given."""
-    if run.labels is None:
-        labellers_fit(small, [each.called for each in named])  # their number
-    elif run.labels != "hard":
-        if not named:
-            raise DistilError(f"{run.labels} labels come from a trained teacher; name one with --teacher.")
-        if small.texts is not None:
-            raise DistilError(
-                f"{run.existing} holds texts, which teachers see as vectors that a set does not keep; condense anew "
-                f"with --labels {run.labels}, or leave it out."
-            )
-    if named and (run.labels or small.kind) == "hard":
-        raise DistilError(
-            f"{run.existing} is judged by hard labels, which ask no teacher; leave --teacher out, or say how it is to "
-            "be labelled: --labels static."
-        )
-
-
-def _relabelled(run: CondenseRun, made: Prepared, lab: Lab) -> CondensedSet:
-    """The set that is there, labelled as the run says."""
-    small, labelling, order = made.existing, run.relabelling, made.order
-    assert small is not None
-    if labelling is None:
-        return small
-    lab.progress.begin(f"labelling the set: {labelling.kind}")
-    if labelling == Labelling(kind="hard"):  # shown as it was, but unmixed
-        labelling = replace(labelling, augmentation=replace(augmentation_of(small), mix="none"))
-
-    def label() -> CondensedSet:
-        return relabelled(
-            small, order.teachers, labelling, task=order.task, device=order.device, progress=lab.progress.step
-        )
-
-    return stored_set(lab, "labels", label, set=small.fingerprint, labelling=labelling, teachers=list(order.teachers))
-
-
 def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[CondensedSet, dict[str, Any]]:
     """Make the set (or take the one that is there), keep it in the run's folder, judge it, and return the report."""
+    apart(run, lab.out)
     made = prepared(run, lab)
     bundle, order = made.bundle, made.order
     if bundle.contents:
         write_splits(lab.out / SPLITS_FILE, bundle)
-    free = None
+    free: CondensedSet | None = None
     if made.existing is not None:
-        small = _relabelled(run, made, lab)
+        free = made.existing if order.nearest else None
+        small = renewed(run, made.existing, order, bundle, lab)
     else:
 
         def kept(name: str, make: Callable[[], CondensedSet]) -> CondensedSet:
@@ -299,7 +273,11 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
             small = kept("set", lambda: nearest_texts(vectors, order, run.relabelling))
         else:
             small = kept("set", lambda: condense(order, run.method, run.relabelling))
-        small = replace(small, made={**small.made, "source": _source(run), **({"exact": True} if run.exact else {})})
+    if run.writes:
+        more: dict[str, Any] = {"source": _source(run)} | ({"exact": True} if run.exact else {})
+        if made.existing is not None:
+            more["nets"] = sorted(_nets(small, run, order))
+        small = replace(small, made={**small.made, **more})
         small = load_condensed(small.save(lab.out / SET, exact=run.exact))  # judged as it is kept
     title = f"{counted(small)} for {bundle.name}, by {small.made.get('method', run.method)}"
     if run.evaluate or made.existing is not None:
@@ -318,7 +296,9 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
             warnings=["The set was made and not judged; --evaluate trains fresh students on it."],
         )  # fmt: skip
     report["setting"] = {**report["setting"], **told_of_nearest(small)}
-    if free is not None and run.evaluate:
+    if made.existing is not None and order.nearest:
+        report["warnings"] += nearest_fit(run, made.existing, order)
+    if free is not None and (run.evaluate or made.existing is not None):
         report["tables"].append(cost_of_nearest(free, small, order, lab, run.judging, run.relabelling))
     report["tables"] = [*(report.get("tables") or []), storage_table(small, exact=run.exact), *texts_table(small)]
     report["pictures"] = sheets_of(small)
@@ -377,6 +357,11 @@ def trained(named: Sequence[Named], run: CondenseRun, bundle: Bundle, lab: Lab) 
             each = replace(each, model=model)
         made.append(each.called)
     return tuple(made)
+
+
+def _nets(small: CondensedSet, run: CondenseRun, order: Order) -> set[str]:
+    """Return the forms of the nets behind a set that is there, with those that label it here."""
+    return {*(small.made.get("nets") or ()), *(map(architecture, order.teachers) if run.labels else ())}
 
 
 def _folders(options: Mapping[str, Any]) -> list[str]:

@@ -69,6 +69,8 @@ class Scene:
         gone: ``[2, D]``, the edges that go, once each.
         among: ``[K]``, the nodes that are left, where this or an earlier request deleted some: pairs without an edge
             are drawn among them, so that nothing is trained on a deleted node. None where none was deleted.
+        drawn: ``[K]``, the nodes that GNNDelete's pairs without an edge are drawn among: as ``among``, or all (None),
+            as its authors draw for deleted nodes of a classifier.
     """
 
     task: Task
@@ -85,6 +87,7 @@ class Scene:
     known: Tensor
     gone: Tensor
     among: Tensor | None = None
+    drawn: Tensor | None = None
 
     @property
     def nodes(self) -> int:
@@ -186,6 +189,7 @@ def link_scene(
         known=links.every,
         gone=forget,
         among=among,
+        drawn=among,
         **scored,
     )
 
@@ -201,7 +205,9 @@ def node_scene(
         gone: ``[2, D]``, those that are deleted, the nodes' own among them.
         nodes: ``[K]``, the deleted nodes; empty for a request of edges, whose elements are then pairs: the product of
             the logits at both ends.
-        earlier: ``[K]``, nodes that earlier deletions took.
+        earlier: ``[K]``, nodes that earlier deletions took, perhaps none: the graph is someone's as it stands, and no
+            pair without an edge names a deleted node. None for an experiment on a graph of which nothing was deleted:
+            there GNNDelete's pairs are its authors', drawn among all nodes.
         seed: of the non-edges that stand for unseen pairs.
     """
     whole = bundle.train.batch
@@ -242,6 +248,7 @@ def node_scene(
         known=pairs_of(whole["edge_index"]),
         gone=pairs_of(gone),
         among=among,
+        drawn=None if earlier is None and len(nodes) else among,
         **scored,
     )
 

@@ -205,14 +205,10 @@ def copying(
 
 
 def gone_negatives(scene: Scene, *, seed: int) -> Tensor:
-    """Return a pair without an edge for each deleted edge.
-
-    Of a request of nodes to a classifier it may name deleted ones, as its authors draw it: the operators are trained on
-    the deleted nodes' embeddings in any case.
-    """
+    """Return a pair without an edge for each deleted edge, among the nodes that the scene says (``drawn``)."""
     generator = torch.Generator().manual_seed(mix_seed("negatives", seed))
-    among = scene.among if scene.forget.kind == "pairs" else None
-    return non_edges(scene.gone.shape[1], scene.known, scene.nodes, generator, among=among).to(scene.inputs.device)
+    pairs = non_edges(scene.gone.shape[1], scene.known, scene.nodes, generator, among=scene.drawn)
+    return pairs.to(scene.inputs.device)
 
 
 def unconnected_graph(scene: Scene, *, seed: int) -> Tensor:

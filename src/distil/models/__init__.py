@@ -16,6 +16,7 @@ _HOMES = {
     "resnet": ("CifarResNet",),
     "wrn": ("WideResNet",),
     "mobilenet": ("MobileNet",),
+    "shufflenet": ("ShuffleNet",),
     "tokens": ("Mixer", "ViT"),
     "masked": ("MaskedAutoencoder", "MaskedViT", "load_encoder", "token_head"),
     "gnn": ("GAT", "GCN", "SAGE"),

@@ -2,7 +2,7 @@
 
 All three take ``(inputs [N, F], edge_index [2, E])`` with both directions of every edge, and return logits ``[N, C]``.
 Between layers: ReLU, then dropout; none on the input. Self loops are added once inside, whether or not the edges hold
-them.
+them. Nodes are counted by ``shape[0]``: ``len`` makes a plain number, to which an exported network would be bound.
 
 Kipf, Welling, ICLR 2017 (arXiv 1609.02907); Veličković et al., ICLR 2018 (arXiv 1710.10903); Hamilton, Ying, Leskovec,
 NeurIPS 2017 (arXiv 1706.02216). Layer choices follow the teachers of FF-G2M (AAAI 2023, arXiv 2305.10758).
@@ -97,7 +97,7 @@ class GCN(nn.Module):
         from distil.models.graph_layers import neighbourhood
 
         def normalised() -> tuple[Tensor, Tensor]:
-            edges, weight = gcn_norm(edge_index, None, len(inputs), False, True, dtype=inputs.dtype)
+            edges, weight = gcn_norm(edge_index, None, inputs.shape[0], False, True, dtype=inputs.dtype)
             return edges, weight
 
         whole: Any = neighbourhood(edge_index, inputs, kind="gcn", make=normalised)
@@ -158,7 +158,7 @@ class GAT(nn.Module):
 
     def forward(self, inputs: Tensor, edge_index: Tensor) -> Tensor:
         """Return logits ``[N, C]`` from features ``[N, F]`` and edges ``[2, E]``."""
-        edges = _with_loops(edge_index, len(inputs))
+        edges = _with_loops(edge_index, inputs.shape[0])
         hidden = thinned(inputs, self.input_dropout, self.training)
         for layer in self.layers[:-1]:
             hidden = thinned(F.relu(layer(hidden, edges)), self.dropout, self.training)
@@ -209,13 +209,13 @@ class SAGE(nn.Module):
         from distil.models.graph_layers import neighbourhood
 
         def joined() -> Tensor:
-            edges = _with_loops(edge_index, len(inputs))
-            loops = torch.arange(len(inputs), device=edges.device).expand(2, -1)
+            edges = _with_loops(edge_index, inputs.shape[0])
+            loops = torch.arange(inputs.shape[0], device=edges.device).expand(2, -1)
             return edges if self.self_loops == 1 else torch.cat([edges, loops], 1)
 
         def shares() -> tuple[Tensor, Tensor]:
             edges = joined()
-            return edges, 1.0 / edges[1].bincount(minlength=len(inputs))[edges[1]]
+            return edges, 1.0 / edges[1].bincount(minlength=inputs.shape[0])[edges[1]]
 
         whole = neighbourhood(edge_index, inputs, kind=f"mean{self.self_loops}", make=shares)
         edges = joined() if whole is None else edge_index

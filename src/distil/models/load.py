@@ -30,6 +30,7 @@ _NETS: dict[str, tuple[str, str]] = {
     "resnet": ("resnet", "CifarResNet"),
     "wrn": ("wrn", "WideResNet"),
     "mobilenet": ("mobilenet", "MobileNet"),
+    "shufflenet": ("shufflenet", "ShuffleNet"),
     "vit": ("tokens", "ViT"),
     "mixer": ("tokens", "Mixer"),
     "mae": ("masked", "MaskedAutoencoder"),
@@ -73,11 +74,10 @@ def load_model(
 
     Args:
         spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER`` (transformers; see :mod:`distil.models.hf`),
-            ``distil:NAME`` (mlp, cnn, convnet, resnet8, resnet20, …, wrn16_2, …, mobilenet, vit, mixer, mae,
-            masked_vit, unet, vgg, gcn, gat, sage, gin; for texts bow, textcnn), or your own factory as
+            ``distil:NAME`` (mlp, cnn, convnet, resnet8, resnet20, …, wrn16_2, …, mobilenet, shufflenet, vit, mixer,
+            mae, masked_vit, unet, vgg, gcn, gat, sage, gin; for texts bow, textcnn), or your own factory as
             ``package.module:function`` or ``path/to/file.py:function``; each optionally with ``(key=value, …)``. A
-            factory gets ``classes``, ``channels``, ``input_shape``, and for texts ``vocab`` and ``tokenizer``, if it
-            names them.
+            factory gets what it names of classes, channels, input_shape and, for texts, vocab and tokenizer.
         classes: the number of outputs; default the library's own.
         channels: input channels.
         weights: a ``.safetensors`` file or a torch file with a state dict; see :func:`load_weights`.

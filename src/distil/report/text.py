@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
+from statistics import fmean, stdev
 
 __all__ = [
     "MINUS",
@@ -16,6 +18,7 @@ __all__ = [
     "heading",
     "is_number",
     "millis",
+    "over_seeds",
     "shorten",
     "signed",
     "size",
@@ -44,6 +47,15 @@ def fixed(value: object, decimals: int = 1) -> str:
         digits = text[1:]
         return MINUS + digits if any(digit in "123456789" for digit in digits) else digits
     return text
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Write figures of several seeds as their mean and sample deviation; one figure has none.
+
+    >>> over_seeds([60.0, 62.0, 64.0]), over_seeds([60.0])
+    ('62.0 ± 2.0', '60.0')
+    """
+    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def signed(value: object, decimals: int = 1) -> str:

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from distil.data.fingerprint import fingerprint
 from distil.engine.anatomy import unwrapped
-from distil.engine.serial import atomic_folder
 from distil.errors import DistilError, nearest
-from distil.files import write_text
+from distil.files import write_folder, write_text
 from distil.models.load import summary
 from distil.report import environment
 from distil.ship.card import ModelCard, write_card
@@ -122,7 +121,7 @@ def export(
         made.look(classes, preprocessing)
         if not isinstance(card, ModelCard):
             card = ModelCard(title=f"{type(module).__name__}", facts=dict(card or {}))
-        atomic_folder(out, lambda folder: made.fill(folder, card, place))
+        write_folder(out, lambda folder: made.fill(folder, card, place))
     if made.failure is not None:
         raise DistilError(f"{made.failure} The rest of the export, with model.safetensors, is in {out}.") from None
     return made.result(out)
