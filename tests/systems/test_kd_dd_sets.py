@@ -20,6 +20,7 @@ from distil.loops.condense import Order
 from distil.loops.lab import Lab
 from distil.loops.matching import Gradients
 from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
+from distil.loops.settings import update
 from distil.loops.small_sets import SmallData, small_data, turned_back, whole_set
 from distil.loops.training import Teacher, build_model
 from distil.report.check import validate
@@ -43,13 +44,18 @@ def digits() -> Bundle:
     return load("digits", limit=200)
 
 
-def made(digits: Bundle, matching: str = "distributions", **changed: Any) -> CondensedSet:
+def knowing(digits: Bundle) -> torch.nn.Module:
+    """A teacher above chance: each class's mean image is its row."""
     teacher = build_model("distil:mlp(layers=1)", digits, seed=0)
-    with torch.no_grad():  # a teacher above chance: each class's mean image is its row
+    with torch.no_grad():
         for label in range(10):
             rows = Order(digits, 1).inputs(Order(digits, 1).real(label))
             teacher.layers[0].weight[label] = rows.mean(0).flatten() - rows.mean()
-    asked = {"options": FEW[matching], "teachers": [teacher], **changed}
+    return teacher
+
+
+def made(digits: Bundle, matching: str = "distributions", **changed: Any) -> CondensedSet:
+    asked = {"options": FEW[matching], "teachers": [knowing(digits)], **changed}
     return small_set(digits, 1, matching=matching, **asked)
 
 
@@ -119,6 +125,7 @@ TOY = (
     "data.train=200",
     "data.val=60",
     "student='distil:mlp(hidden=8)'",
+    "unseen=['distil:mlp(layers=1)','distil:mlp(hidden=4)']",
     "training.updates=6",
     "training.checks=2",
     "teacher_training.epochs=8",
@@ -158,9 +165,59 @@ def test_the_recipe_runs_on_digits(tmp_path: Path) -> None:
     assert all(budget == budgets[0] for budget in budgets)
     assert budgets[0]["labels"] == 10
     assert arms["dm-soft"]["diagnostics"]["labels bytes"][0] > arms["dm"]["diagnostics"]["labels bytes"][0]
-    assert [table["title"] for table in report["tables"]] == ["Trials", "Accuracy over bytes", "What real samples cost"]
-    free, real, lost, _ = report["tables"][2]["rows"][0]
+    titles = [
+        "Trials",
+        "Accuracy over bytes",
+        "Gain over random samples under the same labels",
+        "What real samples cost",
+    ]
+    assert [table["title"] for table in report["tables"]] == titles
+    free, real, lost, _ = report["tables"][3]["rows"][0]
     assert lost == pytest.approx(free - real)
+    assert len([key for key in arms["dm"]["diagnostics"] if key.startswith("accuracy of ")]) == 2
+
+
+def test_rded_stands_beside_random_images_under_its_own_labels_and_under_classes(tmp_path: Path) -> None:
+    recipe = load_recipe("kd-dd-survey")
+    arms = "[random, rded-hard, random-soft, random-step, rded]"
+    setup = prepare_setup(recipe, assignments=[*TOY, f"arms={arms}", "augmentation.batch=5"])
+    lab = Lab(tmp_path, shared=tmp_path / "shared")
+    report = run_recipe(recipe, setup, tmp_path, lab, command="distil run kd-dd-survey", system="kd-dd-survey")
+    found = {arm["name"]: arm for arm in report["arms"]}
+    assert "CutMix" in report["setting"]["RDED's labels"]
+    assert [arm["budget"] for arm in report["arms"]] == 5 * [found["random"]["budget"]]
+    assert found["random"]["budget"]["batch_size"] == 5
+    size = {name: arm["diagnostics"]["labels bytes"][0] for name, arm in found.items()}
+    assert size["random"] == size["rded-hard"] == size["rded"] < size["random-soft"]
+    gains = next(table for table in report["tables"] if table["title"].startswith("Gain over random"))
+    rows = {row[0]: dict(zip(gains["head"], row, strict=True)) for row in gains["rows"]}
+    for name, against in (("rded-hard", "random"), ("rded", "random-step")):
+        row, other = rows[found[name]["label"]], rows[found[against]["label"]]
+        assert (row["labels"], other["gain"]) == (other["labels"], "")
+        assert row["gain"] == pytest.approx(row["accuracy"] - other["accuracy"])
+    assert {row["labels"] for row in rows.values()} == {"classes", "logits of each sample", "logits of each view"}
+
+
+def test_rdeds_images_are_the_same_under_both_kinds_of_labels(digits: Bundle, tmp_path: Path) -> None:
+    setup = prepare_setup(load_recipe("kd-dd-survey"), assignments=["augmentation.batch=5"])
+    teacher = Teacher(knowing(digits), {}, "toy", 0.0)
+    arms = _Sets(setup, digits, teacher, Lab(tmp_path)).arms()
+    hard, own, random, step = (arms[name][2](3) for name in ("rded-hard", "rded", "random", "random-step"))
+    assert torch.equal(hard.inputs, own.inputs)
+    assert torch.equal(random.inputs, step.inputs)
+    assert (hard.kind, own.kind, step.kind) == ("hard", "dynamic", "dynamic")
+    assert own.record == step.record
+    assert own.record["augmentation"]["mix"] == "cutmix"
+    vectors = replace(digits, input_shape=(64,))
+    assert not {"rded", "rded-hard", "random-step"} & set(_Sets(setup, vectors, teacher, Lab(tmp_path)).arms())
+
+
+def test_every_setting_of_the_evidence_has_two_unseen_judges_and_three_seeds() -> None:
+    recipe = load_recipe("kd-dd-survey")
+    for changed in recipe.EVIDENCE:
+        setup = update(recipe.Setup(), changed)
+        assert len({setup.student, *setup.unseen}) == 3
+        assert len(setup.seeds) >= 3
 
 
 def test_arms_are_chosen_by_name_and_random_is_among_them(tmp_path: Path) -> None:
