@@ -219,6 +219,15 @@ def test_a_method_that_holds_the_labels_is_weighed_against_them_where_it_can_be(
     assert first[2] == second[2]
 
 
+def test_a_balanced_sum_of_the_methods_own_is_the_published_one_at_its_weights() -> None:
+    (entry,) = (entry for entry in ENTRIES if entry.weighted)
+    published, own = (
+        toys.taught(parse(text))(toys.batch(toys.vectors(16))).loss
+        for text in (entry.expression, f"0.1*{entry.weighted.format(weight=9)}")
+    )
+    torch.testing.assert_close(published, own)
+
+
 def test_a_method_that_mixes_labels_is_weighed_by_its_own_weights(tmp_path: Path) -> None:
     found = run(tmp_path, "[kd, mix-kd]", "seeds=[0]")
     first, second = (row for row in table(found, "Tries")["rows"] if row[0] == "MIX-KD")

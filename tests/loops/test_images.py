@@ -51,14 +51,6 @@ def test_tails_and_orders_are_other_data(tmp_path: Path) -> None:
     assert len({image_pair(one, lab).bundle.fingerprint for one in others}) == 4
 
 
-def test_images_are_brought_to_a_square_or_to_two_sides(tmp_path: Path) -> None:
-    lab = Lab(tmp_path, shared=tmp_path)
-    for size, shape, said in ((4, (1, 4, 4), "at 4 px"), ((4, 6), (1, 4, 6), "at 4 x 6 px")):
-        pair = image_pair(replace(PAIR, size=size), lab)
-        assert pair.bundle.train[0]["inputs"].shape == shape
-        assert said in pair.setting(Training())["Data"]
-
-
 def test_a_teachers_own_task_scores_the_same_groups() -> None:
     task = ClassificationTask(groups={"tail third": [7, 8, 9]})
     assert as_teacher(task).groups == task.groups == {"tail third": (7, 8, 9)}

@@ -38,8 +38,8 @@ class Entry:
     """A method on the board: its published sum, and what a reader must know of it.
 
     ``parted`` is the same sum with the labels as a component of their own, for a method that holds them: so they can be
-    weighed against the rest. Where it can be measured but not trained (a method that mixes labels), ``weighted`` is the
-    sum of the second try with ``{weight}`` in place of the rest's coefficient.
+    weighed against the rest. Of a method that mixes labels it only stands for the sum while that is measured, plain
+    cross-entropy for its labels; ``weighted`` is then the sum of the second try, ``{weight}`` the rest's coefficient.
     """
 
     name: str

@@ -24,7 +24,7 @@ class ImagePair:
 
     Attributes:
         data: a name that ``distil.load`` reads.
-        size: the height and width (one number for both) that images are brought to; by default their own.
+        size: height and width that images are brought to; by default their own.
         modulo: make label k of label k modulo this, the fine one kept apart (``distil.data.regrouped``).
         train, val: how many training and validation images are kept, stratified; the test set is whole.
         teacher_train: how many images the teacher is trained on; the students' are among them.
@@ -35,7 +35,7 @@ class ImagePair:
     """
 
     data: str = "fashion-mnist"
-    size: int | tuple[int, int] | None = None
+    size: int | None = None
     modulo: int | None = None
     train: int = 5000
     teacher_train: int = 20000
@@ -80,8 +80,7 @@ class Pair:
     def setting(self, training: Training) -> dict[str, str]:
         """Return what a reader must know."""
         c, b = self.chosen, self.bundle
-        sides = " x ".join(str(side) for side in c.size) if isinstance(c.size, tuple) else c.size
-        at = (f" at {sides} px" if c.size else "") + (f", labels modulo {c.modulo}" if c.modulo else "")
+        at = (f" at {c.size} px" if c.size else "") + (f", labels modulo {c.modulo}" if c.modulo else "")
         return {
             "Data": f"{c.data}{at}: {len(b.train)} training images, {len(b.val)} to choose the epoch, {len(b.test)} "
             "test images",

@@ -75,6 +75,7 @@ FURTHER = {
 OWN_VIEWS = ("random-step", "rded")
 """Arms labelled and shown as RDED has it: the teacher is asked on every view, and views are mixed by CutMix."""
 ASKED = (*FURTHER, "rded-hard", *OWN_VIEWS)
+"""Arms that run where ``arms`` names them."""
 MADE = ["dm", "dc", "tm", "krr", "latent", "dc-plain", "dm-real"]
 SOFT = ["random-soft", "herding-soft", "dm-soft", "dc-soft", "dc-kd"]
 EVERY = ["random", *SELECTED, *FURTHER, *MADE, *SOFT, "full"]
@@ -111,7 +112,7 @@ class Setup:
         per_class: samples of each class in every set but the whole.
         student: makes the sets (drawn apart) and judges them; also the teacher of soft labels.
         unseen: architectures that only judge.
-        arms: which; all by default.
+        arms: which; by default all but those in ``ASKED``.
         augmentation: how judges are shown the sets, all alike.
         dm, dc, tm, krr, latent: options of the methods; every arm is tried at three rates around them.
     """
