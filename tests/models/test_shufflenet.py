@@ -157,5 +157,9 @@ def test_what_is_no_shufflenet_is_refused() -> None:
     for bad in ({"groups": 5}, {"width": 0}, {"classes": 0}, {"channels": 0}):
         with pytest.raises(DistilError, match="ShuffleNet"):
             ShuffleNet(**bad)
+    for groups, least in ((1, 0.03), (2, 0.03), (3, 0.04), (4, 0.05), (8, 0.07)):
+        assert ShuffleNet(least, groups)(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+        with pytest.raises(DistilError, match=f"a width of {least:g} or more"):
+            ShuffleNet(least - 0.01, groups)
     with pytest.raises(DistilError, match="did you mean 'shufflenet'"):
         load_model("distil:shuflenet")

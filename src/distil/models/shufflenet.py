@@ -7,6 +7,8 @@ pixels end at 4.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,6 +84,11 @@ class ShuffleNet(nn.Module):
         self.stem = nn.Sequential(*_unit(channels, below, 3), nn.ReLU())
         for k, count in enumerate(BLOCKS):
             wide = _whole(CHANNELS[groups] * 2**k * width, 4 * groups)
+            if wide <= below:
+                raise DistilError(
+                    f"ShuffleNet: width={width} leaves {wide} channels in stage {k + 1} and {below} before it, so that "
+                    f"its first unit adds none; with groups={groups} take a width of {_least(groups):g} or more."
+                )
             # The stem has too few channels to be read in groups.
             blocks = [ShuffleUnit(below, wide, 2, groups, first=None if k else 1)]
             blocks += [ShuffleUnit(wide, wide, 1, groups) for _ in range(count - 1)]
@@ -99,6 +106,11 @@ class ShuffleNet(nn.Module):
         for k in range(len(BLOCKS)):
             hidden = getattr(self, f"layer{k + 1}")(hidden)
         return self.fc(self.avgpool(hidden).flatten(1))
+
+
+def _least(groups: int) -> float:
+    """A width, of two digits, from which on every stage has more channels than the one before."""
+    return math.ceil(100 * 3 * groups / CHANNELS[groups]) / 100
 
 
 def _whole(channels: float, parts: int) -> int:
