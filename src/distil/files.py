@@ -52,7 +52,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
     What is written is on the disk before it has its name, so that who reads sees the old folder or the new one, whole.
 
     Raises:
-        DistilError: it cannot be written; what stood there before is untouched, as after any error of ``fill``.
+        DistilError: it cannot be written; what stood there before is untouched, as after any error of ``fill``. Where
+            even that cannot be put back, whatever stopped the writing, it says where it lies.
     """
     shown, folder = folder, folder.absolute()
     fresh, old = (folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}" for _ in range(2))
@@ -72,8 +73,17 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
         why = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
         raise DistilError(f"{shown} could not be written ({why}); nothing was changed.") from error
     finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        for left in (fresh, old):
-            shutil.rmtree(left, ignore_errors=True)
+        try:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise DistilError(
+                f"{shown} could not be written, and what stood there could not be put back ({why}); it lies whole in "
+                f"{old}: rename that."
+            ) from error
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     return folder

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from distil.data import load
+from distil.data.augmented import Augmentation
 from distil.data.condensed import CondensedSet, load_condensed
 from distil.loops import nearest_texts
 from distil.loops.lab import Lab
@@ -342,10 +343,34 @@ def test_texts_of_vectors_that_are_there_are_labelled_anew_or_refused(place: Pat
     many.save("small/set")
     shutil.rmtree("texts")
     assert "keep=nearest takes 60 different texts of" in complaint()
-    few = CondensedSet(torch.randn(4, 16), torch.arange(4) % 2, CLASSES)
+    made_by = {"method": "dc-kd", "seconds": 123.0}  # but labelled hard since, so that no teacher is asked
+    few = CondensedSet(torch.randn(4, 16), torch.arange(4) % 2, CLASSES, made=made_by)
     few.save("small/set")
     said = good(distil(capsys, *THERE, "--dry-run"))
     assert "The vectors do not say what they are of" in " ".join(said.err.split())
+    good(distil(capsys, *THERE, *QUICK, "--out", "texts"))
+    small = load_condensed("texts/set")
+    assert (small.kind, small.noun, small.made["seconds"]) == ("hard", "texts", 123.0)
+    [note] = small.made["notes"]
+    assert report_of("texts")["warnings"].count(note) == 1
+
+
+def test_vectors_and_the_texts_taken_for_them_are_shown_alike(
+    place: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Augmentation] = []
+    set_arm = nearest_texts.set_arm
+
+    def noting(lab: Any, role: Any, label: str, make: Any, *given: Any, **named: Any) -> Any:
+        shown.append(Augmentation.of(make(0).record["augmentation"]))
+        return set_arm(lab, role, label, make, *given, **named)
+
+    monkeypatch.setattr(nearest_texts, "set_arm", noting)
+    good(condense(capsys, *NEAREST[:2], "--set", "keep=vectors", *NEAREST[4:], method="dm"))
+    good(distil(capsys, *THERE, "--labels", "hard", *QUICK, "--out", "texts"))
+    assert len(shown) >= 2
+    assert shown == [shown[0]] * len(shown)
+    assert shown[0].mix == "none"
 
 
 def test_a_teacher_of_vectors_labels_texts_and_they_are_judged(place: Path, capsys: Screen) -> None:
@@ -442,7 +467,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str, str]] = {
         "herding chooses texts that are real",
     ),
     "the nearest of nobody": (("--set", "keep=nearest"), "dm", "name the encoder that makes them"),
-    "more than there are": ((*NEAREST, "--per-class", "99"), "dm", "takes 99 different texts of every class"),
+    "more than there are": ((*NEAREST, "--per-class", "99"), "dm", "takes 99 different texts of <b>bad</b>"),
     "labels of views of the nearest": ((*NEAREST, "--labels", "dynamic"), "dm", "take hard or static labels"),
     "a way to keep": (("--set", "keep=words"), "random", "keep='words' is unknown"),
     "no model": ((), "perplexity", "name its folder: --set lm=hf:FOLDER"),

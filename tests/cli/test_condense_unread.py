@@ -98,6 +98,31 @@ def test_labels_are_of_the_images_as_they_are_kept(user: Path, capsys: Screen) -
     assert torch.equal(kept.inputs, torch.load("odd.pt", weights_only=True)["images"])
     assert torch.equal(rounded.inputs, eight_bit(kept.inputs))
     assert not torch.equal(kept.logits, rounded.logits)
+    again = [word.replace("odd.pt", "true") for word in told]  # a set that was kept exactly, which its record says
+    for more, expected in {(): kept, ("--set", "exact=false"): rounded}.items():
+        out = f"again{len(more)}"
+        said = distil(capsys, *again, *more, "--device", "cpu", "--out", out)
+        assert said.code == 0, said
+        small = load_condensed(f"{out}/set")
+        assert (small.made.get("exact") is True) == (expected is kept)
+        assert small.storage()["images"] == expected.storage()["images"]
+        assert torch.equal(small.inputs, expected.inputs)
+        torch.testing.assert_close(small.logits, expected.logits)
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--out", "more"), ("--out", "more", "--dry-run")])
+def test_a_run_that_would_write_into_the_folder_of_its_set_leaves_nothing_there(
+    more: tuple[str, ...], user: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*given: object, **named: object) -> None:
+        raise AssertionError("a folder was opened")
+
+    monkeypatch.setattr("distil.cli.condense.open_out", never)
+    monkeypatch.chdir("made")
+    before = contents(Path())
+    said = refused(capsys, "condense", "--data", "../photos", "--existing", ".", "--labels", "hard", *more)
+    assert "is where the set . lies, which stays as it is" in said
+    assert contents(Path()) == before
 
 
 def test_a_set_that_is_only_judged_is_not_kept(user: Path, capsys: Screen) -> None:

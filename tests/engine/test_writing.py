@@ -63,9 +63,12 @@ def test_other_errors_pass_and_leave_what_was(error: BaseException, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(5, "Input/output error")])
+STOPS = [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(5, "Input/output error"), DistilError)]
+
+
+@pytest.mark.parametrize(("error", "expected"), STOPS)
 def test_a_stop_between_both_renames_brings_the_first_folder_back(
-    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, expected: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, rename, calls = write_folder(tmp_path / "here", say("one")), Path.rename, list[Path]()
 
@@ -76,10 +79,31 @@ def test_a_stop_between_both_renames_brings_the_first_folder_back(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", second)
-    with pytest.raises((KeyboardInterrupt, DistilError)):
+    with pytest.raises(expected):
         write_folder(place, say("two"))
     assert (place / "said.txt").read_text() == "one"
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+@pytest.mark.parametrize("error", [error for error, _ in STOPS])
+def test_a_folder_that_cannot_be_put_back_is_named_and_kept(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, rename, calls = write_folder(tmp_path / "here", say("one")), Path.rename, list[Path]()
+
+    def first(path: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == 1:
+            return rename(path, target)
+        raise error if len(calls) == 2 else OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "rename", first)
+    with pytest.raises(DistilError, match=r"could not be put back \(Read-only file system\)") as caught:
+        write_folder(place, say("two"))
+    [left] = tmp_path.iterdir()
+    assert left == calls[0]
+    assert f"it lies whole in {left}" in str(caught.value)
+    assert (left / "said.txt").read_text() == "one"
 
 
 def test_a_tree_goes_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from distil.cli.options import AsJson, Config, Data, Device, Overwrite, Pretrained, Resume, TrainTeacher
-from distil.cli.session import RUNS, SETTINGS, Display, command_line, open_out, resumable
+from distil.cli.session import RUNS, SETTINGS, Display, command_line, open_out, out_folder, resumable
 
 __all__ = ["register"]
 
@@ -111,11 +111,10 @@ def _go(
         text if text.partition("=")[0].partition(".")[0].strip() in known else f"options.{text}" for text in assign
     ]
     settings = override(update(settings, given), named)
+    apart(settings, out_folder(out, "condense", resume=resume))
     if dry_run:
         _check(settings, device, as_json)
         return
-    if out is not None or resume:
-        apart(settings, begun.parent)
     folder = open_out(out, "condense", resume=resume, overwrite=overwrite)
     with Display(quiet=as_json) as display, resumable(folder, ["condense", *(["--device", device] if device else [])]):
         write_text(folder / SETTINGS, to_yaml(settings))

@@ -20,7 +20,7 @@ from distil import cli
 from distil.cli.together import launched, speaks
 from distil.errors import DistilError
 
-__all__ = ["RUNS", "SETTINGS", "Display", "Tracker", "command_line", "console", "open_out", "resumable"]
+__all__ = ["RUNS", "SETTINGS", "Display", "Tracker", "command_line", "console", "open_out", "out_folder", "resumable"]
 
 RUNS, SETTINGS = Path("runs"), "settings.yaml"
 
@@ -47,13 +47,19 @@ def open_out(out: Path | None, default: str, *, resume: bool, overwrite: bool, d
     return Path(of_first(lambda: str(_opened(out, default, resume=resume, overwrite=overwrite))))
 
 
-def _opened(out: Path | None, default: str, *, resume: bool, overwrite: bool) -> Path:
-    if resume and overwrite:
-        raise DistilError("--resume and --overwrite exclude each other; choose one.")
+def out_folder(out: Path | None, default: str, *, resume: bool) -> Path:
+    """Return the folder that :func:`open_out` would open, as things are; nothing is written."""
     folder = RUNS / default if out is None else out
     i = 2
     while out is None and not resume and _holds_something(folder):
         folder, i = RUNS / f"{default}-{i}", i + 1
+    return folder
+
+
+def _opened(out: Path | None, default: str, *, resume: bool, overwrite: bool) -> Path:
+    if resume and overwrite:
+        raise DistilError("--resume and --overwrite exclude each other; choose one.")
+    folder = out_folder(out, default, resume=resume)
     if folder.exists() and not folder.is_dir():
         raise DistilError(f"--out {folder} is a file; name a folder.")
     if resume and not folder.exists():

@@ -97,9 +97,13 @@ def write(small: CondensedSet, folder: Path, exact: bool | None) -> Path:
     return write_folder(folder, fill)
 
 
-def as_kept(small: CondensedSet) -> CondensedSet:
-    """Return a set as it will be read again where it is kept as PNG: to be labelled, so that labels are of that."""
-    if keeps_exactly(small, None):
+def as_kept(small: CondensedSet, exact: bool | None = None) -> CondensedSet:
+    """Return a set as it will be read again: to be labelled, so that labels are of that.
+
+    Args:
+        small: the set. exact: as it will be saved with; where that keeps PNG, images are rounded to 8 bits a value.
+    """
+    if keeps_exactly(small, exact):
         return small
     added = small.compensators
     if added is not None and len(added):

@@ -25,7 +25,9 @@ __all__ = [
     "check_skill",
     "check_teachers",
     "check_texts",
+    "check_views",
     "class_counts",
+    "enough_texts",
     "named_teachers_fit",
     "per_class_or_all",
 ]
@@ -38,6 +40,21 @@ def class_counts(order: Order) -> list[int]:
     """Return how many training samples each class has."""
     labels = labels_of(order.bundle.train)
     return labels[labels >= 0].bincount(minlength=order.classes).tolist()
+
+
+def check_views(kind: str, fix: str) -> None:
+    """Refuse labels of views for a set of texts."""
+    if kind in UNSEEN:
+        raise DistilError(f"{kind} labels are a teacher's on views of vectors, and texts have none; {fix}")
+
+
+def enough_texts(order: Order, wanted: Sequence[int], fix: str) -> None:
+    """Refuse a class with fewer texts than its ``wanted``, each of which is taken once."""
+    for name, asked, found in zip(order.bundle.classes, wanted, class_counts(order), strict=True):
+        if asked > found:
+            raise DistilError(
+                f"keep=nearest takes {asked} different texts of {name}, and {order.bundle.name} has {found}; {fix}"
+            )
 
 
 def check_order(
@@ -65,11 +82,8 @@ def check_order(
 def check_data(order: Order, method: str, condenser: Condenser, labelling: Labelling | None = None) -> None:
     """Refuse data, a budget, options or labels that ``method`` cannot work with, whatever the teachers."""
     _check_inputs(order, method, condenser)
-    if order.words is not None and labelling is not None and labelling.kind in UNSEEN:
-        raise DistilError(
-            f"{labelling.kind} labels are a teacher's on views of vectors, and the set keeps texts; take hard or "
-            "static labels, or keep the encoder's vectors: --set keep=vectors."
-        )
+    if order.words is not None and labelling is not None:
+        check_views(labelling.kind, "take hard or static labels, or keep the encoder's vectors: --set keep=vectors.")
     _check_budget(order, method, condenser)
     if condenser.options:
         options_of(order, imported(condenser.options))
@@ -147,12 +161,8 @@ def _check_budget(order: Order, method: str, condenser: Condenser) -> None:
             f"{method} needs {order.per_class} training samples of every class, and {_named(few)} have fewer; ask for "
             f"--per-class {min(counts)}, or use random, which takes all there are."
         )
-    if order.nearest and min(counts) < order.per_class:
-        few = [f"{order.bundle.classes[k]} ({count})" for k, count in enumerate(counts) if count < order.per_class]
-        raise DistilError(
-            f"keep=nearest takes {order.per_class} different texts of every class, and {_named(few)} have fewer; ask "
-            f"for --per-class {min(counts)}."
-        )
+    if order.nearest:
+        enough_texts(order, [order.per_class] * order.classes, f"ask for --per-class {min(counts)}.")
 
 
 def check_teachers(order: Order, method: str, condenser: Condenser, labelling: Labelling | None = None) -> None:

@@ -13,7 +13,7 @@ from distil.data.bundle import Bundle
 from distil.data.condensed import CondensedSet
 from distil.data.condensed_files import as_kept
 from distil.errors import DistilError
-from distil.loops.condense_check import UNSEEN, class_counts
+from distil.loops.condense_check import check_views, enough_texts
 from distil.loops.condensed import stored_set
 from distil.loops.lab import Lab
 from distil.loops.labelling import Labelling, augmentation_of, labellers_fit, relabelled
@@ -23,7 +23,7 @@ from distil.loops.order import Order
 if TYPE_CHECKING:
     from distil.loops.own_condense import CondenseRun
 
-__all__ = ["apart", "existing_fits", "nearest_fit", "renewed"]
+__all__ = ["apart", "existing_fits", "labelling_for", "nearest_fit", "renewed"]
 
 
 def apart(run: CondenseRun, folder: Path) -> None:
@@ -72,23 +72,14 @@ def nearest_fit(run: CondenseRun, small: CondensedSet, order: Order) -> list[str
             texts than the set has vectors.
     """
     kind = run.labels or small.kind
-    if kind in UNSEEN:
-        raise DistilError(
-            f"{kind} labels are a teacher's on views of vectors, and texts have none; label the texts: --labels "
-            "static, or --labels hard."
-        )
+    check_views(kind, "label the texts: --labels static, or --labels hard.")
     if run.labels is None and kind == "static" and small.record.get("labelled_by"):
         raise DistilError(
             f"the labels of {run.existing} are its teachers' answers to the vectors, not to texts; label those: "
             "--labels static with --teacher, or --labels hard."
         )
     wanted = small.labels.bincount(minlength=order.classes).tolist()
-    for name, asked, found in zip(order.bundle.classes, wanted, class_counts(order), strict=True):
-        if asked > found:
-            raise DistilError(
-                f"keep=nearest takes {asked} different texts of {name}, and {order.bundle.name} has {found}; read more "
-                "of them, or leave it out."
-            )
+    enough_texts(order, wanted, "read more of them, or leave it out.")
     known, here = small.made.get("data"), order.bundle.fingerprint
     if known == here:
         return []
@@ -101,7 +92,17 @@ def nearest_fit(run: CondenseRun, small: CondensedSet, order: Order) -> list[str
     ]
 
 
-def renewed(run: CondenseRun, small: CondensedSet, order: Order, data: Bundle, lab: Lab) -> CondensedSet:
+def labelling_for(run: CondenseRun, small: CondensedSet) -> Labelling | None:
+    """Return how a set that is there is labelled anew: for hard labels, shown as it was but unmixed, unless told."""
+    how = run.relabelling
+    if how == Labelling(kind="hard"):
+        how = replace(how, augmentation=replace(augmentation_of(small), mix="none"))
+    return how
+
+
+def renewed(
+    run: CondenseRun, small: CondensedSet, order: Order, data: Bundle, lab: Lab, notes: Sequence[str] = ()
+) -> CondensedSet:
     """Return a set that is there as the run asks: as it is, labelled anew, or the real texts nearest to its vectors.
 
     What is labelled is the set as it will be kept, so that labels are of the very images that students see.
@@ -109,16 +110,12 @@ def renewed(run: CondenseRun, small: CondensedSet, order: Order, data: Bundle, l
     Args:
         run: says how. small: the set. order: the teachers, and the texts behind the vectors.
         data: the real data, as the set that comes of it stands for them.
-        lab: where it is stored.
+        lab: where it is stored. notes: what its making says besides, from :func:`nearest_fit`.
     """
-    how = run.relabelling
     if not run.writes:
         return small
-    if not run.exact:
-        small = as_kept(small)
+    how, small = labelling_for(run, small), as_kept(small, run.exact)
     lab.progress.begin("taking the nearest texts" if order.nearest else f"labelling the set: {run.labels}")
-    if how == Labelling(kind="hard"):  # shown as it was, but unmixed
-        how = replace(how, augmentation=replace(augmentation_of(small), mix="none"))
 
     def make() -> CondensedSet:
         if order.nearest:
@@ -130,5 +127,9 @@ def renewed(run: CondenseRun, small: CondensedSet, order: Order, data: Bundle, l
         lab, "renewed", make, set=small.fingerprint, labelling=how, teachers=list(order.teachers),
         **({"texts": data.fingerprint, "vectors": order.bundle.fingerprint} if order.nearest else {}),
     )  # fmt: skip
-    notes = [*(made.made.get("notes") or ()), *(nearest_fit(run, small, order) if order.nearest else ())]
-    return replace(made, made={**made.made, "notes": notes}) if notes else made
+    told = {name: value for name, value in made.made.items() if name != "seconds"}
+    if "seconds" in small.made:  # of the making, not of what was done here
+        told["seconds"] = small.made["seconds"]
+    if notes:
+        told["notes"] = [*(told.get("notes") or ()), *notes]
+    return replace(made, made=told)

@@ -360,8 +360,8 @@ def _scores(report: Mapping[str, Any], judging: Judging, *, soft: bool, labelled
         )
     note = (
         "Recovery: all real data less the set, both with hard labels (lower is better). Improvement: the set less "
-        "random samples under the same labels and views (higher is better). In points, mean ± standard deviation over "
-        "seeds, divided by their number as in DD-Ranking's package. "
+        "random samples under the same labels and views (higher is better). In points, mean ± population deviation "
+        "over seeds (over n, as DD-Ranking's package has it). "
         f"Ranking score (e^α − 1/e) / (e − 1/e) with α = {judging.weight:g} · improvement − {1 - judging.weight:g} · "
         "recovery, both as shares."
     )

@@ -121,4 +121,5 @@ def _same(small: CondensedSet, seed: int) -> CondensedSet:
 
 def _labelling(free: CondensedSet, labelling: Labelling | None) -> Labelling | None:
     """How a teacher labels the set: as asked, or as dc-kd does; None where labels are the method's own or classes."""
-    return labelling or (Labelling("static", temperature=1.0) if free.made.get("method") == "dc-kd" else None)
+    taught = free.made.get("method") == "dc-kd" and free.kind == "static"
+    return labelling or (Labelling("static", temperature=1.0) if taught else None)

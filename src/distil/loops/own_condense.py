@@ -20,7 +20,7 @@ from distil.data.text import TEXT_TASK
 from distil.errors import DistilError, nearest
 from distil.loops.condense import condense, free_order, nets_behind
 from distil.loops.condense_check import check_order, check_skill, check_texts, named_teachers_fit
-from distil.loops.condense_existing import apart, existing_fits, nearest_fit, renewed
+from distil.loops.condense_existing import apart, existing_fits, labelling_for, nearest_fit, renewed
 from distil.loops.condense_unread import refuse_unread
 from distil.loops.condensed import stored_set
 from distil.loops.condensed_show import counted, sheets_of, storage_table, texts_table, told
@@ -135,12 +135,14 @@ READING = ("data", "size", "channels", "limit", "columns", "classes", "split_see
 class Prepared:
     """The data that the set stands for, the order, and the set that is there already, if one is.
 
-    The order's data differ where chosen texts are kept: a method sees an encoder's vectors of them.
+    The order's data differ where chosen texts are kept: a method sees an encoder's vectors of them. Notes are what is
+    to be said of vectors that are there, for which texts are taken.
     """
 
     bundle: Bundle
     order: Order
     existing: CondensedSet | None
+    notes: tuple[str, ...] = ()
 
 
 class _Called(nn.Module):
@@ -225,12 +227,14 @@ def prepared(run: CondenseRun, lab: Lab) -> Prepared:
         seen, run.per_class, seed=run.seed, teachers=tuple(each.called for each in named), device=lab.device,
         progress=lab.progress, options=run.options, texts=texts, nearest=run.keep == "nearest",
     )  # fmt: skip
+    notes: tuple[str, ...] = ()
     if small is None:
         check_order(order, run.method, condenser, relabelling, trained=False)
     else:
         named_teachers_fit(order, run.teachers, trained=False)
-        for note in nearest_fit(run, small, order) if order.nearest else ():
-            lab.progress.say(note)
+        notes = tuple(nearest_fit(run, small, order)) if order.nearest else ()
+    for note in notes:
+        lab.progress.say(note)
     if run.evaluate or small is not None:  # before a teacher is trained: who made a set is no judge of it
         nets = nets_behind(order, run.method) if small is None else _nets(small, run, order)
         for note in check_students(run.judging, bundle, nets, length=run.max_length):
@@ -244,7 +248,7 @@ def prepared(run: CondenseRun, lab: Lab) -> Prepared:
         named_teachers_fit(order, run.teachers)
         for note in () if relabelling else labellers_fit(small, order.teachers, run.teachers):
             lab.progress.say(note)
-    return Prepared(bundle, order, small)
+    return Prepared(bundle, order, small, notes)
 
 
 def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[CondensedSet, dict[str, Any]]:
@@ -255,9 +259,11 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
     if bundle.contents:
         write_splits(lab.out / SPLITS_FILE, bundle)
     free: CondensedSet | None = None
+    labelling = run.relabelling
     if made.existing is not None:
         free = made.existing if order.nearest else None
-        small = renewed(run, made.existing, order, bundle, lab)
+        labelling = labelling_for(run, made.existing)
+        small = renewed(run, made.existing, order, bundle, lab, made.notes)
     else:
 
         def kept(name: str, make: Callable[[], CondensedSet]) -> CondensedSet:
@@ -274,7 +280,7 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
         else:
             small = kept("set", lambda: condense(order, run.method, run.relabelling))
     if run.writes:
-        more: dict[str, Any] = {"source": _source(run)} | ({"exact": True} if run.exact else {})
+        more: dict[str, Any] = {"source": _source(run)} | ({} if run.exact is None else {"exact": run.exact})
         if made.existing is not None:
             more["nets"] = sorted(_nets(small, run, order))
         small = replace(small, made={**small.made, **more})
@@ -296,10 +302,9 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
             warnings=["The set was made and not judged; --evaluate trains fresh students on it."],
         )  # fmt: skip
     report["setting"] = {**report["setting"], **told_of_nearest(small)}
-    if made.existing is not None and order.nearest:
-        report["warnings"] += nearest_fit(run, made.existing, order)
+    report["warnings"] += made.notes
     if free is not None and (run.evaluate or made.existing is not None):
-        report["tables"].append(cost_of_nearest(free, small, order, lab, run.judging, run.relabelling))
+        report["tables"].append(cost_of_nearest(free, small, order, lab, run.judging, labelling))
     report["tables"] = [*(report.get("tables") or []), storage_table(small, exact=run.exact), *texts_table(small)]
     report["pictures"] = sheets_of(small)
     return small, report
