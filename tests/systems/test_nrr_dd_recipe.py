@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distil.loops.lab import Lab
 from distil.loops.recipe import load_recipe, prepare_setup, run_recipe
-from distil.loops.settings import from_yaml
+from distil.loops.settings import from_yaml, update
 from distil.report.check import validate
 
 TOY = (
@@ -74,3 +74,14 @@ def test_evidence_leaves_out_the_seed_that_was_seen_while_settings_changed() -> 
     recipe = load_recipe("nrr-dd")
     for changed in recipe.EVIDENCE:
         assert 0 not in {**vars(recipe.Setup()), **changed}["seeds"]
+
+
+def test_evidence_has_labels_for_every_view_that_students_are_shown() -> None:
+    recipe = load_recipe("nrr-dd")
+    sizes = []
+    for changed in recipe.EVIDENCE:
+        setup = update(recipe.Setup(), changed)
+        views = setup.images.epochs * setup.per_class * 10
+        assert views == setup.training.updates * setup.images.view_batch
+        sizes.append(setup.per_class)
+    assert sizes == [10, 50]
