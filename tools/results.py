@@ -42,16 +42,18 @@ Made from `evidence/boards/*.json` by `make results`; nothing here is written by
 trained teacher, one fresh student and labels, under one budget: two tries each (its published weights, and weights at
 which it pulls as hard as the labels), chosen on validation, reported on test. The figures are of small nets and small
 images on a processor: they are no figures of the papers, which are on CIFAR-100 and ImageNet. What each setting tells,
-and what it does not, is in [choose.md](choose.md). A further part of a setting holds methods that were added later,
-with a teacher trained anew: compare them with the student alone and KD of their own part. Where a method stands in two
-parts, the later row takes the place of the earlier, which is called stale. Pages with curves and
-gradient shares: `evidence/boards/*.html`.
+and what it does not, is in [choose.md](choose.md). Pages with curves and gradient shares: `evidence/boards/*.html`.
+"""
+PARTS = """A further part of a setting holds methods that were added later, with a teacher trained anew: compare them
+with the student alone and KD of their own part. Where a method stands in two parts, the later row takes the place of
+the earlier, which is called stale.
 """
 
 
 def board_page() -> str:
     """Return the page of leaderboards."""
-    parts = [BOARD_HEAD]
+    further = any((ROOT / "evidence" / "boards").glob("*.*.json"))
+    parts = [BOARD_HEAD, *([PARTS] if further else [])]
     for name in BOARDS:
         for file in sorted((ROOT / "evidence" / "boards").glob(f"{name}.*json"), key=lambda f: (len(f.name), f.name)):
             run = json.loads(file.read_text(encoding="utf-8"))["run"]

@@ -23,6 +23,7 @@ from distil.loops.tuning import Tuned, score_text, tune_arms, tuning_seed
 from distil.methods.expression import parse
 from distil.report.blocks import Blocks
 from distil.report.document import entry_of
+from distil.report.text import over_seeds
 from distil.report.verdict import LEAST_SEEDS, Interval, paired_interval
 from distil.tasks import get_task
 
@@ -277,7 +278,7 @@ def _standing(
         rows.append(
             [
                 seat.entry.label + (f" ({seat.entry.note})" if seat.entry.note else ""),
-                f"{statistics.fmean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}",
+                over_seeds(values),
                 *against,
                 _shown(alone, mark=False) if name != ALONE else "",
                 str(tuned[name].point.values["weights"]),
