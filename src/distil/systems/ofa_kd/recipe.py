@@ -30,8 +30,8 @@ def _pair() -> ImagePair:
     return ImagePair(
         data="cifar10",
         size=16,
-        train=1000,
-        val=500,
+        train=4000,
+        val=1000,
         teacher_train=8000,
         teacher=VIT,
         student="distil:resnet(depth=(1, 1, 1, 1), widths=(8, 12, 16, 24))",
