@@ -18,12 +18,17 @@ CNN = "distil:resnet(depth=(1, 1, 1, 1), widths=(16, 32, 48, 64))"
 VIT = "distil:vit(patch=4, dim=64, depth=4)"
 
 _CNN_TEACHES = {"teacher": CNN, "teacher_training": {"lr": 5e-3}}
+_LONGER = {"epochs": 24}
 EVIDENCE: tuple[Mapping[str, Any], ...] = (
     {},
-    {"pair": {**_CNN_TEACHES, "student": "distil:vit(patch=4, dim=32, depth=4)"}},
-    {"pair": {**_CNN_TEACHES, "student": "distil:mixer(patch=4, dim=32, depth=4)"}},
+    {"pair": {**_CNN_TEACHES, "student": "distil:vit(patch=4, dim=32, depth=4)"}, "training": _LONGER},
+    {"pair": {**_CNN_TEACHES, "student": "distil:mixer(patch=4, dim=32, depth=4)"}, "training": _LONGER},
 )
-"""ViT to CNN (the defaults), CNN to ViT, CNN to Mixer."""
+"""ViT to CNN (the defaults), CNN to ViT, CNN to Mixer.
+
+Of 12, 24 and 48 epochs the best for each student alone on validation (a seed that is not shown): the CNN 40.7, 38.7 and
+37.1 %, the ViT 35.1, 37.4 and 37.6 %, where twice 24 gave 0.2, the Mixer 39.8, 48.0 and 43.0 %.
+"""
 
 
 def _pair() -> ImagePair:
@@ -32,7 +37,7 @@ def _pair() -> ImagePair:
         size=16,
         train=4000,
         val=1000,
-        teacher_train=8000,
+        teacher_train=40_000,
         teacher=VIT,
         student="distil:resnet(depth=(1, 1, 1, 1), widths=(8, 12, 16, 24))",
         teacher_training=Training(epochs=10, batch_size=64, lr=2e-3),
@@ -48,7 +53,7 @@ class Setup:
     """
 
     pair: ImagePair = field(default_factory=_pair)
-    training: Training = field(default_factory=lambda: Training(epochs=10, batch_size=64, lr=3e-3))
+    training: Training = field(default_factory=lambda: Training(epochs=12, batch_size=64, lr=3e-3))
     gamma: float = 1.5
     test: int = 3000
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
