@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor
 
 from distil.data import DictDataset
+from distil.data.condensed import load_condensed
 from distil.errors import DistilError
-from distil.functional import label_cross_entropy
+from distil.functional import eight_bit, label_cross_entropy
 from distil.loops import condense_rded, condense_sre2l
 from distil.loops.condense import condense
 from distil.loops.condense_pixels import chunks_of, pixel_space
+from distil.loops.labelling import Labelling
 from distil.loops.order import Order
 from distil.loops.synthesis import synthesise
 
@@ -158,3 +161,28 @@ def test_the_likeliest_classes_alone_and_the_rest_evenly() -> None:
             assert len(others) == 7 - known
             assert not len(others) or others.max() - others.min() < 1e-6
     torch.testing.assert_close(as_soft_labels(logits, kind="marginal", top=7), whole)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "how"),
+    [
+        ("sre2l", {"steps": 2, "labels": "static"}, None),
+        ("rded", {"labels": "static", "crops": 2}, None),
+        ("infer", {"steps": 2, "jitter": 2}, None),
+        ("dm", {"iterations": 1}, Labelling("static")),
+    ],
+)
+def test_labels_are_of_the_images_as_they_will_be_kept(
+    method: str, options: dict[str, Any], how: Labelling | None, tmp_path: Path
+) -> None:
+    for exact in (None, True):
+        small = condense(replace(order(5, **options), exact=exact), method, how)
+        small.save(tmp_path / str(exact), exact=exact)
+        kept = load_condensed(tmp_path / str(exact))
+        assert kept.kind == "static"
+        with torch.no_grad():
+            torch.testing.assert_close(kept.logits, teachers()[0](kept.samples()), rtol=1e-5, atol=1e-5)
+        assert torch.equal(kept.inputs, small.inputs)
+        if exact and (kept.compensators is not None or method == "sre2l"):
+            images = kept.inputs if kept.compensators is None else kept.compensators
+            assert not torch.equal(images, eight_bit(images))  # so labels of rounded ones would be others

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from distil.data.condensed import CondensedSet
+from distil.data.condensed_files import as_kept
 from distil.data.fingerprint import fingerprint
 from distil.loops.carrier import default_net
 from distil.loops.condense_check import check_order
@@ -38,8 +39,9 @@ def condense(order: Order, method: str, labelling: Labelling | None = None) -> C
     if labelling is not None:
         order.progress.begin(f"labelling the set: {labelling.kind}")
         small = relabelled(
-            small, order.teachers, labelling, task=order.task, device=order.device, progress=order.progress.step
-        )
+            as_kept(small, order.exact), order.teachers, labelling, task=order.task, device=order.device,
+            progress=order.progress.step,
+        )  # fmt: skip
     return order.kept(small)
 
 

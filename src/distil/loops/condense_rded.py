@@ -110,7 +110,9 @@ def rded_set(order: Order) -> CondensedSet:
         order.progress.step(label + 1, order.classes)
     labels = torch.arange(order.classes).repeat_interleave(order.per_class)
     small = CondensedSet(torch.cat(images).clamp(0, 1), labels, order.bundle.classes)
-    return relabelled(as_kept(small), order.teachers, how.labelling(order), task=order.task, device=order.device)
+    return relabelled(
+        as_kept(small, order.exact), order.teachers, how.labelling(order), task=order.task, device=order.device
+    )
 
 
 def _size(order: Order) -> tuple[int, int]:

@@ -98,4 +98,4 @@ def sre2l_set(order: Order) -> CondensedSet:
     images = space.raw(torch.cat(made)).clamp(0, 1)
     order_by_class = labels.argsort(stable=True)
     small = CondensedSet(images[order_by_class], labels[order_by_class], order.bundle.classes)
-    return relabelled(as_kept(small), order.teachers, how.labelling, task=order.task, device=order.device)
+    return relabelled(as_kept(small, order.exact), order.teachers, how.labelling, task=order.task, device=order.device)

@@ -36,6 +36,7 @@ class Order:
         options: the method's own, by name.
         texts: the texts that ``bundle`` holds an encoder's vectors of, where those chosen are kept as texts.
         nearest: of vectors that a method makes, the nearest of these texts are kept.
+        exact: as the set will be saved with (:meth:`CondensedSet.save`): labels are of the images as they are kept.
     """
 
     bundle: Bundle
@@ -47,6 +48,7 @@ class Order:
     options: Mapping[str, Any] = field(default_factory=dict)
     texts: Bundle | None = None
     nearest: bool = False
+    exact: bool | None = None
 
     @property
     def words(self) -> Bundle | None:

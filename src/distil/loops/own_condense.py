@@ -225,7 +225,7 @@ def prepared(run: CondenseRun, lab: Lab) -> Prepared:
         existing_fits(run, small, [each.called for each in named])
     order = Order(
         seen, run.per_class, seed=run.seed, teachers=tuple(each.called for each in named), device=lab.device,
-        progress=lab.progress, options=run.options, texts=texts, nearest=run.keep == "nearest",
+        progress=lab.progress, options=run.options, texts=texts, nearest=run.keep == "nearest", exact=run.exact,
     )  # fmt: skip
     notes: tuple[str, ...] = ()
     if small is None:
@@ -271,6 +271,7 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
                 lab, name, make, method=run.method, options=run.options,
                 per_class=run.per_class, labelling=run.relabelling, seed=run.seed, data=bundle.fingerprint,
                 teachers=list(order.teachers), **({} if order.words is None else {"texts": order.bundle.fingerprint}),
+                **({} if run.exact is None else {"exact": run.exact}),
                 **folders_behind(*_folders(run.options)),
             )  # fmt: skip
 

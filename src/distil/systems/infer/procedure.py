@@ -207,4 +207,4 @@ def infer_set(order: Order) -> CondensedSet:
         pairs=torch.tensor(pairs) if added else None,
         made={"natural": count, "networks": len(how.places(order)) if how.compensator else 0},
     )
-    return relabelled(as_kept(small), order.teachers, how.labelling, task=order.task, device=order.device)
+    return relabelled(as_kept(small, order.exact), order.teachers, how.labelling, task=order.task, device=order.device)
