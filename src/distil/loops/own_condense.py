@@ -267,12 +267,12 @@ def run_condense(run: CondenseRun, lab: Lab, *, command: str) -> tuple[Condensed
     else:
 
         def kept(name: str, make: Callable[[], CondensedSet]) -> CondensedSet:
+            behind: dict[str, Any] = {} if order.words is None else {"texts": order.bundle.fingerprint}
+            behind |= {} if run.exact is None else {"exact": run.exact}
             return stored_set(
                 lab, name, make, method=run.method, options=run.options,
                 per_class=run.per_class, labelling=run.relabelling, seed=run.seed, data=bundle.fingerprint,
-                teachers=list(order.teachers), **({} if order.words is None else {"texts": order.bundle.fingerprint}),
-                **({} if run.exact is None else {"exact": run.exact}),
-                **folders_behind(*_folders(run.options)),
+                teachers=list(order.teachers), **behind, **folders_behind(*_folders(run.options)),
             )  # fmt: skip
 
         if order.nearest:
