@@ -21,7 +21,7 @@ from distil.systems.ofa_kd import OFAExits
 from distil.systems.trg import TokenGraph
 from engine import toys
 
-pytestmark = pytest.mark.filterwarnings("ignore:Maps of the")
+pytestmark = pytest.mark.filterwarnings("ignore:Maps of the", "ignore:.* the ReLU at the end of FitNets")
 
 DATA = toys.images(12)
 BATCH = toys.batch(DATA, 6)
@@ -141,6 +141,26 @@ def test_a_note_says_once_what_was_made_of_tokens() -> None:
     assert [str(w.message) for w in caught if "made of its tokens" in str(w.message)] == notes
     assert distiller.notes == notes
     assert made(AT(), toys.CNN(4), toys.CNN(6)).notes == []
+
+
+def test_fitnets_says_what_its_relu_cannot_reach_and_leaves_it_out_when_asked() -> None:
+    told = {}
+    for relu in (True, False):
+        distiller = Distiller(
+            toys.seeded(toys.CNN, 1), vit(), FitNets(tap=("two", "blocks.1"), relu=relu), example=BATCH
+        )
+        told[relu] = [note for note in distiller.notes if "ReLU" in note]
+        regressor = distiller.method.components[0].method.regressor
+        ours = torch.randn(6, *distiller.method.components[0].method.regressor.conv.weight.shape[1:2], 4, 4)
+        plain = regressor.bn.eval()(regressor.conv(ours))
+        torch.testing.assert_close(regressor(ours), plain.clamp(min=0) if relu else plain)
+    features = vit().blocks[:2](vit().patch_embed(BATCH["inputs"]))
+    (note,), none = told[True], told[False]
+    assert not none
+    assert "of the teacher's features at 'blocks.1' (by their squares) lie below zero" in note
+    assert features.min() < 0
+    within = Distiller(toys.seeded(toys.CNN, 1), toys.seeded(toys.CNN, 2), FitNets(tap="two"), example=BATCH)
+    assert not within.notes
 
 
 def test_a_model_of_ones_own_says_how_many_tokens_are_no_patches() -> None:

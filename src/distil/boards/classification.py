@@ -70,10 +70,13 @@ PUBLISHED = {
 }  # fmt: skip
 MANY_CLASSES = ("kd", "dkd", "dist", "lskd", "catkd", "pld")
 ACROSS = ("kd", "dkd", "dist", "fitnets", "rkd", "ofa-kd")
+# Further methods on logits and embeddings, and one on maps whose regressor has no last ReLU.
+ALSO_ACROSS = ("lskd", "crd", "vid", "sp", "pkt", "pld")
 # Methods on maps and tokens, with the places where one family has what the other has.
 TO_MAPS = (
     "trg-on-tokens: trg(tap=[map, tokens])",
     "at-on-tokens: supervised + 1000*at(taps=[[stages.1, stages.2], [stages.2, stages.3]])",
+    "fitnets-signed: supervised + 100*fitnets(relu=false)",
 )
 FROM_MAPS = (
     "trg-on-tokens: trg(tap=[tokens, map])",
@@ -183,7 +186,7 @@ FROM_TOKENS = Board(
     Settings(
         replace(_SMALL, teacher="distil:vit(patch=4, dim=96, depth=6, heads=4)", teacher_training=_TOKENS),
         _SHORT,
-        methods=(*ACROSS, *TO_MAPS),
+        methods=(*ACROSS, *TO_MAPS, *ALSO_ACROSS),
     ),
 )
 TO_TOKENS = Board(
@@ -191,7 +194,7 @@ TO_TOKENS = Board(
     Settings(
         replace(_SMALL, student="distil:vit(patch=4, dim=48, depth=4, heads=4)"),
         replace(_TOKENS, epochs=20),  # ten were too few by the board's own check of length
-        methods=(*ACROSS, *FROM_MAPS),
+        methods=(*ACROSS, *FROM_MAPS, *ALSO_ACROSS),
     ),
 )
 RESNET = Board("Leaderboard: all of CIFAR-10, ResNet-56 → ResNet-20", Settings(_WHOLE, _LONG))

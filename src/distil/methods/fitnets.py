@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 from distil.engine.context import Context
 from distil.engine.method import Batch, Handles, Method, Traces
-from distil.engine.trace import Spec
+from distil.engine.trace import Spec, side_of
 from distil.errors import DistilError
 from distil.functional.features import mse
 from distil.functional.reduction import Term
 from distil.methods.align import map_or_embedding
 
 __all__ = ["FitNets", "Regressor"]
+
+UNREACHED = 0.05  # of the teacher's squares below zero: what a ReLU's features have by rounding alone is far less
 
 
 @final
@@ -28,14 +30,16 @@ class Regressor(nn.Module):
     Args:
         student_shape: ``(N, C_s, H_s, W_s)``, or ``(N, D_s)`` of an embedding; the batch size is not read.
         teacher_shape: ``(N, C_t, H_t, W_t)``, or ``(N, D_t)``.
+        relu: whether maps end in a ReLU.
 
     >>> import torch
     >>> Regressor((1, 4, 8, 8), (1, 6, 4, 4))(torch.zeros(2, 4, 8, 8)).shape
     torch.Size([2, 6, 4, 4])
     """
 
-    def __init__(self, student_shape: Sequence[int], teacher_shape: Sequence[int]) -> None:
+    def __init__(self, student_shape: Sequence[int], teacher_shape: Sequence[int], *, relu: bool = True) -> None:
         super().__init__()
+        self.relu = relu
         self.conv: nn.Module
         self.bn: nn.Module | None = None
         if len(student_shape) == len(teacher_shape) == 2:
@@ -64,7 +68,10 @@ class Regressor(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the regressed map or vector."""
         regressed: Tensor = self.conv(features)
-        return regressed if self.bn is None else self.bn(regressed).relu()
+        if self.bn is None:
+            return regressed
+        regressed = self.bn(regressed)
+        return regressed.relu() if self.relu else regressed
 
 
 @final
@@ -73,6 +80,9 @@ class FitNets(Method):
 
     Args:
         tap: the stage, by default the middle one of both nets ("stages.1"); a path, or ``(student, teacher)``.
+        relu: whether the regressor of maps ends in a ReLU, as published. It can match nothing below zero, which a
+            transformer's features have, or a MobileNet's at its narrow layers; where they have much of it, a warning
+            says so.
 
     Relations:
         AT compares where maps look rather than what they hold, and needs no regressor.
@@ -85,21 +95,29 @@ class FitNets(Method):
     Paper: Romero, Ballas, Kahou, Chassang, Gatta, Bengio, FitNets: Hints for Thin Deep Nets, ICLR 2015, arXiv
     1412.6550. Differs from official code: follows the later practice of adding the hint to the loss (weight 100 in
     mdistiller) rather than a separate first stage; the regressor is mdistiller's. Its BatchNorm couples the batch
-    while training. Embeddings are matched through a linear map, without BatchNorm and ReLU.
+    while training. Embeddings are matched through a linear map, without BatchNorm and ReLU. ``relu=False`` is this
+    project's.
     """
 
     at_equality = {"hint": "zero"}  # noqa: RUF012
 
-    def __init__(self, *, tap: Spec = "stages.1", name: str | None = None) -> None:
+    def __init__(self, *, tap: Spec = "stages.1", relu: bool = True, name: str | None = None) -> None:
         super().__init__(name=name)
+        self.relu = relu
         self.tap: Spec = tap if isinstance(tap, str) else (tap[0], tap[1])
         self.taps = (self.tap,)
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Make the regressor from the shapes of the dry run."""
-        self.regressor: nn.Module = Regressor(
-            *(map_or_embedding("fitnets", self.tap, trace).shape for trace in (student, teacher))
-        )
+        ours, theirs = (map_or_embedding("fitnets", self.tap, trace) for trace in (student, teacher))
+        self.regressor: nn.Module = Regressor(ours.shape, theirs.shape, relu=self.relu)
+        below = float(theirs.clamp(max=0).square().sum() / theirs.square().sum().clamp(min=1e-30))
+        if self.relu and theirs.ndim == 4 and below > UNREACHED:
+            teacher.notes.append(
+                f"{below:.0%} of the teacher's features at '{side_of(self.tap, teacher.role)}' (by their squares) lie "
+                "below zero, where the ReLU at the end of FitNets' regressor cannot reach; fitnets(relu=false) leaves "
+                "it out."
+            )
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``hint``, one value per sample."""
