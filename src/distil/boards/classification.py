@@ -70,8 +70,6 @@ PUBLISHED = {
 }  # fmt: skip
 MANY_CLASSES = ("kd", "dkd", "dist", "lskd", "catkd", "pld")
 ACROSS = ("kd", "dkd", "dist", "fitnets", "rkd", "ofa-kd")
-# Further methods on logits and embeddings, and one on maps whose regressor has no last ReLU.
-ALSO_ACROSS = ("lskd", "crd", "vid", "sp", "pkt", "pld")
 # Methods on maps and tokens, with the places where one family has what the other has.
 TO_MAPS = (
     "trg-on-tokens: trg(tap=[map, tokens])",
@@ -186,7 +184,7 @@ FROM_TOKENS = Board(
     Settings(
         replace(_SMALL, teacher="distil:vit(patch=4, dim=96, depth=6, heads=4)", teacher_training=_TOKENS),
         _SHORT,
-        methods=(*ACROSS, *TO_MAPS, *ALSO_ACROSS),
+        methods=(*ACROSS, *TO_MAPS),
     ),
 )
 TO_TOKENS = Board(
@@ -194,7 +192,7 @@ TO_TOKENS = Board(
     Settings(
         replace(_SMALL, student="distil:vit(patch=4, dim=48, depth=4, heads=4)"),
         replace(_TOKENS, epochs=20),  # ten were too few by the board's own check of length
-        methods=(*ACROSS, *FROM_MAPS, *ALSO_ACROSS),
+        methods=(*ACROSS, *FROM_MAPS),
     ),
 )
 RESNET = Board("Leaderboard: all of CIFAR-10, ResNet-56 → ResNet-20", Settings(_WHOLE, _LONG))
