@@ -57,8 +57,8 @@ class SubclassKD(Method):
             (``distil.data.regrouped``), a bound.
         temperature, student_temperature: of p_c and of the student's softmax.
         targets: "live" takes them of each view that is trained on (the directions stay), "cached" once for each sample.
-        tap: the teacher's embedding. head: its linear classifier; none finds it from embeddings and logits, as a cache
-            of both needs.
+        tap: the teacher's embedding. head: its linear classifier; none finds it by least squares from embeddings and
+            logits, and so does "head" where a cache stands for the teacher, or where no such layer is found.
 
     Requirements: a student that :meth:`rebuild` made; ``prepare`` with training data of every class. Directions are
     those of the data that prepare reads. An unlabelled sample counts for the class the teacher gives it.
@@ -103,7 +103,8 @@ class SubclassKD(Method):
         self.hard, self.cached, self.tap = splitter in (*CLUSTERS, "random", "fine"), targets == "cached", tap
         self.head = head if self.null_space else None
         self.at_equality = {"subclasskd": "stationary" if subclasses == 1 else None}
-        theirs = ["logits", tap, *([self.head] if self.head else [])]
+        layers = [] if self.head is None else ["head?" if self.head == "head" else self.head]
+        theirs = ["logits", tap, *layers]
         self.taps = ((SCORES, None), ("logits", None), *((None, one) for one in theirs))
 
     def rebuild(self, student: nn.Module) -> nn.Module:
@@ -226,6 +227,9 @@ def published(
     temperature: float = 1.0,
     alpha: float = 0.0,
     targets: str = "live",
+    student_temperature: float = 1.0,
+    tap: str = "emb",
+    head: str | None = "head",
 ) -> Sum:
     """Return the paper's whole loss, ``α · CE + (1 − α) · SubclassKD``; its experiments all have α = 0.
 
@@ -236,6 +240,7 @@ def published(
         raise DistilError(f"lelp(alpha={alpha}) must lie in 0 … 1.")
     taught = SubclassKD(
         subclasses=subclasses, beta=beta, null_space=null_space, rotate=rotate, standardize=standardize,
-        splitter=splitter, temperature=temperature, targets=targets,
+        splitter=splitter, temperature=temperature, targets=targets, student_temperature=student_temperature,
+        tap=tap, head=head,
     )  # fmt: skip
     return alpha * Supervised() + (1 - alpha) * taught
