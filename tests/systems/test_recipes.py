@@ -93,6 +93,16 @@ def test_the_image_recipes_run_on_digits(slug: str, tmp_path: Path) -> None:
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8").lower()
 
 
+def test_how_embeddings_lie_is_shown_of_every_arm_whose_widths_are_the_teachers(tmp_path: Path) -> None:
+    widths = ("pair.teacher=distil:mlp(hidden=8)", "pair.student=distil:mlp(hidden=8)")
+    report = run("nd", tmp_path, "pair.data=digits", *IMAGES[:-2], *widths, "seeds=[0]")
+    for arm in report["arms"]:
+        assert set(arm["diagnostics"]) == {"cosine with class mean", "length over teacher's"}, arm["name"]
+    narrow = run("nd", tmp_path / "narrow", "pair.data=digits", *IMAGES, "seeds=[0]")
+    told = {arm["name"] for arm in narrow["arms"] if arm["diagnostics"]}
+    assert told == {"kd++", "cosine", "norm", "nd"}
+
+
 @pytest.mark.data
 @needs_data
 @pytest.mark.parametrize("slug", ["pld", "nd"])

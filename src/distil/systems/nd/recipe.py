@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from distil.loops.images import ImagePair, image_pair
+from torch import nn
+
+from distil.data.loading import as_batches
+from distil.engine.distiller import Distiller
+from distil.loops.images import ImagePair, Pair, image_pair
 from distil.loops.lab import Lab, Role
 from distil.loops.recipe import Experiment
 from distil.loops.training import Training
-from distil.systems.nd.method import direction_and_length
+from distil.systems.nd.method import DirectNorm, direction_and_length
 
 __all__ = ["EVIDENCE", "Setup", "experiment"]
 
@@ -43,10 +47,13 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
         "nd": ("ablation", "ND without KD", f"supervised + {weight}*directnorm"),
     }
     arms = {
-        "alone": pair.arm(lab, "reference", "Student alone", "supervised", setup.training, phrase="the student alone")
-    }
+        "alone": pair.arm(
+            lab, "reference", "Student alone", "supervised", setup.training, phrase="the student alone",
+            diagnostics=partial(_direction_and_length, pair=pair),
+        )
+    }  # fmt: skip
     for name, (role, label, text) in methods.items():
-        shown = partial(direction_and_length, data=pair.bundle.val) if "directnorm" in text else None
+        shown = partial(_direction_and_length, pair=pair)
         arms[name] = pair.arm(lab, role, label, text, setup.training, diagnostics=shown)
     setting = {
         **pair.setting(setup.training),
@@ -55,3 +62,17 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
     return Experiment(
         "ND: the teacher's class means as a direction and a length", pair.bundle, arms, pair.teacher, setting
     )
+
+
+def _direction_and_length(distiller: Distiller, *, pair: Pair) -> dict[str, float]:
+    """Return how embeddings lie to their class means, for arms without the term too where widths are equal."""
+    val = pair.bundle.val
+    if any(isinstance(c.method, DirectNorm) for c in distiller.method):
+        return direction_and_length(distiller, val)
+    term = DirectNorm()
+    few = next(iter(as_batches(val, 64)))
+    beside = Distiller(distiller.deployed(), pair.teacher.module, term, example=few)
+    if not isinstance(term.projector, nn.Identity):  # one that nobody trained says nothing
+        return {}
+    beside.prepare(as_batches(pair.bundle.train, 256))
+    return direction_and_length(beside.eval(), val)
