@@ -82,7 +82,7 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
     for weight in setup.weights:
         add(f"alpha-{weight:g}", "ablation", f"DMAE, α = {weight:g}", _dmae(setup, weight=weight))
     add("distil", "ablation", "Distillation alone", _dmae(setup, reconstruction=False))
-    add("hidden", "ablation", f"DMAE, {setup.more_hidden:.0%} hidden", _dmae(setup, mask_ratio=setup.more_hidden))
+    add("hidden", "ablation", f"DMAE, mask ratio {setup.more_hidden:g}", _dmae(setup, mask_ratio=setup.more_hidden))
     scratch = setup.judged.score == "fine-tuned"
     arms["untrained"] = Arm(
         "bound",

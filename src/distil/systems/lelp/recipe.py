@@ -90,7 +90,7 @@ def experiment(setup: Setup, lab: Lab) -> Experiment:
     }
     setting = {
         **pair.setting(setup.training),
-        "Split": f"{setup.subclasses} subclasses of each class, beta {setup.beta:g}, no hard labels; as the sheet has "
-        "them, not tuned on these data",
+        "Split": f"{setup.subclasses} subclasses of each class, beta {setup.beta:g}, no hard labels: chosen by the "
+        "sheet's own runs on digits by parity, not tuned on other data",
     }
     return Experiment("LELP: classes split along the teacher's embedding", pair.bundle, arms, pair.teacher, setting)
