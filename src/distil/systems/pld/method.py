@@ -22,7 +22,7 @@ class PLD(Method):
     added: the label's rank ties the task loss in.
 
     Args:
-        teacher_temperature: τ > 0 of the weights; 1 on ImageNet, 4 on CIFAR-100. The higher, the more the lower ranks weigh.
+        teacher_temperature: τ > 0 of the weights; 1 on ImageNet, 4 on CIFAR-100. Higher, lower ranks weigh more.
         weights: "teacher" (PLD), "uniform" (ListMLE over C), "position" (a fixed decreasing sequence) or "first-only"
             (cross-entropy).
         label_first: put the label on rank 1; off ranks by the teacher alone (a control, not in the paper).
