@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
 BOARD_PAGE = ROOT / "docs" / "leaderboard.md"
-#: What a long-tailed task scores beside its metric, by how common the classes were in training.
-THIRDS = ("head third accuracy", "tail third accuracy")
+#: What is scored beside the metric: on a long tail by how common classes were in training, encoders by a linear probe.
+BESIDE = ("head third accuracy", "tail third accuracy", "linear")
 MARKS = ("<!-- systems: made by `make results` -->", "<!-- /systems -->")
 
 HEAD = """# Results
@@ -100,15 +101,16 @@ def section(run: dict[str, Any]) -> str:
     """Return one setting's table, its verdicts and the command that repeats it."""
     metric, unit = run["metric"]["name"], run["metric"].get("unit") or ""
     reference = next(arm for arm in run["arms"] if arm["role"] == "reference")
-    names = sorted({name for arm in run["arms"] for name in arm.get("diagnostics") or {}})
-    thirds = [name for name in THIRDS if name in reference["metrics"]]
+    told = sorted({name for arm in run["arms"] for name in arm.get("diagnostics") or {}})
+    names = {name: digits_of(name, run["arms"]) for name in told}
+    beside = [name for name in BESIDE if name in reference["metrics"]]
     head = [
         "arm",
         "role",
         f"{metric} {unit}".strip(),
         "last epoch",
         "difference",
-        *(title for name in thirds for title in (f"{name.removesuffix(' accuracy')} {unit}".strip(), "its difference")),
+        *(title for name in beside for title in (f"{name.removesuffix(' accuracy')} {unit}".strip(), "its difference")),
         "ECE",
         "parameters",
         "seconds",
@@ -119,12 +121,12 @@ def section(run: dict[str, Any]) -> str:
     if run.get("teacher"):
         lines.append(f"- Teacher's {metric}: {run['teacher']['metrics'][metric]:.1f} {unit}")
     lines += ["", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(row(arm, reference, metric, thirds, names)) + " |" for arm in run["arms"]]
+    lines += ["| " + " | ".join(row(arm, reference, metric, beside, names)) + " |" for arm in run["arms"]]
     lines += ["", *(f"- {verdict['text']}" for verdict in run["verdicts"]), ""]
     return "\n".join(lines + tables_of(run))
 
 
-def column(name: str, names: list[str]) -> str:
+def column(name: str, names: Iterable[str]) -> str:
     """Return what a column is called: a loss of one term goes by its method's name, and arms differ in which it is."""
     return f"{name} (of one term, the arm's own)" if any(other.startswith(f"{name}.") for other in names) else name
 
@@ -142,17 +144,17 @@ def tables_of(run: dict[str, Any]) -> list[str]:
 
 
 def row(
-    arm: dict[str, Any], reference: dict[str, Any], metric: str, thirds: list[str], names: list[str]
+    arm: dict[str, Any], reference: dict[str, Any], metric: str, beside: list[str], names: dict[str, int]
 ) -> list[str]:  # fmt: skip
     """Return one arm's cells."""
-    extra = [mean_of((arm.get("diagnostics") or {}).get(name), 2) for name in names]
+    extra = [mean_of((arm.get("diagnostics") or {}).get(name), digits) for name, digits in names.items()]
     return [
         arm["label"],
         arm["role"],
         best(arm, metric),
         f"{statistics.mean(arm['metrics'][metric]['last']):.1f}",
         gap(arm, reference, metric),
-        *(cell for name in thirds for cell in (best(arm, name), gap(arm, reference, name))),
+        *(cell for name in beside for cell in (best(arm, name), gap(arm, reference, name))),
         mean_of(arm["metrics"].get("ece", {}).get("best"), 3),
         f"{arm['parameters']:,}",
         f"{statistics.mean(arm['cost']['seconds']):.0f}",
@@ -179,6 +181,13 @@ def gap(arm: dict[str, Any], reference: dict[str, Any], metric: str) -> str:
 def mean_of(values: list[float] | None, digits: int) -> str:
     """Return a mean, or nothing where there is none."""
     return f"{statistics.mean(values):.{digits}f}" if values and None not in values else ""
+
+
+def digits_of(name: str, arms: list[dict[str, Any]]) -> int:
+    """Return how many places a column has: two, or four where all that is in it is small."""
+    each = [values for arm in arms if (values := (arm.get("diagnostics") or {}).get(name)) and None not in values]
+    means = [abs(statistics.mean(values)) for values in each]
+    return 4 if 0 < max(means, default=0) < 0.1 else 2
 
 
 def spread(values: list[float]) -> float:
