@@ -33,7 +33,8 @@ Made from `evidence/*.json` by `make results`; nothing here is written by hand. 
 (same initial weights, same order of the data, equal budget), the epoch chosen on validation data and scored on test
 data. *Difference* is to the reference arm, with the 95 % t-interval of the paired differences; it is in bold where the
 interval excludes 0. "No difference seen" is a result. On a long tail the classes are also scored by thirds, the most
-common ones (head) and the rarest (tail), each with its own difference.
+common ones (head) and the rarest (tail), and encoders by a linear probe beside their nearest neighbours, each with its
+own difference.
 """
 
 
