@@ -11,9 +11,10 @@ import torch
 
 from distil import catalog
 from distil.boards import BOARDS, board
-from distil.boards.classification import ENTRIES, LEFT_OUT, PUBLISHED
+from distil.boards.classification import ENTRIES, LEFT_OUT, PUBLISHED, left_out
 from distil.errors import DistilError, Diverged
-from distil.loops.board import Entry, orderings
+from distil.loops.board_tables import orderings
+from distil.loops.board_tries import Entry, kept_from
 from distil.loops.lab import Lab, code_for, files_behind
 from distil.loops.recipe import prepare_setup, run_recipe
 from distil.loops.tuning import tune_arms
