@@ -20,6 +20,10 @@ from distil.report import paired_interval
 from distil.report.view import further
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from stored_board import in_words_of_now  # noqa: E402
+
 PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
 BOARD_PAGE = ROOT / "docs" / "leaderboard.md"
@@ -40,9 +44,10 @@ own difference.
 
 BOARD_HEAD = """# The leaderboard of classification
 
-Made from `evidence/boards/*.json` by `make results`; nothing here is written by hand. Every method that takes one
-trained teacher, one fresh student and labels, under one budget: two tries each (its published weights, and weights at
-which it pulls as hard as the labels), chosen on validation, reported on test. The figures are of small nets and small
+Made from `evidence/boards/*.json` by `make results`; nothing here is written by hand. Methods that take one trained
+teacher and one fresh student, under one budget: the first board has all that fit it, the others a choice. Every row has
+two tries, chosen on validation and reported on test: the published weights, and weights at which the method pulls as
+hard as the labels or, where the two cannot be weighed, a lower learning rate. The figures are of small nets and small
 images on a processor: they are no figures of the papers, which are on CIFAR-100 and ImageNet. What each setting tells,
 and what it does not, is in [choose.md](choose.md). Pages with curves and gradient shares: `evidence/boards/*.html`.
 """
@@ -58,7 +63,7 @@ def board_page() -> str:
     parts = [BOARD_HEAD, *([PARTS] if further else [])]
     for name in BOARDS:
         for file in sorted((ROOT / "evidence" / "boards").glob(f"{name}.*json"), key=lambda f: (len(f.name), f.name)):
-            run = json.loads(file.read_text(encoding="utf-8"))["run"]
+            run = in_words_of_now(json.loads(file.read_text(encoding="utf-8"))["run"])
             parts += [place(file.stem.replace(".", "-")), f"## {run['title']}\n"]
             parts += [f"Seeds {', '.join(map(str, run['seeds']))}. `{run['command']}`\n"]
             parts += [f"- {key}: {value}" for key, value in run["setting"].items()]

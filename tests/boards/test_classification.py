@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,10 @@ import torch
 
 from distil import catalog
 from distil.boards import BOARDS, board
-from distil.boards.classification import ENTRIES, LEFT_OUT, PUBLISHED
+from distil.boards.classification import ENTRIES, LEFT_OUT, PUBLISHED, left_out
 from distil.errors import DistilError, Diverged
-from distil.loops.board import Entry, orderings
+from distil.loops.board_tables import orderings
+from distil.loops.board_tries import Entry, kept_from
 from distil.loops.lab import Lab, code_for, files_behind
 from distil.loops.recipe import prepare_setup, run_recipe
 from distil.loops.tuning import tune_arms
@@ -21,6 +25,9 @@ from distil.methods.expression import parse
 from distil.models import SmallCNN
 from distil.report.check import validate
 from engine import toys
+from engine.kills import FORKS
+
+from .killed import live
 
 TINY = (
     "pair.data=digits", "pair.size=null", "pair.train=200", "pair.teacher_train=400", "pair.val=80",
@@ -172,6 +179,33 @@ def test_a_killed_board_goes_on_to_the_same_figures(small: tuple[dict[str, Any],
         assert arm["metrics"] == whole["metrics"]
 
 
+def test_a_board_killed_while_an_arm_trains_goes_on_to_the_same_figures(
+    small: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    out, mark = tmp_path / "run", tmp_path / "mark"
+    settings = [*TINY, "methods=[kd, dkd]"]
+    given = (out, settings, os.environ["DISTIL_CACHE"], torch.get_num_threads(), "DKD · seed 2/3", mark)
+    process = FORKS.Process(target=live, args=given)
+    process.start()
+    try:
+        while not mark.exists() and process.is_alive():
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL, mark.with_suffix(".error").read_text()
+    stored = {folder: folder.stat().st_mtime_ns for folder in (out / "stages").iterdir()}
+    assert sum("arm-dkd-" in folder.name for folder in stored) == 3  # both tries and the first seed; not the second
+    assert not (out / "report.json").exists()
+    resumed = run(out, "[kd, dkd]")
+    assert {folder: folder.stat().st_mtime_ns for folder in stored} == stored
+    for arm in resumed["arms"]:
+        whole = next(other for other in small[0]["arms"] if other["name"] == arm["name"])
+        assert arm["metrics"] == whole["metrics"]
+    tries = table(small[0], "Tries")["rows"]
+    assert all(row in tries for row in table(resumed, "Tries")["rows"])
+
+
 @pytest.mark.parametrize(
     ("methods", "said"),
     [
@@ -197,6 +231,42 @@ def test_orderings_hold_are_reversed_or_undecided() -> None:
     assert turned["rows"][0][-1] == "reversed"
     level = orderings(published, {**scores, "a": [80.1, 81.1, 82.2]})
     assert level["rows"][0][-1] == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("expression", "kept"),
+    [
+        ("supervised + ramp(fraction=0.5)*kd", ""),
+        ("during(end=2)*kd + during(start=1)*supervised", ""),
+        ("during(end=1)*kd + during(start=1)*supervised", "apart"),
+        ("0.1*supervised", "alone"),
+        ("kd", "none"),
+        ("supervised + pld", ""),
+        ("pld", "held"),
+    ],
+)
+def test_labels_and_the_rest_are_weighed_where_a_step_has_both_apart(expression: str, kept: str) -> None:
+    assert kept_from(expression, steps=12, epochs=3) == kept
+
+
+def test_where_nothing_can_be_weighed_the_second_try_is_a_lower_rate_and_no_share_is_shown(tmp_path: Path) -> None:
+    staged = "during(end=1)*kd + during(start=1)*supervised"
+    found = run(tmp_path, f"[kd, pld, 'staged: {staged}']", "seeds=[0]")
+    for name, expression in (("PLD", "pld"), ("staged", staged)):
+        first, second = (row for row in table(found, "Tries")["rows"] if row[0] == name)
+        assert [first[1], first[3]] == [second[1], second[3]] == [expression, ""]
+        assert float(second[2]) < float(first[2])
+
+
+def test_methods_that_were_not_chosen_are_named_once() -> None:
+    every = [entry.name for entry in ENTRIES]
+    assert left_out(every) == LEFT_OUT
+    (names,) = set(left_out(["kd", "mine: at", "dkd"])) - set(LEFT_OUT)
+    assert names.split(", ") == [name for name in every if name not in ("kd", "dkd")]
+
+
+def test_what_is_left_out_speaks_of_no_row() -> None:
+    assert not any("row" in why for why in LEFT_OUT.values())  # a board may be without it
 
 
 def test_an_entry_needs_no_note() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from distil.data import load
 from distil.errors import DistilError
-from distil.loops.images import ImagePair, image_pair
+from distil.loops.images import ImagePair, image_pair, made_of
 from distil.loops.inputs import as_teacher
 from distil.loops.lab import Lab
 from distil.loops.training import Training
@@ -61,3 +62,19 @@ def test_a_tail_that_cannot_be_is_refused(tmp_path: Path) -> None:
         image_pair(replace(PAIR, imbalance=0.5), Lab(tmp_path))
     with pytest.raises(DistilError, match="must name each class"):
         image_pair(replace(PAIR, order=(0, 1)), Lab(tmp_path))
+
+
+def test_a_set_made_of_another_says_how_many_of_each_class_it_has() -> None:
+    said = made_of("fashion-pairs", [10_000, 2_000, 10_000], 100)
+    assert said.endswith("; 100, 20 and 100 a class are used here")
+    assert made_of("fashion-pairs", [10_000, 2_000, 10_000], 100, even=False) == said.rpartition(";")[0]
+    assert made_of("digits", [200, 80, 80], 10) == made_of("./my.csv", [200, 80, 80], 10) == ""
+
+
+@pytest.mark.data
+def test_what_is_said_of_pairs_is_what_they_are() -> None:
+    whole = load("fashion-pairs")
+    said = made_of("fashion-pairs", [0, 0, 0], 1, even=False)
+    for part, name in ((whole.train, "training"), (whole.val, "validation"), (whole.test, "test")):
+        (each,) = set(part.labels.bincount(minlength=100).tolist())
+        assert f"{each} {name}" in said

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from distil.errors import DistilError, nearest
-from distil.loops.board import Entry, leaderboard
+from distil.loops.board import leaderboard
+from distil.loops.board_tries import Entry
 from distil.loops.images import ImagePair, image_pair
 from distil.loops.lab import Lab
 from distil.loops.recipe import Experiment
 from distil.loops.training import Training
 from distil.methods.expression import parse
 
-__all__ = ["ENTRIES", "LEFT_OUT", "PUBLISHED", "Board", "Settings"]
+__all__ = ["ENTRIES", "LEFT_OUT", "PUBLISHED", "Board", "Settings", "left_out"]
 
 # Weights are those of the ResNet pairs on CIFAR-100 (DKD, CAT-KD: 32x4 → 8x4; ND: 56 → 20). Warm-ups of 20 in 240
 # epochs keep their share of the run; FSP's first stage is one epoch, where 30 of 240 are published.
@@ -23,14 +24,21 @@ ENTRIES = (
     Entry("kd", "0.1*supervised + 0.9*kd(temperature=4)", "KD"),
     Entry("dkd", "supervised + ramp(fraction=0.0833)*dkd(alpha=1, beta=8, temperature=4)", "DKD"),
     Entry("dist", "supervised + dist(beta=2, gamma=2, temperature=4)", "DIST"),
-    Entry("lskd", "0.1*supervised + 9*lskd(temperature=2)", "Logit standardisation"),
+    Entry("lskd", "0.1*supervised + 9*lskd(temperature=2)", "Logit standardisation", "over KD"),
     Entry("mlld", "mlld(views=1)", "MLLD", "one view", parted="0.1*supervised + mlld(views=1, task=0)"),
     Entry("fitnets", "supervised + 100*fitnets", "FitNets"),
     Entry("at", "supervised + 1000*at", "AT"),
     Entry("nst", "supervised + 50*nst", "NST"),
-    Entry("fsp", "50*during(end=1)*fsp + during(start=1)*supervised", "FSP", "an epoch of its own first"),
+    Entry(
+        "fsp",
+        "50*during(end=1)*fsp + during(start=1)*supervised",
+        "FSP",
+        "an epoch of its own first, not in the step cost",
+    ),
     Entry("vid", "supervised + vid", "VID"),
-    Entry("reviewkd", "supervised + 5*ramp(fraction=0.0833)*reviewkd", "ReviewKD"),
+    Entry(
+        "reviewkd", "supervised + 5*ramp(fraction=0.0833)*reviewkd", "ReviewKD", "maps after the ReLU, published before"
+    ),
     Entry("catkd", "supervised + 15*catkd", "CAT-KD"),
     Entry("simkd", "simkd", "SimKD", "ships a projector"),
     Entry("rkd", "supervised + rkd", "RKD"),
@@ -57,7 +65,7 @@ LEFT_OUT = {
     "random-teachers": "its teacher is not trained: distil run random-teachers",
     "lelp": "for few classes, where the student gets other outputs: distil run lelp",
     "diswot": "chooses the student: distil run diswot",
-    "meal-v2 from a checkpoint": "its row starts from a fresh student; as published it trains on a trained one: "
+    "meal-v2 from a checkpoint": "boards begin with a fresh student; as published it trains on a trained one: "
     "distil run meal-v2",
 }
 """What of the systems for classification is not on the board, and where it is shown."""
@@ -112,8 +120,22 @@ class Board:
         """Return the arms: the student alone, and every method."""
         return leaderboard(
             self.title, _entries(setup.methods), image_pair(setup.pair, lab), setup.training, setup.seeds, lab,
-            published=PUBLISHED, left_out=LEFT_OUT,
+            published=PUBLISHED, left_out=left_out(setup.methods),
         )  # fmt: skip
+
+
+def left_out(methods: Sequence[str]) -> dict[str, str]:
+    """Return what a board of these methods leaves out, and where it is shown; methods not chosen are one row.
+
+    >>> list(left_out([entry.name for entry in ENTRIES])) == list(LEFT_OUT)
+    True
+    >>> [*left_out([entry.name for entry in ENTRIES[2:]])][-1]
+    'kd, dkd'
+    """
+    chosen = {text.partition(":")[0].strip() for text in methods}
+    others = [entry.name for entry in ENTRIES if entry.name not in chosen]
+    more = {", ".join(others): "not run here; the board of every method: distil run classification"} if others else {}
+    return LEFT_OUT | more
 
 
 def _entries(names: tuple[str, ...]) -> list[Entry]:

@@ -30,16 +30,21 @@ _CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 _PAIRED = 10_000  # images of Fashion-MNIST's training part whose pairs are for validation
+_PAIRS = {"train": 300, "val": 30, "test": 100}  # of each pair of classes
 
 
 @dataclass(frozen=True)
 class Source:
-    """A named data set: its reader, the files it needs below the data root, and where people get them."""
+    """A named data set: its reader, the files it needs below the data root, where people get them, and their options.
+
+    ``made`` says how its items are made, where they are made of another set's.
+    """
 
     read: Callable[..., Bundle]
     files: tuple[str, ...] = ()
     where: str = ""
     options: tuple[str, ...] = ()
+    made: str = ""
 
 
 def load(
@@ -190,13 +195,13 @@ def _fashion_pairs(folder: Path, **options: Any) -> Bundle:
     (train, theirs), (test, known) = ((read_idx(raw / a)[:, None], read_idx(raw / b).long()) for a, b in _IDX.values())
     # Validation pairs are of images that no training pair holds.
     parts = {
-        "train": (train[_PAIRED:], theirs[_PAIRED:], 300),
-        "val": (train[:_PAIRED], theirs[:_PAIRED], 30),
-        "test": (test, known, 100),
+        "train": (train[_PAIRED:], theirs[_PAIRED:]),
+        "val": (train[:_PAIRED], theirs[:_PAIRED]),
+        "test": (test, known),
     }
     pixels, labels, given = [], [], []
-    for seed, (split, (images, targets, each)) in enumerate(parts.items()):
-        made, classes = side_by_side(images, targets, each=each, classes=len(_FASHION), seed=seed)
+    for seed, (split, (images, targets)) in enumerate(parts.items()):
+        made, classes = side_by_side(images, targets, each=_PAIRS[split], classes=len(_FASHION), seed=seed)
         pixels.append(made)
         labels.append(classes)
         given += [split] * len(classes)
@@ -331,6 +336,9 @@ SOURCES: dict[str, Source] = {
         tuple(f"FashionMNIST/raw/{file}" for files in _IDX.values() for file in files),
         "Fashion-MNIST's, usually from torchvision.datasets.FashionMNIST(root, download=True), which unpacks them",
         _TENSORS,
+        "an image is two Fashion-MNIST items side by side, each at half size, its class the ordered pair of theirs; "
+        f"{_PAIRS['train']} training, {_PAIRS['val']} validation and {_PAIRS['test']} test images of every class are "
+        f"made, items drawn with replacement; validation items are {_PAIRED:,} that no training image holds",
     ),
     "mnist10k": Source(
         _tables("mnist10k", "mnist10k/all.parquet", (1, 28, 28)),

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distil.data import class_thirds, load, long_tail, regrouped, split
 from distil.data.bundle import Bundle, View
 from distil.data.fingerprint import fingerprint
+from distil.data.sources import SOURCES
 from distil.engine.distiller import Distiller
 from distil.errors import DistilError
 from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.training import Teacher, Training, distil, train_teacher
 from distil.tasks import ClassificationTask
 
-__all__ = ["ImagePair", "Pair", "image_pair"]
+__all__ = ["ImagePair", "Pair", "image_pair", "made_of"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Pair:
         at = (f" at {c.size} px" if c.size else "") + (f", labels modulo {c.modulo}" if c.modulo else "")
         return {
             "Data": f"{c.data}{at}: {len(b.train)} training images, {len(b.val)} to choose the epoch, {len(b.test)} "
-            "test images",
+            f"test images{self._made()}",
             **self._tail(),
             "Teacher": f"{c.teacher}, trained on {c.teacher_train} images, the student's among them",
             "Student": c.student,
@@ -91,6 +92,11 @@ class Pair:
             f"rate {training.lr:g} "
             f"({training.schedule}), for every arm",
         }
+
+    def _made(self) -> str:
+        b = self.bundle
+        counts = [len(part) for part in (b.train, b.val, b.test)]
+        return made_of(self.chosen.data, counts, len(b.classes), even=self.chosen.imbalance == 1)
 
     def _tail(self) -> dict[str, str]:
         if self.chosen.imbalance == 1:
@@ -102,6 +108,26 @@ class Pair:
             "Long tail": f"imbalance {self.chosen.imbalance:g}, for students and teacher: {named}. Validation and test "
             "images are balanced, so accuracy is balanced accuracy where their classes are of one size"
         }
+
+
+def made_of(name: str, counts: Sequence[int], classes: int, *, even: bool = True) -> str:
+    """Say how a named set's images are made of another's; "" where they are not.
+
+    Args:
+        name: the set.
+        counts: how many training, validation and test images are used.
+        classes: how many classes there are.
+        even: as many of every class, which then is said too.
+
+    >>> made_of("cifar10", [10_000, 2_000, 10_000], 10)
+    ''
+    >>> made_of("fashion-pairs", [10_000, 2_000, 10_000], 100).rpartition(";")[2]
+    ' 100, 20 and 100 a class are used here'
+    """
+    made = SOURCES[name].made if name in SOURCES else ""
+    train, val, test = (f"{count / classes:.4g}" for count in counts)
+    used = f"; {train}, {val} and {test} a class are used here" if even else ""
+    return f"; {made}{used}" if made else ""
 
 
 def image_pair(chosen: ImagePair, lab: Lab) -> Pair:
