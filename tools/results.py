@@ -20,10 +20,6 @@ from distil.report import paired_interval
 from distil.report.view import further
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
-from stored_board import in_words_of_now  # noqa: E402
-
 PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
 BOARD_PAGE = ROOT / "docs" / "leaderboard.md"
@@ -63,7 +59,7 @@ def board_page() -> str:
     parts = [BOARD_HEAD, *([PARTS] if further else [])]
     for name in BOARDS:
         for file in sorted((ROOT / "evidence" / "boards").glob(f"{name}.*json"), key=lambda f: (len(f.name), f.name)):
-            run = in_words_of_now(json.loads(file.read_text(encoding="utf-8"))["run"])
+            run = json.loads(file.read_text(encoding="utf-8"))["run"]
             parts += [place(file.stem.replace(".", "-")), f"## {run['title']}\n"]
             parts += [f"Seeds {', '.join(map(str, run['seeds']))}. `{run['command']}`\n"]
             parts += [f"- {key}: {value}" for key, value in run["setting"].items()]

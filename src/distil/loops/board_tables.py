@@ -16,8 +16,10 @@ __all__ = ["ABSENT", "COLUMNS", "TRIES", "absent", "orderings", "standing", "tit
 
 COLUMNS = (
     "By itself: the paired t-interval of that row's own differences, 95 % for it alone. Step cost: a training step's "
-    "time in the last epoch as a multiple of the student alone's, taken together on one machine, medians."
+    "time in the last epoch as a multiple of the student alone's, taken together on one machine, medians. Seconds: of "
+    "a run with its scoring on validation, the median over seeds, whatever else the machine did."
 )
+LONG = 120  # seconds that a run of a small setting should take at most
 TRIES = (
     "The first try has the published weights. The second has labels at 1 and the rest scaled to as large a gradient as "
     "cross-entropy's at the first step (schedules at their peak); where labels cannot be taken apart from the rest, or "
@@ -38,6 +40,7 @@ def standing(
     blocks = Blocks(scores)
     count = len(scores) - 1
     size = {arm["name"]: arm["parameters"] for arm in report["arms"]}
+    seconds = {arm["name"]: statistics.median(arm["cost"]["seconds"]) for arm in report["arms"]}
     rows = []
     for name in sorted(scores, key=lambda n: -statistics.fmean(scores[n])):
         seat, values = seats[name], scores[name]
@@ -54,20 +57,22 @@ def standing(
                 str(tuned[name].point.values["weights"]),
                 f"{paces[name]:.2f}",
                 f"{size[name] - size[ALONE]:+,}" if size[name] != size[ALONE] else "0",
+                f"{seconds[name]:.0f}",
             ]
         )
     spread = f"{blocks.deviation:.2f} points, {blocks.freedom} degrees of freedom" if blocks.freedom else "one seed"
     apart = f" {', '.join(sorted(blocks.uneven))}: noisier than the rest, so by their own paired differences." * bool(
         blocks.uneven
     )
+    long = ", ".join(f"{seats[name].entry.label} ({took:.0f})" for name, took in seconds.items() if took > LONG)
     head = ["method", "accuracy", "to the student alone", "to KD", "to the student alone, by itself"]
     return {
         "title": "Leaderboard",
-        "head": [*head, "chosen try", "step cost", "extra parameters"],
+        "head": [*head, "chosen try", "step cost", "extra parameters", "seconds"],
         "rows": rows,
         "note": f"Best epoch on validation, scored on test; mean ± deviation over {blocks.seeds} seeds. Intervals are "
         f"95 % for all {count} differences of a column together (Bonferroni), from one spread of what arms and seeds "
-        f"leave ({spread}); * where 0 lies outside.{apart} {COLUMNS}",
+        f"leave ({spread}); * where 0 lies outside.{apart} {COLUMNS} Above {LONG}: {long or 'none'}.",
     }
 
 
