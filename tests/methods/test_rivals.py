@@ -17,7 +17,9 @@ from distil.engine import Distiller, fit
 from distil.engine.method import Method
 from distil.engine.trace import Trace
 from distil.errors import DistilError
-from distil.methods import AT, CC, CRD, LSKD, MLLD, NST, PKT, SP, Supervised
+from distil.methods import (
+    AT, CATKD, CC, CRD, DIST, DKD, LSKD, MLLD, NST, PKT, RKD, SP, VID, FitNets, ReviewKD, SimKD, Supervised,
+)  # fmt: skip
 from distil.methods.draws import distinct, mixed
 from engine import toys
 
@@ -235,6 +237,18 @@ def test_tokens_are_not_reshaped_silently(method: Method, says: str) -> None:
         (lambda: LSKD(over="dkd", temperature=0), "must be above 0"),
         (lambda: MLLD(temperature=-1), "must be above 0"),
         (lambda: MLLD(views=3), "must be 2"),
+        (lambda: MLLD(task=0, weight=0), r"mlld\(task=0, weight=0\) teaches nothing"),
+        (lambda: DKD(temperature=0), r"dkd\(temperature=0\) must be above 0"),
+        (lambda: DKD(alpha=0, beta=0), r"dkd\(alpha=0, beta=0\) compares nothing"),
+        (lambda: LSKD(over="dkd", alpha=0, beta=0), "compares nothing"),
+        (lambda: DIST(temperature=-1), r"dist\(temperature=-1\) must be above 0"),
+        (lambda: DIST(beta=0, gamma=0), r"dist\(beta=0, gamma=0\) compares nothing"),
+        (lambda: AT(p=0), r"at\(p=0, variant=code\) must be above 0"),
+        (lambda: AT(p=1.5), "a whole number for 'code'"),
+        (lambda: CC(variant="paper", gamma=0), "nothing is compared"),
+        (lambda: CC(variant="paper", order=0), "nothing is compared"),
+        (lambda: VID(variance=0), r"vid\(variance=0, eps=1e-05\): variance must be above eps"),
+        (lambda: SimKD(factor=0), r"simkd\(factor=0\).* at least 1"),
         (lambda: made(CC(dim=0)), "give dim=128, or variant='paper'"),
         (lambda: made(NST(), batch=toys.batch(toys.vectors(), 8), make=toys.mlp), "has no tap 'stages'"),
         (lambda: made(NST(taps=[("stages", "one")])), "the student has 2 maps and the teacher 1"),
@@ -247,6 +261,30 @@ def test_tokens_are_not_reshaped_silently(method: Method, says: str) -> None:
 def test_what_does_not_fit_is_refused(method: Any, says: str) -> None:
     with pytest.raises(DistilError, match=says):
         method()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda: ReviewKD(pooled=""),
+        lambda: SP(tap=""),
+        lambda: RKD(tap=("emb", "")),
+        lambda: FitNets(tap=""),
+        lambda: CATKD(head=""),
+        lambda: AT(taps=["one", ""]),
+    ],
+)
+def test_an_empty_tap_is_no_tap(method: Any) -> None:
+    """The empty path is that of the whole model: its scores would stand in for what was to be named."""
+    with pytest.raises(DistilError, match=r"A tap of the (student|teacher) \(CNN\) has an empty name"):
+        made(method())
+
+
+def test_one_weight_of_two_is_enough() -> None:
+    for method in (DKD(alpha=0), DKD(beta=0), DIST(beta=0), DIST(gamma=0), MLLD(views=1, task=0)):
+        assert made(method)(BATCH).loss.isfinite()
+    assert AT(p=1.5, variant="paper").p == 1.5
+    assert CC(order=0, gamma=0).variant == "code"  # which reads neither
 
 
 @pytest.mark.parametrize("method", [SP(), PKT(), NST(), CC(), CC(variant="paper"), CRD(negatives=4), LSKD(), AT()])

@@ -57,6 +57,8 @@ class MLLD(Method):
             raise DistilError(f"mlld(temperature={temperature}) must be above 0.")
         if views not in (1, 2):
             raise DistilError(f"mlld(views={views}) must be 2 (weak and strong) or 1 (weak alone).")
+        if task == 0 and weight == 0:
+            raise DistilError("mlld(task=0, weight=0) teaches nothing; give one of them a weight.")
         self.temperature, self.task, self.weight = temperature, task, weight
         self.views, self.standardised = views, standardised
         self.two_views = views == 2
