@@ -141,8 +141,6 @@ def test_mlld_with_one_view_leaves_the_strong_parts_out() -> None:
 def test_mlld_says_that_it_holds_the_task_unless_it_does_not() -> None:
     with pytest.warns(UserWarning, match="Supervised\\(\\) counts it twice"):
         made(Supervised() + MLLD(views=1))
-    with pytest.warns(UserWarning, match="counts it twice"):
-        made(Supervised() + LSKD(over="mlld", views=1))
     assert not MLLD(task=0).contains_task
     assert not LSKD().contains_task
 
@@ -157,10 +155,32 @@ def test_unlabelled_samples_weigh_nothing_in_the_task_of_mlld() -> None:
 
 
 def test_standardised_mlld_keeps_relations_and_task() -> None:
-    plain, standard = (terms(made(m, batch=VIEWS), VIEWS)[2] for m in (MLLD(temperature=2), LSKD(over="mlld")))
+    plain, standard = (terms(made(MLLD(temperature=2, standardised=on), batch=VIEWS), VIEWS)[2] for on in (False, True))
     for name in ("batch", "class", "task"):
         torch.testing.assert_close(plain[name], standard[name])
     assert not torch.allclose(plain["instance"], standard["instance"])
+
+
+def test_standardisation_over_mlld_holds_no_task_loss() -> None:
+    found = terms(made(LSKD(over="mlld"), batch=VIEWS), VIEWS)[2]
+    whole = terms(made(MLLD(temperature=2, weight=9, standardised=True), batch=VIEWS), VIEWS)[2]
+    assert {*whole} - {*found} == {"task"}
+    for name, values in found.items():
+        torch.testing.assert_close(9 * values, whole[name])
+
+
+@pytest.mark.filterwarnings("error:.*counts it twice")
+@pytest.mark.parametrize("over", ["kd", "dkd", "mlld"])
+def test_the_published_sum_counts_labels_once(over: str) -> None:
+    """Of one view it is MLLD's whole published sum; of two that has cross-entropy on the strong view beside it."""
+    distiller = made(0.1 * Supervised() + 9 * LSKD(over=over, views=1))
+    loss = distiller.eval()(BATCH).loss
+    own = 9 * sum(values.mean() for values in terms(made(LSKD(over=over, views=1)).eval())[2].values())
+    logits = distiller.student(BATCH["inputs"])
+    torch.testing.assert_close(loss, own + 0.1 * nn.functional.cross_entropy(logits, BATCH["labels"]))
+    if over == "mlld":
+        whole = made(MLLD(temperature=2, weight=9, standardised=True, views=1)).eval()
+        torch.testing.assert_close(loss, whole(BATCH).loss)
 
 
 def test_two_views_are_of_one_sample_and_resume() -> None:

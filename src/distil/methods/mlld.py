@@ -35,7 +35,8 @@ class MLLD(Method):
         weight: weight of the three distillation parts.
         views: 2 reads the strong view from ``batch["strong"]``, which `distil.data.TwoViews` makes and ``distil train``
             makes by itself; 1 does without, and leaves the strong parts out.
-        standardised: logit standardisation of the first part (LSKD), which needs three classes at least.
+        standardised: logit standardisation of the first part (LSKD, published with temperature 2 and weight 9), which
+            needs three classes at least.
 
     Requirements: labels (a sample without one weighs 0 in the task loss); two views of each image.
 
