@@ -20,6 +20,7 @@ from distil.errors import DistilError
 from distil.methods import (
     AT, CATKD, CC, CRD, DIST, DKD, LSKD, MLLD, NST, PKT, RKD, SP, VID, FitNets, ReviewKD, SimKD, Supervised,
 )  # fmt: skip
+from distil.methods.bank import READ_EVERY
 from distil.methods.draws import distinct, mixed
 from engine import toys
 
@@ -448,6 +449,34 @@ def test_a_sample_that_was_not_there_is_named() -> None:
         distiller(stranger)
 
 
+class OnDevice(torch.Tensor):
+    """Ids that say that they lie on an accelerator."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda")
+
+
+def test_on_a_device_a_sample_that_was_not_there_is_named_later() -> None:
+    """Nothing waits in a step: the ids are looked at together, after so many batches or at the end of an epoch."""
+    distiller, method = crd()
+    bank = method.bank
+    ids = BATCH["id"].as_subclass(OnDevice)
+    stranger = torch.cat([BATCH["id"][:7], torch.tensor([999])]).as_subclass(OnDevice)
+    with HostWaits() as waits:
+        assert torch.equal(bank.find(ids).as_subclass(Tensor), bank.places[torch.searchsorted(bank.ids, BATCH["id"])])
+        waits.seen.remove("equal")  # the test's own
+        bank.find(stranger)
+    assert waits.seen == []
+    with pytest.raises(DistilError, match="id 999 is not among them"):
+        distiller.end_epoch()
+    distiller.end_epoch()  # what was said once is not said again
+    bank.find(stranger)
+    with pytest.raises(DistilError, match="id 999 is not among them"):
+        for _ in range(READ_EVERY):
+            bank.find(ids)
+
+
 def test_plain_pairs_get_ids_from_the_loader() -> None:
     pairs = indexed(torch.utils.data.TensorDataset(DATA.inputs, DATA.labels))
     distiller = Distiller(*toys.pair(toys.CNN), CRD(negatives=6), example=BATCH)
@@ -479,7 +508,7 @@ def test_drawing_and_remembering_wait_for_no_device() -> None:
     toys.step(distiller_with_sgd(distiller), BATCH)  # the first step reads that there are no constants yet
     bank, ids = method.bank, BATCH["id"]
     with HostWaits() as waits:
-        rows = bank.places[torch.searchsorted(bank.ids, ids)]  # `find` looks for strangers on a CPU alone
+        rows = bank.places[torch.searchsorted(bank.ids, ids)]  # `find` looks for strangers at once on a CPU
         index = bank.draw(rows, 6, keys=method._keys(ids, distiller.ctx), relaxed=True)
         bank.constants([], index, temperature=0.1, keep=True)
         embedded = torch.randn(8, 5)
