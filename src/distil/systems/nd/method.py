@@ -99,9 +99,9 @@ class DirectNorm(Method):
         every = len(lost) == len(means)
         which = "every class" if every else f"class {', '.join(map(str, lost[:8]))}" + (", …" if len(lost) > 8 else "")
         raise DistilError(
-            f"directnorm: the mean of the teacher's embedding (tap '{self.tap}') is zero for {which}, of which the data "
-            "hold samples, so it has no direction: most likely the layer is dead there (a ReLU that never fires). Name "
-            "another layer with tap=, or use another teacher."
+            f"directnorm: the mean of the teacher's embedding (tap '{self.tap}') is zero for {which}, of which the "
+            "data hold samples, so it has no direction: most likely the layer is dead there (a ReLU that never fires). "
+            "Name another layer with tap=, or use another teacher."
         )
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
