@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from distil import catalog
 from distil.engine import Sum, Term, cosine, during, ramp, step_decay
+from distil.engine.method import Method
 from distil.engine.schedule import as_schedule
 from distil.errors import DistilError
 from distil.methods import AT, DKD, KD, FitNets, Supervised
@@ -78,11 +82,51 @@ def test_sums_add_and_scale() -> None:
         "at(taps=['layer1.0', (one, 'two.conv')]) + fitnets(tap='stages.1')",
         "supervised(stream=train)",
         "directnorm(part=cosine)",
+        "reviewkd(pooled=none)",
+        "catkd(head=(none, head))",
     ],
 )
 def test_an_expression_reads_back_as_itself(text: str) -> None:
     assert parse(text).expression == text
     assert parse(parse(text).expression).expression == text
+
+
+def optional() -> Iterator[tuple[str, str]]:
+    """The methods and those of their arguments that may be None and are not by default."""
+    for name in catalog.export_names():
+        kind = catalog.export(name)
+        if isinstance(kind, type) and issubclass(kind, Method):
+            for key, parameter in inspect.signature(kind.__init__).parameters.items():
+                if "None" in str(parameter.annotation) and parameter.default is not None:
+                    yield name, key
+
+
+OPTIONAL = list(optional())
+
+
+def test_some_arguments_may_be_none_and_are_not_by_default() -> None:
+    assert {("ReviewKD", "pooled"), ("CATKD", "head"), ("SubclassKD", "head"), ("GramMatch", "semantic")} <= {*OPTIONAL}
+
+
+@pytest.mark.parametrize(("name", "key"), OPTIONAL)
+def test_an_argument_of_none_reads_back_as_none(name: str, key: str) -> None:
+    made = catalog.export(name)(**{key: None})
+    (again,) = parse(made.expression)
+    assert made.expression == again.method.expression == f"{name.lower()}({key}=none)"
+    assert again.method.taps == made.taps
+    plain = catalog.export(name)()
+    assert plain.expression == name.lower()
+    for word in ("none", "None", "null"):
+        (read,) = parse(f"{name.lower()}({key}={word})")
+        assert vars(read.method)[key] == vars(made)[key] != vars(plain)[key]
+
+
+def test_a_word_that_means_something_is_quoted_where_it_is_a_string() -> None:
+    for word in ("none", "null", "true"):
+        made = Supervised(stream=word)
+        (again,) = parse(made.expression)
+        assert again.method.stream == word
+    assert Supervised(stream=None).expression == "supervised"
 
 
 def test_a_constant_zero_is_dropped_and_its_branch_never_computed() -> None:

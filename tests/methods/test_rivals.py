@@ -17,7 +17,26 @@ from distil.engine import Distiller, fit
 from distil.engine.method import Method
 from distil.engine.trace import Trace
 from distil.errors import DistilError
-from distil.methods import AT, CC, CRD, LSKD, MLLD, NST, PKT, SP, Supervised
+from distil.methods import (
+    AT,
+    CATKD,
+    CC,
+    CRD,
+    DIST,
+    DKD,
+    LSKD,
+    MLLD,
+    NST,
+    PKT,
+    RKD,
+    SP,
+    VID,
+    FitNets,
+    ReviewKD,
+    SimKD,
+    Supervised,
+)
+from distil.methods.bank import READ_EVERY
 from distil.methods.draws import distinct, mixed
 from engine import toys
 
@@ -139,8 +158,6 @@ def test_mlld_with_one_view_leaves_the_strong_parts_out() -> None:
 def test_mlld_says_that_it_holds_the_task_unless_it_does_not() -> None:
     with pytest.warns(UserWarning, match="Supervised\\(\\) counts it twice"):
         made(Supervised() + MLLD(views=1))
-    with pytest.warns(UserWarning, match="counts it twice"):
-        made(Supervised() + LSKD(over="mlld", views=1))
     assert not MLLD(task=0).contains_task
     assert not LSKD().contains_task
 
@@ -155,10 +172,32 @@ def test_unlabelled_samples_weigh_nothing_in_the_task_of_mlld() -> None:
 
 
 def test_standardised_mlld_keeps_relations_and_task() -> None:
-    plain, standard = (terms(made(m, batch=VIEWS), VIEWS)[2] for m in (MLLD(temperature=2), LSKD(over="mlld")))
+    plain, standard = (terms(made(MLLD(temperature=2, standardised=on), batch=VIEWS), VIEWS)[2] for on in (False, True))
     for name in ("batch", "class", "task"):
         torch.testing.assert_close(plain[name], standard[name])
     assert not torch.allclose(plain["instance"], standard["instance"])
+
+
+def test_standardisation_over_mlld_holds_no_task_loss() -> None:
+    found = terms(made(LSKD(over="mlld"), batch=VIEWS), VIEWS)[2]
+    whole = terms(made(MLLD(temperature=2, weight=9, standardised=True), batch=VIEWS), VIEWS)[2]
+    assert {*whole} - {*found} == {"task"}
+    for name, values in found.items():
+        torch.testing.assert_close(9 * values, whole[name])
+
+
+@pytest.mark.filterwarnings("error:.*counts it twice")
+@pytest.mark.parametrize("over", ["kd", "dkd", "mlld"])
+def test_the_published_sum_counts_labels_once(over: str) -> None:
+    """Of one view it is MLLD's whole published sum; of two that has cross-entropy on the strong view beside it."""
+    distiller = made(0.1 * Supervised() + 9 * LSKD(over=over, views=1))
+    loss = distiller.eval()(BATCH).loss
+    own = 9 * sum(values.mean() for values in terms(made(LSKD(over=over, views=1)).eval())[2].values())
+    logits = distiller.student(BATCH["inputs"])
+    torch.testing.assert_close(loss, own + 0.1 * nn.functional.cross_entropy(logits, BATCH["labels"]))
+    if over == "mlld":
+        whole = made(MLLD(temperature=2, weight=9, standardised=True, views=1)).eval()
+        torch.testing.assert_close(loss, whole(BATCH).loss)
 
 
 def test_two_views_are_of_one_sample_and_resume() -> None:
@@ -235,6 +274,18 @@ def test_tokens_are_not_reshaped_silently(method: Method, says: str) -> None:
         (lambda: LSKD(over="dkd", temperature=0), "must be above 0"),
         (lambda: MLLD(temperature=-1), "must be above 0"),
         (lambda: MLLD(views=3), "must be 2"),
+        (lambda: MLLD(task=0, weight=0), r"mlld\(task=0, weight=0\) teaches nothing"),
+        (lambda: DKD(temperature=0), r"dkd\(temperature=0\) must be above 0"),
+        (lambda: DKD(alpha=0, beta=0), r"dkd\(alpha=0, beta=0\) compares nothing"),
+        (lambda: LSKD(over="dkd", alpha=0, beta=0), "compares nothing"),
+        (lambda: DIST(temperature=-1), r"dist\(temperature=-1\) must be above 0"),
+        (lambda: DIST(beta=0, gamma=0), r"dist\(beta=0, gamma=0\) compares nothing"),
+        (lambda: AT(p=0), r"at\(p=0, variant=code\) must be above 0"),
+        (lambda: AT(p=1.5), "a whole number for 'code'"),
+        (lambda: CC(variant="paper", gamma=0), "nothing is compared"),
+        (lambda: CC(variant="paper", order=0), "nothing is compared"),
+        (lambda: VID(variance=0), r"vid\(variance=0, eps=1e-05\): variance must be above eps"),
+        (lambda: SimKD(factor=0), r"simkd\(factor=0\).* at least 1"),
         (lambda: made(CC(dim=0)), "give dim=128, or variant='paper'"),
         (lambda: made(NST(), batch=toys.batch(toys.vectors(), 8), make=toys.mlp), "has no tap 'stages'"),
         (lambda: made(NST(taps=[("stages", "one")])), "the student has 2 maps and the teacher 1"),
@@ -247,6 +298,30 @@ def test_tokens_are_not_reshaped_silently(method: Method, says: str) -> None:
 def test_what_does_not_fit_is_refused(method: Any, says: str) -> None:
     with pytest.raises(DistilError, match=says):
         method()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda: ReviewKD(pooled=""),
+        lambda: SP(tap=""),
+        lambda: RKD(tap=("emb", "")),
+        lambda: FitNets(tap=""),
+        lambda: CATKD(head=""),
+        lambda: AT(taps=["one", ""]),
+    ],
+)
+def test_an_empty_tap_is_no_tap(method: Any) -> None:
+    """The empty path is that of the whole model: its scores would stand in for what was to be named."""
+    with pytest.raises(DistilError, match=r"A tap of the (student|teacher) \(CNN\) has an empty name"):
+        made(method())
+
+
+def test_one_weight_of_two_is_enough() -> None:
+    for method in (DKD(alpha=0), DKD(beta=0), DIST(beta=0), DIST(gamma=0), MLLD(views=1, task=0)):
+        assert made(method)(BATCH).loss.isfinite()
+    assert AT(p=1.5, variant="paper").p == 1.5
+    assert CC(order=0, gamma=0).variant == "code"  # which reads neither
 
 
 @pytest.mark.parametrize("method", [SP(), PKT(), NST(), CC(), CC(variant="paper"), CRD(negatives=4), LSKD(), AT()])
@@ -390,6 +465,34 @@ def test_a_sample_that_was_not_there_is_named() -> None:
         distiller(stranger)
 
 
+class OnDevice(torch.Tensor):
+    """Ids that say that they lie on an accelerator."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda")
+
+
+def test_on_a_device_a_sample_that_was_not_there_is_named_later() -> None:
+    """Nothing waits in a step: the ids are looked at together, after so many batches or at the end of an epoch."""
+    distiller, method = crd()
+    bank = method.bank
+    ids = BATCH["id"].as_subclass(OnDevice)
+    stranger = torch.cat([BATCH["id"][:7], torch.tensor([999])]).as_subclass(OnDevice)
+    with HostWaits() as waits:
+        assert torch.equal(bank.find(ids).as_subclass(Tensor), bank.places[torch.searchsorted(bank.ids, BATCH["id"])])
+        waits.seen.remove("equal")  # the test's own
+        bank.find(stranger)
+    assert waits.seen == []
+    with pytest.raises(DistilError, match="id 999 is not among them"):
+        distiller.end_epoch()
+    distiller.end_epoch()  # what was said once is not said again
+    for k in range(READ_EVERY - 1):
+        bank.find(ids if k else stranger)
+    with pytest.raises(DistilError, match="id 999 is not among them"):
+        bank.find(ids)
+
+
 def test_plain_pairs_get_ids_from_the_loader() -> None:
     pairs = indexed(torch.utils.data.TensorDataset(DATA.inputs, DATA.labels))
     distiller = Distiller(*toys.pair(toys.CNN), CRD(negatives=6), example=BATCH)
@@ -421,7 +524,7 @@ def test_drawing_and_remembering_wait_for_no_device() -> None:
     toys.step(distiller_with_sgd(distiller), BATCH)  # the first step reads that there are no constants yet
     bank, ids = method.bank, BATCH["id"]
     with HostWaits() as waits:
-        rows = bank.places[torch.searchsorted(bank.ids, ids)]  # `find` looks for strangers on a CPU alone
+        rows = bank.places[torch.searchsorted(bank.ids, ids)]  # `find` looks for strangers at once on a CPU
         index = bank.draw(rows, 6, keys=method._keys(ids, distiller.ctx), relaxed=True)
         bank.constants([], index, temperature=0.1, keep=True)
         embedded = torch.randn(8, 5)

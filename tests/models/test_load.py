@@ -45,6 +45,19 @@ def test_unknown_names_list_the_nearest(spec: str, hint: str) -> None:
     assert hint in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("spec", "argument"),
+    [
+        ("timm:mixer_s32_224(patch_size=4)", "patch_size"),
+        ("timm:efficientnet_b0(channel_multiplier=4)", "channel_multiplier"),
+        ("torchvision:vit_b_16(patch_size=4)", "patch_size"),
+    ],
+)
+def test_an_argument_that_a_name_fixes_is_said_to_be_fixed(spec: str, argument: str) -> None:
+    with pytest.raises(DistilError, match=f"fixes {argument} itself, so {argument}=4 cannot be given; leave it out"):
+        load_model(spec)
+
+
 def test_reference_nets_are_parsed_not_evaluated() -> None:
     model = load_model("distil:mlp(hidden=(8, 6), dropout=0.5)", classes=3, input_shape=(1, 4, 4))
     assert isinstance(model, MLP)

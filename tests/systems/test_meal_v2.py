@@ -382,6 +382,14 @@ def test_settings_out_of_range_are_refused(make: Any, says: str) -> None:
         make()
 
 
+def test_the_published_sum_draws_teachers_by_their_shares() -> None:
+    release = parse("meal_v2(ensemble=random, shares=(0.2, 0.4, 0.4))")
+    assert [c.method.shares for c in release if c.name == "mealv2"] == [(0.2, 0.4, 0.4)]
+    assert [c.method.shares for c in published(ensemble="random") if c.name == "mealv2"] == [None]
+    with pytest.raises(DistilError, match="ensemble='random'"):
+        published(shares=(0.2, 0.4, 0.4))
+
+
 def test_models_that_do_not_fit_are_refused_before_training() -> None:
     for method in (MealV2(), OutputDiscriminator()):
         with pytest.raises(DistilError, match="there is none; give one"):
@@ -405,8 +413,9 @@ def test_models_that_do_not_fit_are_refused_before_training() -> None:
         published(d_lr=0.0, ensemble="single", labels=0.5),
         MealV2(ensemble="random", shares=(0.2, 0.4, 0.4)) + 2 * OutputDiscriminator(lr=0.01, sign="detached"),
         published(recover="marginal", top=5, cutmix=0.5, discriminator=0),
+        parse("meal_v2(ensemble=random, shares=(0.2, 0.4, 0.4))"),
     ],
-    ids=["published", "random", "cut"],
+    ids=["published", "random", "cut", "release"],
 )
 def test_what_it_is_called_is_what_it_is(method: Sum) -> None:
     again = parse(method.expression)

@@ -53,8 +53,11 @@ def test_the_teacher_may_see_clean_inputs() -> None:
 
 def test_nothing_is_mixed_where_none_is_asked_or_a_loss_is_only_measured() -> None:
     assert torch.equal(seen(mixing="off")[0], samples()["inputs"])
-    made = image_distiller(published()).eval()
-    assert torch.equal(made(samples()).loss, made(samples()).loss)
+    whole = image_distiller(published(mixing="off")).eval()(samples()).loss
+    for mixing in ("full", "partial"):
+        made = image_distiller(published(mixing=mixing))
+        assert not torch.equal(made(samples()).loss, whole)
+        assert torch.equal(made.eval()(samples()).loss, whole)
 
 
 def fixed(method: MixKD) -> tuple[Distiller, Tensor, Tensor, dict[str, Tensor]]:

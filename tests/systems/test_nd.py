@@ -16,7 +16,7 @@ from distil.systems.nd import DirectNorm, published
 from distil.systems.nd.method import direction_and_length
 from distil.tasks import get_task
 
-from .toys import image_distiller, mlp, samples, train
+from .toys import CLASSES, image_distiller, mlp, samples, train
 
 
 def term(distiller: Distiller) -> DirectNorm:
@@ -54,6 +54,38 @@ def test_every_base_is_warmed_up(base: str) -> None:
         made.ctx.epoch = epoch
         seen.append(ramp(made.ctx))
     assert seen == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def dead_for(labels: list[int]) -> tuple[Distiller, dict[str, torch.Tensor]]:
+    """A distiller whose teacher embeds samples of some classes as zero, and its data."""
+    data = samples()
+    data["inputs"] = torch.where(torch.isin(data["labels"], torch.tensor(labels))[:, None], -1.0, data["inputs"].abs())
+    student, teacher = (nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, CLASSES)) for _ in range(2))
+    with torch.no_grad():
+        teacher[0].weight.copy_(torch.eye(6))
+        teacher[0].bias.zero_()
+    return Distiller(student, teacher, DirectNorm(), example=data), data
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"), [([2], "is zero for class 2, of which the data hold samples"), ([*range(9)], "for every class")]
+)
+def test_a_teacher_whose_embedding_is_dead_is_named_before_training(labels: list[int], said: str) -> None:
+    made, data = dead_for(labels)
+    with pytest.raises(DistilError, match=rf"'emb'\) .*{said}.*the layer is dead there"):
+        made.prepare([data])
+    fine, data = dead_for([])
+    fine.prepare([data])
+    only_length = DirectNorm(part="norm")  # which reads no mean
+    Distiller(*(dead_for(labels)[0].student, dead_for(labels)[0].teachers["model"]), only_length, example=data).prepare(
+        [dead_for(labels)[1]]
+    )
+
+
+def test_a_mean_of_zero_says_what_may_be_wrong() -> None:
+    row = torch.ones(1, 2)
+    with pytest.raises(DistilError, match=r"class 0 is zero.* holds every class, with a teacher .* \(a dead layer\)"):
+        directional_norm(row, row, torch.zeros(1, 2), torch.tensor([0]))
 
 
 def test_an_unknown_base_or_part_lists_the_nearest() -> None:

@@ -102,6 +102,11 @@ class Anatomy:
         Raises:
             DistilError: nothing of that name was called; names the nearest paths.
         """
+        if not spec:  # the path of the whole model, which a name that was left out must not mean
+            raise DistilError(
+                f"A tap of the {role} ({self.model}) has an empty name, '', which says no place; name a meaning "
+                f"({', '.join(MEANINGS)}) or a module's path. It calls: {self._sketch()}"
+            )
         base, _, index = spec.partition(".")
         chosen = (overrides or {}).get(spec) or ((overrides or {}).get(base) if base in MEANINGS else None)
         if chosen is not None and chosen != spec:

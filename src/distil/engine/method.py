@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -131,7 +132,13 @@ class Method(nn.Module, ABC):
     def expression(self) -> str:
         """The method as the command line writes it, e.g. ``kd(temperature=4)``; parsing it gives an equal method."""
         kinds = (int, float, str, bool, tuple, list, Schedule)
-        shown = [f"{key}={literal(value)}" for key, value in self._hyper.items() if isinstance(value, kinds)]
+        known = inspect.signature(type(self).__init__).parameters
+        # None is written where it says something: left out, it would be read back as a default that is not None.
+        shown = [
+            f"{key}={literal(value)}"
+            for key, value in self._hyper.items()
+            if isinstance(value, kinds) or (value is None and key in known and known[key].default is not None)
+        ]
         return type(self).__name__.lower() + (f"({', '.join(shown)})" if shown else "")
 
 

@@ -11,7 +11,10 @@ from typing import Any
 
 from distil.errors import DistilError
 
-__all__ = ["Schedule", "as_schedule", "cosine", "during", "literal", "ramp", "step_decay"]
+__all__ = ["WORDS", "Schedule", "as_schedule", "cosine", "during", "literal", "ramp", "step_decay"]
+
+WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None, "null": None}
+"""What a bare word of an expression means, where it is no string."""
 
 
 class Schedule(ABC):
@@ -232,17 +235,17 @@ def _one_length(name: str, epochs: float | None, fraction: float | None) -> tupl
 
 
 def literal(value: Any) -> str:
-    """Return a value as an expression writes it: ``4``, ``0.1``, ``true``, ``stages``, ``"layer1.0"``, ``[1, 2]``.
+    """Return a value as an expression writes it: ``4``, ``true``, ``none``, ``stages``, ``"layer1.0"``, ``[1, 2]``.
 
-    >>> literal(0.1), literal(("a", "b.c")), literal([2.0])
-    ('0.1', "(a, 'b.c')", '[2]')
+    >>> literal(0.1), literal(("a", "b.c")), literal([2.0, None])
+    ('0.1', "(a, 'b.c')", '[2, none]')
     """
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.12g}"
     if isinstance(value, str):
-        plain = value.isidentifier() and value.lower() not in ("true", "false", "none") and not iskeyword(value)
+        plain = value.isidentifier() and value.lower() not in WORDS and not iskeyword(value)
         return value if plain else repr(value)
     if isinstance(value, (tuple, list)):
         inner = ", ".join(literal(member) for member in value)

@@ -152,8 +152,8 @@ def directional_norm(
     if target.device.type == "cpu" and bool((counted & (target_length[:, 0] == 0)).any()):
         lost = int(labels[counted & (target_length[:, 0] == 0)][0])
         raise DistilError(
-            f"{name}: the mean of class {lost} is zero, which has no direction; "
-            "build the means from data that holds every class."
+            f"{name}: the mean of class {lost} is zero, which has no direction; build the means from data that holds "
+            "every class, with a teacher whose embedding of it is not zero everywhere (a dead layer)."
         )
     if part == "both":
         longest = torch.linalg.vector_norm(teacher, dim=1)

@@ -27,7 +27,7 @@ class AT(Method):
 
     Args:
         taps: "stages", or one stage, or several; each a meaning, a path or ``(student, teacher)``.
-        p: power of the activation.
+        p: power of the activation, above 0; whole for "code", which keeps signs.
         variant: "code" (published weight 1000) or "paper".
 
     Example:
@@ -47,6 +47,8 @@ class AT(Method):
         super().__init__(name=name)
         if variant not in ("code", "paper"):
             raise DistilError(f"at(variant='{variant}') is unknown; use 'code' or 'paper'.")
+        if not p > 0 or (variant == "code" and p % 1):
+            raise DistilError(f"at(p={p}, variant={variant}) must be above 0, and a whole number for 'code'.")
         self.taps = as_specs(taps)
         self.p, self.variant = p, variant
 

@@ -17,6 +17,8 @@ from distil.methods.draws import STEPS, below, distinct, mixed
 __all__ = ["ContrastBank"]
 
 PENDING = tuple[Tensor, Tensor, Tensor, Tensor]
+READ_EVERY = 50
+"""Batches between two looks at which ids were unknown, on a device that is not waited for."""
 
 
 @final
@@ -50,6 +52,7 @@ class ContrastBank(nn.Module):
             self.register_buffer(name, torch.zeros(0, dtype=torch.long))
         self.register_buffer("log_z", torch.full((2,), torch.nan))  # of the student's and of the teacher's scores
         self._known = False  # whether log_z is; asking the buffer would wait for its device in every step
+        self._strangers: list[Tensor] = []  # of each batch on a device: whether an id is unknown, and which
 
     def fill(self, ids: Tensor, labels: Tensor, dtype: torch.dtype) -> None:
         """Begin with random rows for the samples ``ids``; those without a label are left out."""
@@ -73,15 +76,31 @@ class ContrastBank(nn.Module):
         self._known = False
 
     def find(self, ids: Tensor) -> Tensor:
-        """Return the rows of the samples ``ids``; refuses one that was not there when the bank was made."""
+        """Return the rows of the samples ``ids``; refuses one that was not there when the bank was made.
+
+        Only on a CPU at once: a device is not waited for, an unknown id has a neighbour's row there, and
+        :meth:`check` refuses it after ``READ_EVERY`` batches at the latest.
+        """
         found = torch.searchsorted(self.ids, ids).clamp(max=len(self.ids) - 1)
-        if ids.device.type == "cpu" and not torch.equal(self.ids[found], ids):
-            lost = ids[self.ids[found] != ids][0]
-            raise DistilError(
-                f"crd remembers {len(self.ids)} labelled samples, and id {int(lost)} is not among them: prepare() must "
-                "see the data that are trained on, under the same ids."
-            )
+        if len(ids):
+            self._note(self.ids[found] != ids, ids)
+        if ids.device.type == "cpu" or len(self._strangers) >= READ_EVERY:
+            self.check()
         return self.places[found]
+
+    def _note(self, lost: Tensor, ids: Tensor) -> None:
+        first = ids.gather(0, lost.long().argmax(0, keepdim=True))
+        self._strangers.append(torch.cat([lost.any()[None].long(), first.long()]))
+
+    def check(self) -> None:
+        """Refuse the first unknown id that was asked for since the last look; waits for the device."""
+        noted, self._strangers = self._strangers, []
+        for lost, which in torch.stack(noted).tolist() if noted else ():
+            if lost:
+                raise DistilError(
+                    f"crd remembers {len(self.ids)} labelled samples, and id {which} is not among them: prepare() must "
+                    "see the data that are trained on, under the same ids."
+                )
 
     def draw(self, rows: Tensor, count: int, *, keys: Tensor, relaxed: bool = False) -> Tensor:
         """Return ``[B, 1 + count]`` rows: the sample itself, then others of other classes, none twice.

@@ -32,8 +32,8 @@ class CC(Method):
         variant: "code" or "paper".
         dim: width of the embeddings; 0 compares the taps as they are, which "code" can do for equal widths only.
         kernel: "gaussian" or "bilinear" ("paper").
-        gamma: of the Gaussian ("paper").
-        order: of its Taylor expansion ("paper").
+        gamma: of the Gaussian ("paper"), above 0.
+        order: of its Taylor expansion ("paper"), at least 1.
         tap: what is compared, the embedding by default; ``[N, D]``.
 
     Example:
@@ -57,6 +57,11 @@ class CC(Method):
                 raise DistilError(f"cc({what}='{value}') is unknown; {nearest(value, options)}")
         if dim < 0 or order < 0:
             raise DistilError(f"cc(dim={dim}, order={order}) must not be below 0.")
+        if variant == "paper" and kernel == "gaussian" and (not gamma > 0 or order == 0):
+            raise DistilError(
+                f"cc(gamma={gamma}, order={order}): gamma must be above 0 and order at least 1, or the kernel is one "
+                "number for all samples, and nothing is compared."
+            )
         self.variant, self.dim, self.kernel, self.gamma, self.order = variant, dim, kernel, gamma, order
         self.tap: Spec = tap if isinstance(tap, str) else (tap[0], tap[1])
         self.taps = (self.tap,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
@@ -125,6 +126,10 @@ class CRD(Method):
         if self._pending:
             self.bank.remember(self._pending, self.momentum)
             self._pending = []
+
+    def after_epoch(self, metrics: Mapping[str, float], ctx: Context) -> None:
+        """Refuse samples that were not in the data given to ``prepare``, where no device was waited for."""
+        self.bank.check()
 
     def _keys(self, ids: Tensor, ctx: Context) -> Tensor:
         """What is drawn for each sample depends on: its id, the step (none where a loss is measured), and the run."""

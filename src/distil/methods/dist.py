@@ -6,6 +6,7 @@ from typing import final
 
 from distil.engine.context import Context
 from distil.engine.method import Batch, Handles, Method
+from distil.errors import DistilError
 from distil.functional.reduction import Term
 from distil.functional.relation import dist_inter, dist_intra
 
@@ -40,6 +41,10 @@ class DIST(Method):
         self, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0, name: str | None = None
     ) -> None:
         super().__init__(name=name)
+        if not temperature > 0:
+            raise DistilError(f"dist(temperature={temperature}) must be above 0.")
+        if beta == 0 and gamma == 0:
+            raise DistilError("dist(beta=0, gamma=0) compares nothing; give one of them a weight.")
         self.beta, self.gamma, self.temperature = beta, gamma, temperature
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:

@@ -6,6 +6,7 @@ from typing import final
 
 from distil.engine.context import Context
 from distil.engine.method import Batch, Handles, Method
+from distil.errors import DistilError
 from distil.functional.fast import decoupled
 from distil.functional.reduction import Term
 
@@ -44,6 +45,10 @@ class DKD(Method):
         self, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, name: str | None = None
     ) -> None:
         super().__init__(name=name)
+        if not temperature > 0:
+            raise DistilError(f"dkd(temperature={temperature}) must be above 0.")
+        if alpha == 0 and beta == 0:
+            raise DistilError("dkd(alpha=0, beta=0) compares nothing; give one of them a weight.")
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:

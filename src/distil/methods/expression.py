@@ -12,7 +12,7 @@ from typing import Any
 
 from distil import catalog
 from distil.engine.method import Method, Sum, as_sum
-from distil.engine.schedule import Schedule, as_schedule, cosine, during, ramp, step_decay
+from distil.engine.schedule import WORDS, Schedule, as_schedule, cosine, during, ramp, step_decay
 from distil.errors import DistilError, nearest
 
 __all__ = ["parse"]
@@ -23,7 +23,6 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "step_decay": step_decay,
     "during": during,
 }
-_WORDS = {"true": True, "false": False, "none": None}
 _SHOWN = 160  # of a text that cannot be read
 
 
@@ -33,8 +32,8 @@ def parse(text: str) -> Sum:
     A name is a rival (``kd``), a system's slug (``pld``: its paper's whole weighted sum) or a lower-cased class that a
     system exports (``directnorm``: the bare method). A coefficient is a number or ``ramp(epochs=20)``, ``cosine(…)``,
     ``step_decay(…)``, ``during(…)``. Arguments are keywords; a bare word or module path is a string:
-    ``at(taps=stages)``, ``at(taps=[layer1.0, layer2.1])``. A slug with a hyphen may be written with an underscore
-    (``ff_g2m``) or as it is.
+    ``at(taps=stages)``, ``at(taps=[layer1.0, layer2.1])``. The words ``true``, ``false`` and ``none`` (or ``null``)
+    are Python's True, False and None. A slug with a hyphen may be written with an underscore (``ff_g2m``) or as it is.
 
     Raises:
         DistilError: anything else; names the place and the nearest that exists.
@@ -169,7 +168,7 @@ def _literal(node: ast.expr, text: str) -> Any:
         members = [_literal(member, text) for member in node.elts]
         return members if isinstance(node, ast.List) else tuple(members)
     if isinstance(node, ast.Name):
-        return _WORDS.get(node.id.lower(), node.id)
+        return WORDS.get(node.id.lower(), node.id)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SCHEDULES:
         return _call(SCHEDULES[node.func.id], node.func.id, _keywords(node, text))
     raise DistilError(

@@ -22,11 +22,12 @@ __all__ = ["LSKD"]
 class LSKD(Method):
     """KD, DKD or MLLD on logits ``(z − mean) / (std + 1e-7)`` over the classes, of both networks.
 
-    The student need not match how large the teacher's logits are, only how they compare. Published weight 9 beside 0.1
-    of the task loss.
+    The student need not match how large the teacher's logits are, only how they compare. It holds no task loss:
+    published weight 9 beside 0.1 of that. Over MLLD the published sum has cross-entropy on the strong view too, which
+    ``Supervised`` does not read: ``mlld(temperature=2, weight=9, standardised=true)`` is that sum as a whole.
 
     Args:
-        over: "kd", "dkd" or "mlld".
+        over: "kd", "dkd" or "mlld" (its three distillation parts, each of weight 1).
         temperature: of the base method.
         alpha: weight of the target class ("dkd").
         beta: weight of the other classes ("dkd").
@@ -41,7 +42,7 @@ class LSKD(Method):
         '0.1*supervised + 9*lskd'
 
     Paper: Sun, Ren, Li, Wang, Cao, Logit Standardization in Knowledge Distillation, CVPR 2024, arXiv 2403.01427.
-    Differs from official code: none; as there, the relations of MLLD and its task loss read the logits as they are.
+    Differs from official code: none; as there, the relations of MLLD read the logits as they are.
     """
 
     def __init__(
@@ -58,12 +59,11 @@ class LSKD(Method):
         elif over == "dkd":
             self.base = DKD(temperature=temperature, alpha=alpha, beta=beta)
         elif over == "mlld":
-            self.base = MLLD(temperature=temperature, views=views, standardised=True)
+            self.base = MLLD(temperature=temperature, task=0, weight=1, views=views, standardised=True)
         else:
             raise DistilError(f"lskd(over='{over}') is unknown; {nearest(over, ('kd', 'dkd', 'mlld'))}")
         self.labels, self.at_equality = self.base.labels, self.base.at_equality
         self.two_views = over == "mlld" and views == 2
-        self.__dict__["contains_task"] = self.base.contains_task
 
     def setup(self, student: Traces, teacher: Traces) -> None:
         """Ask for all logits, which a sparse cache cannot give: their mean and spread are over every class."""

@@ -35,7 +35,8 @@ class MLLD(Method):
         weight: weight of the three distillation parts.
         views: 2 reads the strong view from ``batch["strong"]``, which `distil.data.TwoViews` makes and ``distil train``
             makes by itself; 1 does without, and leaves the strong parts out.
-        standardised: logit standardisation of the first part (LSKD), which needs three classes at least.
+        standardised: logit standardisation of the first part (LSKD, published with temperature 2 and weight 9), which
+            needs three classes at least.
 
     Requirements: labels (a sample without one weighs 0 in the task loss); two views of each image.
 
@@ -57,6 +58,8 @@ class MLLD(Method):
             raise DistilError(f"mlld(temperature={temperature}) must be above 0.")
         if views not in (1, 2):
             raise DistilError(f"mlld(views={views}) must be 2 (weak and strong) or 1 (weak alone).")
+        if task == 0 and weight == 0:
+            raise DistilError("mlld(task=0, weight=0) teaches nothing; give one of them a weight.")
         self.temperature, self.task, self.weight = temperature, task, weight
         self.views, self.standardised = views, standardised
         self.two_views = views == 2

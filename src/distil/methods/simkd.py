@@ -95,6 +95,8 @@ class SimKD(Method):
 
     def __init__(self, *, factor: int = 2, tap: Spec = "map", name: str | None = None) -> None:
         super().__init__(name=name)
+        if factor < 1:
+            raise DistilError(f"simkd(factor={factor}) divides the teacher's width; it must be at least 1.")
         self.factor = factor
         self.tap: Spec = tap if isinstance(tap, str) else (tap[0], tap[1])
         self.taps = (self.tap, "emb", "head", "logits")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distil.engine.context import Context
 from distil.engine.method import Batch, Handles, Method, Traces
 from distil.engine.trace import Spec
+from distil.errors import DistilError
 from distil.functional.features import pool_match
 from distil.functional.maps import initial_log_scale, vid
 from distil.functional.reduction import Term
@@ -82,6 +83,8 @@ class VID(Method):
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
+        if not 0 <= eps < variance:
+            raise DistilError(f"vid(variance={variance}, eps={eps}): variance must be above eps, and eps not below 0.")
         self.start, self.eps = initial_log_scale(variance, eps=eps), eps
         self.taps = as_specs(taps)
 

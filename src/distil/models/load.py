@@ -46,6 +46,7 @@ _NETS: dict[str, tuple[str, str]] = {
 }
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 _WIDE = re.compile(r"wrn([0-9]{1,3})_([0-9]{1,3})")
+_TWICE = re.compile(r"got multiple values for (?:keyword )?argument '(\w+)'")
 _NESTING = ("state_dict", "model_state_dict", "model", "module", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
@@ -104,14 +105,9 @@ def load_model(
         from distil.models.hf import load_hf
 
         model = load_hf(
-            name,
-            options,
-            classes=classes,
-            labels=labels,
-            tokenizer=tokenizer,
-            input_shape=input_shape,
+            name, options, classes=classes, labels=labels, tokenizer=tokenizer, input_shape=input_shape,
             pretrained=pretrained,
-        )
+        )  # fmt: skip
     elif kind == "timm":
         model = _timm(name, options, classes, channels, pretrained)
     elif kind == "torchvision":
@@ -125,8 +121,7 @@ def load_model(
     else:
         raise DistilError(
             f"the model {spec!r} names no library; write timm:{spec or 'NAME'}, torchvision:{spec or 'NAME'}, "
-            f"hf:{spec or 'FOLDER'}, "
-            "distil:mlp(hidden=64), or your own module:function."
+            f"hf:{spec or 'FOLDER'}, distil:mlp(hidden=64), or your own module:function."
         )
     if weights is not None:
         load_weights(model, weights)
@@ -195,6 +190,12 @@ def _make(what: str, published: bool, function: Callable[..., nn.Module], *args:
         raise
     except Exception as error:
         reason = _reason(error)
+        twice = _TWICE.search(reason)
+        if twice is not None and twice[1] in options:
+            raise DistilError(
+                f"{what} fixes {twice[1]} itself, so {twice[1]}={options[twice[1]]} cannot be given; leave it out, or "
+                "name a model that is made with the value you need."
+            ) from error
         if published:
             raise DistilError(
                 f"the pretrained weights of {what} could not be loaded ({reason}); check the connection, or give "
@@ -232,11 +233,7 @@ def _reference(name: str, options: dict[str, Any], context: Mapping[str, Any]) -
     given["in_features"] = None if shape is None else prod(shape)
     given["size"] = tuple(shape[1:]) if shape is not None and len(shape) == 3 else None
     filled = {key: value for key, value in given.items() if key in accepted and value is not None} | options
-    missing = [
-        parameter
-        for parameter, kind in accepted.items()
-        if kind.default is inspect.Parameter.empty and parameter not in filled
-    ]
+    missing = [key for key, it in accepted.items() if it.default is inspect.Parameter.empty and key not in filled]
     if missing:
         raise DistilError(
             f"distil:{name} needs {' and '.join(missing)}; write distil:{name}({missing[0]}=…), or give classes= and "

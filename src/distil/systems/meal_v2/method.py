@@ -198,9 +198,9 @@ class OutputDiscriminator(Method):
 
 
 def published(
-    *, ensemble: str = "mean-prob", discriminator: float = 1.0, sign: str = "published", final_relu: bool = False,
-    labels: float = 0.0, cutmix: float = 0.0, recover: str = "full", top: int | None = None, reduction: int = 8,
-    d_lr: float = 1e-4,
+    *, ensemble: str = "mean-prob", shares: Sequence[float] | None = None, discriminator: float = 1.0,
+    sign: str = "published", final_relu: bool = False, labels: float = 0.0, cutmix: float = 0.0, recover: str = "full",
+    top: int | None = None, reduction: int = 8, d_lr: float = 1e-4,
 ) -> Sum:  # fmt: skip
     """Return the paper's whole loss: soft labels and the discriminator, each of weight 1, and no hard labels.
 
@@ -212,7 +212,7 @@ def published(
             f"meal-v2: labels={labels:g} would be those of whole images, and cutmix={cutmix:g} mixes them; use one of "
             "the two."
         )
-    soft = as_sum(MealV2(ensemble=ensemble, recover=recover, top=top, cutmix=cutmix))
+    soft = as_sum(MealV2(ensemble=ensemble, shares=shares, recover=recover, top=top, cutmix=cutmix))
     net = OutputDiscriminator(sign=sign, final_relu=final_relu, reduction=reduction, lr=d_lr)
     return soft + discriminator * net + labels * Supervised()
 

@@ -83,11 +83,26 @@ class DirectNorm(Method):
             self.projector = nn.Sequential(nn.BatchNorm1d(ours), nn.Dropout(self.dropout), last)
 
     def prepare(self, teacher: Handles, data: Any) -> None:
-        """Average the teacher's embeddings of each class; a class that never occurs is named."""
+        """Average the teacher's embeddings of each class; one that never occurs, or whose mean is zero, is named."""
         means = ClassMeans(len(self.means), decimals=self.decimals)
         for batch in data:
             means.update(teacher(batch)[self.tap], batch["labels"])
-        self.means.copy_(means.compute())
+        found = means.compute()
+        self._check_direction(found)
+        self.means.copy_(found)
+
+    def _check_direction(self, means: Tensor) -> None:
+        """Refuse class means without a direction, where one is needed; every class was present, or had no mean."""
+        lost = (means == 0).all(1).nonzero().flatten().tolist()
+        if not lost or self.part == "norm":
+            return
+        every = len(lost) == len(means)
+        which = "every class" if every else f"class {', '.join(map(str, lost[:8]))}" + (", …" if len(lost) > 8 else "")
+        raise DistilError(
+            f"directnorm: the mean of the teacher's embedding (tap '{self.tap}') is zero for {which}, of which the "
+            "data hold samples, so it has no direction: most likely the layer is dead there (a ReLU that never fires). "
+            "Name another layer with tap=, or use another teacher."
+        )
 
     def forward(self, student: Handles, teacher: Handles, batch: Batch, ctx: Context) -> dict[str, Term]:
         """Return the term ``nd``, one value per sample."""
