@@ -109,6 +109,9 @@ def test_the_report_is_whole(small: tuple[dict[str, Any], Path]) -> None:
     for row in standing["rows"]:
         values = {arm["label"]: arm["metrics"]["accuracy"]["best"] for arm in report["arms"]}[row[0]]
         assert row[1].startswith(f"{sum(values) / 3:.1f} ")
+        seconds = {arm["label"]: sorted(arm["cost"]["seconds"])[1] for arm in report["arms"]}[row[0]]
+        assert row[standing["head"].index("seconds")] == f"{seconds:.0f}"
+    assert standing["note"].endswith("Above 120: none.")
     assert "Leaderboard" in (out / "report.html").read_text(encoding="utf-8")
 
 
