@@ -35,7 +35,8 @@ def test_a_plan_says_everything_and_writes_nothing(here: Path, capsys: Screen, f
     assert set(found["training_seconds"]) == {"alone", "kd"}
     assert found["seconds"] > sum(found["training_seconds"].values()) > 0
     arms = found["measured"]["arms"]
-    assert arms["alone"]["teacher"] == 0 < arms["kd"]["teacher"] < arms["kd"]["step"]
+    # On a busy machine the teacher's pass may be seen to take as long as the step that holds it, which bounds it.
+    assert arms["alone"]["teacher"] == 0 < arms["kd"]["teacher"] <= arms["kd"]["step"]
     assert found["memory_bytes"] > arms["kd"]["memory"]["base"] > 10**7
     assert found["disk_bytes"]["dense32"] == 72 * (16 + 3 * 4)
     told = {one["said"] for section in found["figures"].values() for one in section}

@@ -130,6 +130,7 @@ FLIPS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "labels": [{"labels": 0.5}],
         "cutmix": [{"cutmix": 1.0}],
         "recover": [{"recover": name} for name in ("hard", "smoothing", "renormalised")],
+        "shares": [],  # of teachers drawn at random: tests/systems/test_meal_v2.py
         "top": [],  # of a label that is recovered: tests/systems/test_meal_v2.py
         "d_lr": [],  # under fit, which makes the groups: tests/systems/test_meal_v2.py
     },

@@ -240,7 +240,7 @@ NAMES = [
     method("kd + 2*kd", "two components called 'kd'", "method of one thing twice"),
     method("kd(name='a b')", "must be a plain word", "a name with a space"),
     method("at(taps=layer9)", "Tap 'layer9' does not exist in the student", "unknown tap"),
-    method("at(taps='')", "at compares feature maps", "an empty tap"),
+    method("at(taps='')", "has an empty name, '', which says no place", "an empty tap"),
     method("at(taps=[])", "taps=[] names nothing to compare", "a list of no taps"),
     method("at(taps=[1, 2])", "tap", "numbers for taps"),
     method("ff-g2m", "The method 'ff-g2m' does not fit: This method distils over edges", "edges for images"),
