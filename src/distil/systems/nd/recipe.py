@@ -19,8 +19,21 @@ from distil.systems.nd.method import DirectNorm, direction_and_length
 
 __all__ = ["EVIDENCE", "Setup", "experiment"]
 
-EVIDENCE: tuple[Mapping[str, Any], ...] = ({}, {"pair": {"student": "distil:mlp(hidden=(16, 256))"}})
-"""A student with a narrow embedding, which needs the projector; and one whose embedding is as wide as the teacher's."""
+_CIFAR: Mapping[str, Any] = {
+    "pair": {
+        "data": "cifar10",
+        "size": 16,
+        "teacher": "distil:cnn(widths=(24, 48, 96))",
+        "student": "distil:cnn(widths=(8, 16, 24))",
+        "teacher_training": {"epochs": 15, "lr": 3e-3},
+    },
+    "training": {"epochs": 20},
+}
+EVIDENCE: tuple[Mapping[str, Any], ...] = ({}, {"pair": {"student": "distil:mlp(hidden=(16, 256))"}}, _CIFAR)
+"""A student with a narrow embedding, which needs the projector; one whose embedding is as wide as the teacher's; CIFAR-10.
+
+On the last twice the epochs gave the student alone 0.5 points on validation (one seed that is not shown).
+"""
 
 
 @dataclass(frozen=True)
