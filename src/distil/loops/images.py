@@ -16,7 +16,7 @@ from distil.loops.lab import Arm, Lab, Outcome, Role
 from distil.loops.training import Teacher, Training, distil, train_teacher
 from distil.tasks import ClassificationTask
 
-__all__ = ["ImagePair", "Pair", "image_pair", "made_of"]
+__all__ = ["SMALL_CIFAR", "ImagePair", "Pair", "image_pair", "made_of"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,22 @@ class ImagePair:
     teacher: str = "distil:mlp(hidden=256)"
     student: str = "distil:mlp(hidden=16)"
     teacher_training: Training = field(default_factory=lambda: Training(epochs=20, batch_size=64, lr=1e-3))
+
+
+SMALL_CIFAR: Mapping[str, Any] = {
+    "pair": {
+        "data": "cifar10",
+        "size": 16,
+        "teacher": "distil:cnn(widths=(24, 48, 96))",
+        "student": "distil:cnn(widths=(8, 16, 24))",
+        "teacher_training": {"epochs": 15, "lr": 3e-3},
+    },
+    "training": {"epochs": 20},
+}
+"""Changes to a recipe's defaults that make it one of CIFAR-10.
+
+Twice the epochs gave the student alone 0.5 points on validation, one seed that is not shown.
+"""
 
 
 @dataclass(frozen=True)
