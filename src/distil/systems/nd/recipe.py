@@ -11,7 +11,7 @@ from torch import nn
 
 from distil.data.loading import as_batches
 from distil.engine.distiller import Distiller
-from distil.loops.images import SMALL_CIFAR, ImagePair, Pair, image_pair
+from distil.loops.images import ImagePair, Pair, image_pair
 from distil.loops.lab import Lab, Role
 from distil.loops.recipe import Experiment
 from distil.loops.training import Training
@@ -19,8 +19,8 @@ from distil.systems.nd.method import DirectNorm, direction_and_length
 
 __all__ = ["EVIDENCE", "Setup", "experiment"]
 
-EVIDENCE: tuple[Mapping[str, Any], ...] = ({}, {"pair": {"student": "distil:mlp(hidden=(16, 256))"}}, SMALL_CIFAR)
-"""A student with a narrow embedding, which needs the projector; one as wide as the teacher's; and CIFAR-10."""
+EVIDENCE: tuple[Mapping[str, Any], ...] = ({}, {"pair": {"student": "distil:mlp(hidden=(16, 256))"}})
+"""A student with a narrow embedding, which needs the projector; and one whose embedding is as wide as the teacher's."""
 
 
 @dataclass(frozen=True)
