@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def test_a_set_made_of_another_says_how_many_of_each_class_it_has() -> None:
 
 
 @pytest.mark.data
+@pytest.mark.skipif(not os.environ.get("DISTIL_DATA"), reason="DISTIL_DATA names no data root")
 def test_what_is_said_of_pairs_is_what_they_are() -> None:
     whole = load("fashion-pairs")
     said = made_of("fashion-pairs", [0, 0, 0], 1, even=False)
